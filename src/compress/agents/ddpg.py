@@ -1,0 +1,125 @@
+"""DDPG: a deterministic policy and its critic, learned from replayed transitions.
+
+Lillicrap et al., "Continuous control with deep reinforcement learning", ICLR 2016, arXiv:1509.02971, algorithm 1; the
+networks and the reward baseline follow He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile
+Devices", ECCV 2018, arXiv:1802.03494, section 3. Vectors in, actions in [0, 1] out: nothing here knows of networks.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.agents.noise import truncated_normal
+from compress.agents.replay import Transitions
+from compress.settings import Bound, Count, Positive, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPGSettings:
+    hidden: Count  # units of both hidden layers of actor and critic
+    actor_lr: Positive
+    critic_lr: Positive
+    discount: Annotated[float, Bound(ge=0, le=1)]
+    tau: Share  # step of the target networks towards the learned ones
+    batch_size: Count
+    baseline_rate: Share  # step of the moving reward baseline towards a batch's mean
+
+
+class Critic(nn.Module):
+    """Value of acting: states (B, S), actions (B, A) -> (B,)."""
+
+    def __init__(self, state_size: int, action_size: int, hidden: int) -> None:
+        super().__init__()
+        self.of_state = nn.Linear(state_size, hidden)
+        self.of_action = nn.Linear(action_size, hidden)
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.head(self.of_state(state) + self.of_action(action)).squeeze(1)  # type: ignore[no-any-return]
+
+
+def actor_network(state_size: int, action_size: int, hidden: int) -> nn.Sequential:
+    """(B, S) -> (B, A) in (0, 1)."""
+    return nn.Sequential(
+        nn.Linear(state_size, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, action_size),
+        nn.Sigmoid(),
+    )
+
+
+class DDPG:
+    """The agent. Rewards are centred by a moving baseline, one per task."""
+
+    def __init__(self, state_size: int, action_size: int, settings: DDPGSettings, seed: int) -> None:
+        self.settings = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.actor = actor_network(state_size, action_size, settings.hidden)
+            self.critic = Critic(state_size, action_size, settings.hidden)
+            self.actor_target = actor_network(state_size, action_size, settings.hidden)
+            self.critic_target = Critic(state_size, action_size, settings.hidden)
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), settings.actor_lr)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), settings.critic_lr)
+        self.baselines: dict[int, float] = {}
+
+    def act(self, state: Tensor, sigma: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """(S,) -> (A,), the policy's action under truncated normal noise of width `sigma`."""
+        with torch.no_grad():
+            mean: Tensor = self.actor(state[None])[0]
+        if sigma <= 0:
+            return mean
+        assert generator is not None, "noise needs a generator"
+        return truncated_normal(mean, sigma, generator)
+
+    def centred(self, rewards: Tensor, tasks: Tensor) -> Tensor:
+        """Rewards minus their task's baseline, after moving the baselines towards this batch: (B,), (B,) -> (B,)."""
+        centred = rewards.clone()
+        for task in tasks.unique().tolist():
+            mine = tasks == task
+            mean = float(rewards[mine].double().mean())
+            before = self.baselines.get(task, mean)
+            self.baselines[task] = before + self.settings.baseline_rate * (mean - before)
+            centred[mine] -= self.baselines[task]
+        return centred
+
+    def update(self, batch: Transitions) -> float:
+        """One step of critic and actor; returns the critic's loss."""
+        rewards = self.centred(batch.reward, batch.task)
+        with torch.no_grad():
+            next_value = self.critic_target(batch.next_state, self.actor_target(batch.next_state))
+            wanted = rewards + self.settings.discount * (1 - batch.end) * next_value
+        critic_loss = F.mse_loss(self.critic(batch.state, batch.action), wanted)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        self.critic_optimizer.step()
+
+        actor_loss = -self.critic(batch.state, self.actor(batch.state)).mean()
+        self.actor_optimizer.zero_grad(set_to_none=True)
+        actor_loss.backward()
+        self.actor_optimizer.step()
+
+        for target, learned in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
+            with torch.no_grad():
+                torch._foreach_lerp_(list(target.parameters()), list(learned.parameters()), self.settings.tau)
+        return float(critic_loss.detach())
+
+    _PARTS = ("actor", "critic", "actor_target", "critic_target", "actor_optimizer", "critic_optimizer")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{part: getattr(self, part).state_dict() for part in self._PARTS},
+            "baselines": self.baselines,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part in self._PARTS:
+            getattr(self, part).load_state_dict(state[part])
+        self.baselines = dict(state["baselines"])

@@ -1,0 +1,59 @@
+"""Past transitions in one ring of tensors."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Transitions(NamedTuple):
+    """A batch: states (B, S), actions (B, A), rewards (B,), next states (B, S), ends (B,) 1 at the last step.
+
+    `task` (B,) tells apart problems whose rewards are not comparable.
+    """
+
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    next_state: Tensor
+    end: Tensor
+    task: Tensor
+
+
+class Replay:
+    """The last `capacity` transitions."""
+
+    def __init__(self, capacity: int, state_size: int, action_size: int) -> None:
+        self.capacity = capacity
+        self._stored = 0
+        self._ring = Transitions(
+            torch.zeros(capacity, state_size),
+            torch.zeros(capacity, action_size),
+            torch.zeros(capacity),
+            torch.zeros(capacity, state_size),
+            torch.zeros(capacity),
+            torch.zeros(capacity, dtype=torch.int64),
+        )
+
+    def __len__(self) -> int:
+        return min(self._stored, self.capacity)
+
+    def add(self, *transition: Any) -> None:
+        """One transition, its values in the order of `Transitions`: (S,), (A,), reward, (S,), end, task."""
+        at = self._stored % self.capacity
+        for ring, value in zip(self._ring, transition, strict=True):
+            ring[at] = value
+        self._stored += 1
+
+    def sample(self, count: int, generator: torch.Generator) -> Transitions:
+        """`count` transitions, uniformly, with repetition."""
+        index = torch.randint(len(self), (count,), generator=generator)
+        return Transitions(*(part[index] for part in self._ring))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stored": self._stored, **{k: v[: len(self)] for k, v in self._ring._asdict().items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stored = state["stored"]
+        for name, ring in self._ring._asdict().items():
+            ring[: len(self)] = state[name]

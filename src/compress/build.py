@@ -1,0 +1,177 @@
+"""Config -> objects: the only place that reads the config tree and the only `instantiate`.
+
+Everything that can be wrong is found here, before a run starts: types and bounds by `compress.config`, then files,
+devices and the fit of the parts by making them. Making is cheap; pixels and weights are read when needed.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from compress import config as rules
+from compress.data.base import Data
+from compress.distill.distill import Distill
+from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
+from compress.files import JSON
+from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
+from compress.prune.method import Method
+from compress.settings import EvalSettings, InputError, Recipe
+from compress.stages import Job, needs
+
+T = TypeVar("T")
+
+
+def _for_callees(node: Any) -> Any:
+    """A config node without what is ours: names for people, and keys that the pipeline reads itself."""
+    if not isinstance(node, Mapping):
+        return node
+    ours = {"name", *rules.OF_THE_PIPELINE} if "_target_" in node else set()
+    return {key: _for_callees(value) for key, value in node.items() if key not in ours}
+
+
+def make(node: Mapping[str, Any]) -> Any:
+    """Call what a config node names.
+
+    Raises:
+        InputError: the callee refuses its settings.
+    """
+    try:
+        return instantiate(_for_callees(node), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def pick_device(name: str) -> torch.device:
+    """
+    Raises:
+        InputError: not a device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device={name}: must be auto, cpu, cuda or cuda:<number>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=auto")
+    return device
+
+
+def make_spec(node: Mapping[str, Any], data: Data, key: str) -> ModelSpec:
+    """A network for the images of `data`, tried once: that its weights fit, and that it takes such images."""
+    args = {name: value for name, value in node.items() if name not in ("_target_", "name", "checkpoint")}
+    checkpoint = node.get("checkpoint")
+    spec = ModelSpec(
+        node["_target_"],
+        args,
+        data.shape,
+        data.classes,
+        os.path.expanduser(checkpoint) if checkpoint else None,
+    )
+    try:
+        network = spec.build()
+        if spec.checkpoint is not None:
+            from pathlib import Path
+
+            load_strictly(network, read_checkpoint(Path(spec.checkpoint)), f"{key}.checkpoint={checkpoint}")
+    except InputError as error:
+        raise InputError(
+            *(line.replace("model", key, 1) if line.startswith("model") else line for line in error.problems)
+        ) from None
+    return spec
+
+
+def make_teacher(node: Mapping[str, Any], data: Data) -> Teacher:
+    if "model" in node:
+        return ZooTeacher(make_spec(node["model"], data, "teacher.model"))
+    teacher: RunTeacher = make(node)
+    teacher.check(data.classes, data.shape)
+    return teacher
+
+
+class _Parts:
+    """Makes the parts of a job and keeps what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def __call__(self, function: Callable[..., T], *args: Any) -> T | None:
+        try:
+            return function(*args)
+        except InputError as error:
+            self.problems += error.problems
+            return None
+
+
+def build(config: JSON) -> Job:
+    """
+    Raises:
+        InputError: every problem of the config, of the files it names and of the parts together.
+    """
+    problems = rules.check(config)
+    bad = {problem.split("=")[0].split(".")[0].removeprefix("unknown key ") for problem in problems}
+    parts = _Parts()
+
+    def part(group: str, function: Callable[..., T], *args: Any) -> T | None:
+        """Make what the config says of a group, unless that is already known to be wrong."""
+        return parts(function, *args) if group not in bad else None
+
+    device = part("device", pick_device, config["device"])
+    data: Data | None = part("dataset", make, config["dataset"])
+    spec = part("model", make_spec, config["model"], data, "model") if data is not None else None
+    method: Method | None = part("method", make, config["method"])
+    distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
+    teacher = (
+        part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") and data is not None else None
+    )
+    budget, _ = rules.choose_budget(config)
+    if method is not None and "stages" not in bad:
+        for at, name in enumerate(config["stages"]):
+            parts(needs, name, tuple(config["stages"][:at]), method)
+    if method is not None and distill is not None:
+        parts(_check_distill, distill, method, config)
+    problems += parts.problems
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
+    assert device is not None
+    assert data is not None
+    assert spec is not None
+    assert method is not None
+    assert budget is not None
+    return Job(
+        seed=config["seed"],
+        device=device,
+        data=data,
+        model=spec,
+        method=method,
+        budget=budget,
+        pretrain=Recipe(**config["pretrain"]),
+        finetune=Recipe(**config["finetune"]),
+        evaluate=EvalSettings(**config["eval"]),
+        teacher=teacher,
+        distill=distill,
+        stages=tuple(config["stages"]),
+        force=frozenset(config["force"]),
+        asked={group: config.get(group) for group in rules.GROUPS},
+    )
+
+
+def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
+    for stage in distill.stages:
+        if stage == "sparsify" and not method.sparsify_trains_weights:
+            raise InputError(
+                f"distill.stages=[{', '.join(distill.stages)}]: method={config['method']['name']} trains no weights "
+                f"in sparsify, so no teacher can join it; use distill.stages=[finetune]"
+            )
+        if stage not in config["stages"]:
+            raise InputError(
+                f"distill.stages=[{', '.join(distill.stages)}]: {stage} is not among the stages of this run"
+            )

@@ -1,0 +1,195 @@
+"""Checks a composed config against the signatures of what it names, and collects every mistake.
+
+The rules are the annotations themselves (see `compress.settings`): a function's or dataclass's keyword parameters say
+which keys a config node may have, of which type, within which bounds.
+"""
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from compress.files import JSON
+from compress.settings import BUDGETS, STAGE_ORDER, Bound, Budget, RunSettings
+
+# Keys of a config node that its function does not take: how the node is called, and what `build` hands on itself.
+OUTSIDE = {"_target_", "_partial_", "name"}
+OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages")
+GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
+GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean x?", or the words there are."""
+    words = sorted(words)
+    near = difflib.get_close_matches(word, words, 1, 0.6)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(words)}"
+
+
+def find_target(path: str) -> Any:
+    """The function or class of a dotted path.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def parameters_of(target: Any) -> dict[str, Any]:
+    """Keyword parameters of a function or class with their annotations; `**settings: Unpack[...]` is opened up."""
+    hints = typing.get_type_hints(
+        target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target,
+        include_extras=True,
+    )
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        annotation = hints.get(name, Any)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if typing.get_origin(annotation) is typing.Unpack:
+                found |= typing.get_type_hints(typing.get_args(annotation)[0], include_extras=True)
+        elif parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            found[name] = annotation
+    return found
+
+
+def check_value(path: str, value: Any, annotation: Any) -> list[str]:
+    """Problems of one value, each a line that names the key, the value and the rule."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        problems = check_value(path, value, args[0])
+        bounds = [rule for rule in args[1:] if isinstance(rule, Bound)]
+        return problems or [f"{path}={value}: must be {rule}" for rule in bounds if not rule.allows(value)]
+    if value == "???":
+        return [f"{path}: must be given"]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return []
+        tries = [check_value(path, value, option) for option in args if option is not type(None)]
+        return [] if any(not problems for problems in tries) else tries[0]
+    if origin is typing.Literal:
+        if value in args and not (isinstance(value, bool) and True not in args and False not in args):
+            return []
+        return [f"{path}={value}: must be one of {', '.join(map(str, args))}"]
+    if origin is list:
+        if not isinstance(value, list):
+            return [f"{path}={value}: must be a list, such as [a,b]"]
+        return [line for i, item in enumerate(value) for line in check_value(f"{path}[{i}]", item, args[0])]
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            return [f"{path}={value}: must be a mapping of names to settings"]
+        return [line for name, item in value.items() for line in check_value(f"{path}.{name}", item, args[1])]
+    if annotation in (bool, int, float, str):
+        return _check_plain(path, value, annotation)
+    if isinstance(value, Mapping):
+        return check_node(path, value, annotation if is_dataclass(annotation) else None)
+    return [] if annotation is Any else [f"{path}={value}: must be a group of settings"]
+
+
+def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return []
+    fits = type(value) is wanted and (wanted is not float or value == value)
+    return [] if fits else [f"{path}={value}: must be {words[wanted]}"]
+
+
+def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: Iterable[str] = ()) -> list[str]:
+    """Problems of one config node, against the callable it names (`_target_`) or a dataclass.
+
+    Keys in `given` are handed over by `build`, not by the config.
+    """
+    if "_target_" in node:
+        try:
+            target = find_target(node["_target_"])
+        except (ImportError, AttributeError, ValueError) as error:
+            return [f"{path}._target_={node['_target_']}: cannot be imported ({error})"]
+    if target is None:
+        return []
+    takes = {name: rule for name, rule in parameters_of(target).items() if name not in given}
+    prefix = f"{path}." if path else ""
+    problems = []
+    for key, value in node.items():
+        if key not in takes and key not in OUTSIDE:
+            problems.append(f"unknown key {prefix}{key}; {nearest(key, takes)}")
+        elif key in takes:
+            problems += check_value(f"{prefix}{key}", value, takes[key])
+    if not node.get("_partial_"):
+        signature = inspect.signature(target).parameters
+        optional = {name for name, p in signature.items() if p.default is not inspect.Parameter.empty}
+        problems += [f"{prefix}{name}: must be given" for name in takes if name not in node and name not in optional]
+    return problems
+
+
+def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
+    """The one budget that is asked for, and what is wrong with the choice.
+
+    A method brings a default; one of the three root keys replaces it; two at once contradict each other.
+    """
+    asked = {key: config[key] for key in BUDGETS if config.get(key) is not None}
+    if len(asked) > 1:
+        written = " and ".join(f"{key}={value}" for key, value in asked.items())
+        return None, [f"{written}: are two budgets; give only one of {', '.join(BUDGETS)}"]
+    method = config.get("method") or {}
+    if not asked:
+        asked = dict(method.get("default_budget") or {})
+    if not asked:
+        return None, []
+    key, value = next(iter(asked.items()))
+    target = method.get("_target_")
+    try:
+        takes = getattr(find_target(target), "budgets", BUDGETS) if target else BUDGETS
+    except (ImportError, AttributeError, ValueError):
+        takes = BUDGETS  # the method itself is reported elsewhere
+    if key not in takes:
+        return None, [f"{key}={value}: method={method.get('name')} does not take it; it takes {', '.join(takes)}"]
+    return (Budget(key, float(value)) if isinstance(value, int | float) else None), []
+
+
+def check_stages(config: Mapping[str, Any]) -> list[str]:
+    stages, force = config.get("stages"), config.get("force")
+    if not isinstance(stages, list) or not isinstance(force, list) or set(stages) - set(STAGE_ORDER):
+        return []  # reported with its type
+    problems = []
+    if not stages or stages != [stage for stage in STAGE_ORDER if stage in stages]:
+        order = ", ".join(STAGE_ORDER)
+        problems.append(f"stages=[{','.join(stages)}]: must be some of {order}, in this order, each once")
+    for stage in force:
+        if stage in STAGE_ORDER and stage not in stages:
+            problems.append(f"force=[{','.join(force)}]: {stage} is not among the stages of this run")
+    return problems
+
+
+def check(config: JSON) -> list[str]:
+    """Every problem of a composed and resolved config that shows without touching files or devices."""
+    root = {key: value for key, value in config.items() if key not in GROUPS}
+    problems = check_node("", root, RunSettings)
+    _, budget_problems = choose_budget(config)
+    problems += budget_problems + check_stages(config)
+    for group in ("dataset", "model", "method"):
+        if not isinstance(config.get(group), Mapping):
+            problems.append(f"{group}={config.get(group)}: must be one of the group's choices")
+    for group in GROUPS:
+        node = config.get(group)
+        if isinstance(node, Mapping):
+            problems += check_group(group, node)
+    if bool(config.get("teacher")) != bool(config.get("distill")):
+        has, lacks = ("teacher", "distill=kd") if config.get("teacher") else ("distill", "teacher=zoo or teacher=run")
+        problems.append(f"{has} is set without {lacks}; a teacher needs a loss and a loss a teacher")
+    return list(dict.fromkeys(problems))
+
+
+def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
+    inner = {key: value for key, value in node.items() if key not in OF_THE_PIPELINE}
+    if group == "model":
+        extra = check_value("model.checkpoint", node.get("checkpoint"), str | None)
+        return extra + check_node("model", inner, given=GIVEN_BY_DATASET)
+    if group == "teacher" and isinstance(inner.get("model"), Mapping):
+        model = {key: value for key, value in inner["model"].items() if key != "checkpoint"}
+        extra = check_value("teacher.model.checkpoint", inner["model"].get("checkpoint"), str | None)
+        return extra + check_node("teacher.model", model, given=GIVEN_BY_DATASET)
+    return check_node(group, inner)

@@ -1,0 +1,54 @@
+"""What every image set offers to training, search and measuring."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Part = Literal["train", "held_out", "test"]
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
+
+
+class Data(Protocol):
+    """An image set in three parts. `held_out` is cut from the official training images; whatever searches or
+    selects sees `train` and `held_out` only, `test` is read once per reported model."""
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]  # of one image as the network sees it: C, H, W
+
+    def fingerprint(self) -> str:
+        """Changes when any image, label or the split changes."""
+
+    def split(self) -> dict[str, Tensor]:
+        """Indices of `train` and `held_out` among the official training images, and of `test`."""
+
+    def shuffled(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+        """One epoch of `train`, shuffled and augmented, the same for the same seed."""
+
+    def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
+        """All of one part in its fixed order, not augmented."""
+
+
+def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split images into (train, held out), class by class: (N,) -> sorted indices of both."""
+    generator = torch.Generator().manual_seed(seed)
+    held = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        held.append(members[order[: round(share * len(members))]])
+    held_out = torch.cat(held).sort().values
+    is_train = torch.ones(len(labels), dtype=torch.bool)
+    is_train[held_out] = False
+    return is_train.nonzero().flatten(), held_out
+
+
+def digest(*parts: Tensor | str) -> str:
+    """A short name for content: the same tensors and words, the same digest."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part.encode() if isinstance(part, str) else part.contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""Image sets that fit in memory: uint8 on the device, augmented a batch at a time.
+
+One strided view holds every shifted crop of every padded image, so that a random crop of a whole batch is a
+single gather: no worker processes, the same code on CPU and GPU.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress.data.base import Batch, Part, digest, hold_out
+from compress.settings import Bound, InputError, Natural
+
+
+class MemorySettings(TypedDict):
+    """What every set in memory lets the user set."""
+
+    image_size: Annotated[int, Bound(ge=4, le=512)] | None
+    mean: list[float]
+    std: list[float]
+    pad: Natural
+    flip: bool
+    held_out: Annotated[float, Bound(gt=0, lt=1)]
+    split_seed: Natural
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images (N, C, H, W) uint8 and labels (N,) int64 of the official training and test parts."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+
+def shifted_crops(images: Tensor, pad: int) -> Tensor:
+    """Every crop of the zero-padded images, as a view: (N, C, H, W) -> (N, C, 2*pad+1, 2*pad+1, H, W)."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Bilinear with antialias, rounded back to bytes: (N, C, H, W) -> (N, C, size, size)."""
+    scaled = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).byte()
+
+
+class MemoryData:
+    """A `Data` whose pixels are read by `read()` when first needed."""
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Pixels],
+        *,
+        classes: int,
+        shape: tuple[int, int, int],
+        **settings: Unpack[MemorySettings],
+    ) -> None:
+        channels, height, width = shape
+        mean, std, image_size = settings["mean"], settings["std"], settings["image_size"]
+        for key, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise InputError(f"dataset.{key}={values}: must have {channels} value(s), one per channel")
+        if not all(value > 0 for value in std):
+            raise InputError(f"dataset.std={std}: every value must be > 0")
+        self.name = name
+        self.classes = classes
+        self.shape = (channels, image_size or height, image_size or width)
+        self._read = read
+        self._mean, self._std = mean, std
+        self._pad, self._flip = settings["pad"], settings["flip"]
+        self._held_out, self._split_seed = settings["held_out"], settings["split_seed"]
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        pixels = self._read()
+        if pixels.train_x.shape[-2:] == self.shape[1:]:
+            return pixels
+        size = self.shape[1]
+        return Pixels(resized(pixels.train_x, size), pixels.train_y, resized(pixels.test_x, size), pixels.test_y)
+
+    @cached_property
+    def _split(self) -> dict[str, Tensor]:
+        train, held_out = hold_out(self._pixels.train_y, self._held_out, self._split_seed)
+        return {"train": train, "held_out": held_out, "test": torch.arange(len(self._pixels.test_y))}
+
+    @cached_property
+    def _digest(self) -> str:
+        pixels = self._pixels
+        contents = (pixels.train_x, pixels.train_y, pixels.test_x, pixels.test_y, self._split["held_out"])
+        return digest(self.name, str([self._mean, self._std]), *contents)
+
+    def fingerprint(self) -> str:
+        return self._digest
+
+    def split(self) -> dict[str, Tensor]:
+        return self._split
+
+    def _part(self, part: Part) -> Batch:
+        pixels = self._pixels
+        if part == "test":
+            return pixels.test_x, pixels.test_y
+        index = self._split[part]
+        return pixels.train_x[index], pixels.train_y[index]
+
+    @cached_property
+    def _on_device(self) -> dict[tuple[Part, torch.device], Batch]:
+        return {}
+
+    def _resident(self, part: Part, device: torch.device) -> Batch:
+        """The bytes of one part, copied to the device once."""
+        key = (part, device)
+        if key not in self._on_device:
+            x, y = self._part(part)
+            self._on_device[key] = (x.to(device), y.to(device))
+        return self._on_device[key]
+
+    def _normal(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self._mean, self._std))
+        return (images.float() / 255 - mean) / std
+
+    def shuffled(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+        x, y = self._resident("train", device)
+        random = torch.Generator(device).manual_seed(seed)
+        crops = shifted_crops(x, self._pad)
+        for batch in torch.randperm(len(x), generator=random, device=device).split(batch_size):
+            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)
+            images = self._normal(crops[batch, :, dy, dx])
+            if self._flip:
+                mirrored = torch.rand(len(batch), generator=random, device=device) < 0.5
+                images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            yield images, y[batch]
+
+    def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
+        x, y = self._resident(part, device)
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            yield self._normal(images), labels

@@ -1,0 +1,51 @@
+"""Where a teacher comes from: an earlier run, or a network of the zoo (from a file, or pretrained like any other)."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.models.spec import ModelSpec
+from compress.paths import MODEL
+from compress.settings import InputError
+from compress.work import read_weights
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """The final network of an earlier run."""
+
+    run: str
+
+    def __post_init__(self) -> None:
+        if not self.file.is_file():
+            raise InputError(f"teacher.run={self.run}: holds no {MODEL}; give the folder of a finished run")
+        read_weights(self.file)
+
+    @property
+    def file(self) -> Path:
+        return Path(self.run).expanduser() / MODEL
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
+
+    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
+        """
+        Raises:
+            InputError: a teacher for other images or classes.
+        """
+        header = read_weights(self.file)[1]["model"]
+        if (header["classes"], tuple(header["shape"])) != (classes, shape):
+            raise InputError(
+                f"teacher.run={self.run}: knows {header['classes']} classes of {tuple(header['shape'])} images, "
+                f"this dataset has {classes} of {shape}"
+            )
+
+
+@dataclass(frozen=True)
+class ZooTeacher:
+    """A network that is trained (or loaded from its checkpoint) by the pretrain stage, cached like any other."""
+
+    spec: ModelSpec
+
+
+Teacher = RunTeacher | ZooTeacher

@@ -1,0 +1,29 @@
+"""Time of one forward pass at batch 1."""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Latency(NamedTuple):
+    median_ms: float
+    spread_ms: float  # inter-quartile range
+    threads: int
+
+
+def measure_latency(
+    model: nn.Module, shape: tuple[int, int, int], device: torch.device, *, seconds: float, threads: int
+) -> Latency:
+    """Median over repeated blocks; CUDA is synchronised around each."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA compilers on import
+    from torch.utils.benchmark import Timer
+
+    was_training = model.training
+    image = torch.zeros(1, *shape, device=device)
+    with torch.inference_mode():
+        timer = Timer("model(image)", globals={"model": model.eval(), "image": image}, num_threads=threads)
+        taken = timer.blocked_autorange(min_run_time=seconds)
+    model.train(was_training)
+    return Latency(taken.median * 1e3, taken.iqr * 1e3, threads)

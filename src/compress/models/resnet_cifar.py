@@ -1,0 +1,90 @@
+"""ResNets for small images, depth 6n + 2.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, section 4.2. Two shortcuts
+where the shape changes: `pad` is the paper's option A (every second pixel, zero channels on both sides; without
+weights, state dicts as in the widely used public checkpoints), `conv` a bare 1x1 convolution without BN.
+"""
+
+from typing import Annotated, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.models.layers import ChannelPad
+from compress.settings import Bound, Count, InputError
+
+Shortcut = Literal["conv", "pad"]
+
+
+class EverySecondPixel(nn.Module):
+    """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, ::2, ::2]
+
+
+def make_shortcut(c_in: int, c_out: int, stride: int, kind: Shortcut) -> nn.Module:
+    if stride == 1 and c_in == c_out:
+        return nn.Identity()
+    if kind == "conv":
+        return nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+    before = (c_out - c_in) // 2
+    pad = ChannelPad(before, c_out - c_in - before)
+    return nn.Sequential(EverySecondPixel(), pad) if stride == 2 else pad
+
+
+class Block(nn.Module):
+    def __init__(self, c_in: int, c_out: int, stride: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.shortcut = make_shortcut(c_in, c_out, stride, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Three stages of `blocks` blocks, `width`, 2 and 4 times `width` channels: (B, C, H, W) -> (B, classes)."""
+
+    def __init__(self, blocks: int, width: int, shortcut: Shortcut, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._stage(width, width, blocks, 1, shortcut)
+        self.layer2 = self._stage(width, 2 * width, blocks, 2, shortcut)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2, shortcut)
+        self.linear = nn.Linear(4 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(c_in: int, c_out: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
+        first = Block(c_in, c_out, stride, shortcut)
+        return nn.Sequential(first, *(Block(c_out, c_out, 1, shortcut) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]
+
+
+def resnet(
+    *,
+    depth: Annotated[int, Bound(ge=8)],
+    width: Count,
+    shortcut: Shortcut,
+    in_channels: int,
+    num_classes: int,
+) -> ResNet:
+    """
+    Raises:
+        InputError: the depth is not 6n + 2.
+    """
+    if (depth - 2) % 6:
+        raise InputError(f"model.depth={depth}: must be 6n + 2, such as 20, 32, 44, 56, 110")
+    return ResNet((depth - 2) // 6, width, shortcut, in_channels, num_classes)

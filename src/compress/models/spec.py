@@ -1,0 +1,149 @@
+"""How a network is named, built, saved and rebuilt.
+
+A network on disk is its spec (a function of this package and its arguments) + a plan + weights: nothing is
+pickled, and only functions of `compress.models` are ever called when a file is read.
+"""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.files import JSON
+from compress.settings import InputError
+
+OURS = "compress.models."
+IMAGENET_CLASSES = 1000  # of torchvision's pretrained weights
+# Under these keys published checkpoints keep their state dict.
+WRAPPERS = ("state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network before it exists: which function makes it, with which arguments, for which images."""
+
+    target: str
+    args: Mapping[str, Any]
+    shape: tuple[int, int, int]  # C, H, W
+    classes: int
+    checkpoint: str | None = None
+
+    def build(self) -> nn.Module:
+        """The network with fresh weights (or the pretrained ones that its arguments name).
+
+        Raises:
+            InputError: the arguments do not go together, or the network cannot take such images.
+        """
+        module, _, name = self.target.rpartition(".")
+        make = getattr(importlib.import_module(module), name)
+        given = {"in_channels": self.shape[0], "num_classes": self.classes, "image_size": self.shape[1]}
+        takes = inspect.signature(make).parameters
+        network: nn.Module = make(**self.args, **{key: given[key] for key in given if key in takes})
+        self._try(network)
+        return network
+
+    def _try(self, network: nn.Module) -> None:
+        was_training = network.training
+        try:
+            with torch.no_grad():
+                logits = network.eval()(torch.zeros(1, *self.shape))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = "x".join(map(str, self.shape))
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"model: cannot take {size} images ({reason}); try dataset.image_size=32 or larger"
+            ) from None
+        finally:
+            network.train(was_training)
+        if tuple(logits.shape) != (1, self.classes):
+            raise InputError(f"model: gives {tuple(logits.shape)} for one image, not (1, {self.classes})")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether `build` gives a network that already knows these classes."""
+        return self.args.get("weights") is not None and self.classes == IMAGENET_CLASSES
+
+    def without_pretrained(self) -> "ModelSpec":
+        """The same architecture, with no argument that would fetch weights."""
+        fetching = {key: value for key, value in {"weights": None, "download": False}.items() if key in self.args}
+        return replace(self, args={**self.args, **fetching}, checkpoint=None)
+
+    def checkpoint_digest(self) -> str:
+        assert self.checkpoint is not None
+        return hashlib.sha256(Path(self.checkpoint).read_bytes()).hexdigest()[:16]
+
+    def to_json(self) -> JSON:
+        args = self.without_pretrained().args
+        return {"target": self.target, "args": dict(args), "shape": self.shape, "classes": self.classes}
+
+
+def spec_from_json(content: JSON) -> ModelSpec:
+    """
+    Raises:
+        InputError: the function is not one of `compress.models`, which is all that a file may call.
+    """
+    if not str(content["target"]).startswith(OURS):
+        raise InputError(
+            f"{content['target']}: only functions of {OURS}* are called for a file; "
+            "for a network of your own use compress.load(..., model=YourNetwork())"
+        )
+    return ModelSpec(content["target"], content["args"], tuple(content["shape"]), content["classes"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .pt/.pth/.th/.safetensors file, out of its usual wrappers and without `module.`.
+
+    Raises:
+        InputError: missing, not loadable as plain tensors, or without a state dict.
+    """
+    if not path.is_file():
+        raise InputError(f"model.checkpoint={path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model.checkpoint={path}: cannot be loaded as plain tensors ({reason})") from None
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"model.checkpoint={path}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """
+    Raises:
+        InputError: names or shapes differ; the message lists which.
+    """
+    own = model.state_dict()
+    # Files older than BatchNorm's batch counter lack it; it plays no part in eval nor with a momentum.
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    extra = [name for name in weights if name not in own]
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    parts = [("missing", missing), ("unknown", extra), ("other shape", shapes)]
+    differ = "; ".join(f"{what}: {_few(names)}" for what, names in parts if names)
+    if differ:
+        raise InputError(f"{source}: does not fit the network ({differ})")
+    model.load_state_dict({**own, **weights})
+
+
+def _few(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,100 @@
+"""Any classifier of torchvision by name, with its pretrained weights where the user has them."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from compress.settings import InputError
+
+
+def _names() -> list[str]:
+    return models.list_models(module=models)  # type: ignore[no-any-return]
+
+
+def _last(model: nn.Module, kinds: tuple[type[nn.Module], ...], width: int) -> str | None:
+    """Name of the last layer of these kinds with `width` outputs."""
+    named = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+        and width in (getattr(module, "out_features", 0), getattr(module, "out_channels", 0))
+    ]
+    return named[-1] if named else None
+
+
+def with_input_channels(model: nn.Module, channels: int) -> None:
+    """Let the first convolution take `channels` channels; trained weights are summed (to 1) or averaged."""
+    name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    if old.in_channels == channels:
+        return
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    with torch.no_grad():
+        new.weight.copy_(old.weight.sum(1, keepdim=True).expand_as(new.weight) / channels)
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    model.set_submodule(name, new)
+
+
+def with_classes(model: nn.Module, had: int, wanted: int) -> None:
+    """Replace the last layer by a fresh one for `wanted` classes."""
+    name = _last(model, (nn.Linear, nn.Conv2d), had)
+    assert name is not None
+    old = model.get_submodule(name)
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, wanted)
+    else:
+        assert isinstance(old, nn.Conv2d)
+        new = nn.Conv2d(old.in_channels, wanted, old.kernel_size)  # type: ignore[arg-type]
+    model.set_submodule(name, new)
+
+
+def classifier(*, arch: str, weights: str | None, download: bool, in_channels: int, num_classes: int) -> nn.Module:
+    """
+    Raises:
+        InputError: no such name, no such weights, or weights that are not on this machine.
+    """
+    if arch not in _names():
+        near = difflib.get_close_matches(arch, _names(), 5) or ["resnet18", "mobilenet_v2", "vgg16_bn"]
+        raise InputError(f"model.arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
+    # Heads that only exist in training are left out: a pruned network has one output.
+    options: dict[str, Any] = {"aux_logits": False} if arch in ("googlenet", "inception_v3") else {}
+    if arch in ("googlenet", "inception_v3") and weights is None:
+        options["init_weights"] = True
+    if weights is None:
+        model = models.get_model(arch, weights=None, num_classes=num_classes, **options)
+    else:
+        model = models.get_model(arch, weights=_available(arch, weights, download), **options)
+        with_classes(model, 1000, num_classes)
+    with_input_channels(model, in_channels)
+    return model  # type: ignore[no-any-return]
+
+
+def _available(arch: str, weights: str, download: bool) -> Any:
+    """The weights entry, once its file is on this machine or may be fetched."""
+    choices = models.get_model_weights(arch)
+    if weights not in choices.__members__:
+        raise InputError(f"model.weights={weights}: {arch} has {', '.join(choices.__members__)}")
+    entry = choices[weights]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    if not file.is_file() and not download:
+        raise InputError(
+            f"model.weights={weights}: {file.name} is not on this machine; put it at {file}, or give "
+            f"model.download=true on a machine with a network, or model.checkpoint=<file>"
+        )
+    try:
+        entry.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"model.weights={weights}: cannot get {entry.url} ({error})") from None
+    return entry

@@ -1,0 +1,16 @@
+"""Where things lie: the config tree, and the names of the files that a run leaves."""
+
+from pathlib import Path
+
+_package = Path(__file__).resolve().parent
+
+# Inside the package when installed from a wheel, beside src/ in a checkout.
+CONF = _package / "conf" if (_package / "conf" / "config.yaml").is_file() else _package.parents[1] / "conf"
+
+SUMMARY = "summary.json"  # status, config, seconds per stage, results: what `compress compare` will read
+METRICS = "metrics.jsonl"  # one row per epoch or episode: the source of every plot
+PLAN = "plan.json"  # widths and kept channels per group, and the method's own form
+MODEL = "model.safetensors"  # weights, and in the header what rebuilds the network
+SPLIT = "split.json"  # which training images were held out
+RESULT = "result.json"  # of one stage: what it reports
+PROGRESS = "progress.pt"  # of one stage while it runs: where to continue after a kill

@@ -1,0 +1,211 @@
+"""camc: one agent for every budget.
+
+Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE Signal Processing Letters 2021,
+arXiv:2009.09724, on top of AMC (arXiv:1802.03494). The target share of MACs is a number in the agent's state, so that
+one search serves every ratio, those it never saw included; the agent is cached without the ratio in its key.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.files import JSON
+from compress.measure.accuracy import accuracy
+from compress.prune.amc.env import ChannelEnv
+from compress.prune.amc.reconstruct import Reconstructor, channel_orders, gram_matrices
+from compress.prune.amc.rewards import Reward
+from compress.prune.amc.search import SearchSettings, greedy, run_search
+from compress.prune.budget import preserve_ratio, removed_percent
+from compress.prune.method import Decision, Problem
+from compress.prune.plan import Plan
+from compress.prune.surgery import masked
+from compress.settings import BUDGETS, Count, InputError, Natural, NonNegative, Share
+from compress.train import derive_seed
+from compress.work import Work, read_state, write_state
+
+log = logging.getLogger(__name__)
+
+AGENT = "agent.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camc:
+    """The method as `conf/method/camc.yaml` sets it; every value's meaning stands there."""
+
+    targets: list[Share]
+    lbound: Share
+    rbound: Share
+    round_to: Count
+    budget_mode: Literal["upper", "exact"]
+    acc_metric: Literal["top1", "top5"]
+    calibration_images: Count
+    calibration_points: Count
+    rollouts: Natural
+    rollout_sigma: NonNegative
+    search: SearchSettings
+    agent: DDPGSettings
+    reward: Reward
+
+    budgets: ClassVar = BUDGETS
+    needs_sparsify: ClassVar = True
+    sparsify_trains_weights: ClassVar = False
+    sparsify_reads_budget: ClassVar = False
+    plan_only: ClassVar = frozenset({"rollouts", "rollout_sigma"})
+
+    def __post_init__(self) -> None:
+        if not self.targets or sorted(set(self.targets)) != self.targets:
+            raise InputError(f"method.targets={self.targets}: must be ascending shares of MACs, each once")
+        if self.lbound > self.rbound:
+            raise InputError(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
+
+    def sparsify(self, problem: Problem, work: Work) -> JSON:
+        lab = Lab(self, problem)
+        for target in self.targets:
+            lab.env.check_target(target)
+        agent = lab.new_agent()
+        best = run_search(lab.env, agent, self.targets, self.search, problem.seed, work)
+        content = {"agent": agent.state_dict(), "best": best, "network": lab.layer_table()}
+        write_state(work.folder / AGENT, content)
+        return {"episodes": self.search.episodes, "best": best}
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        assert learned is not None
+        lab = Lab(self, problem)
+        saved = read_state(learned / AGENT)
+        if saved["network"] != lab.layer_table():
+            raise InputError(f"{learned}: this agent was trained on another network; run sparsify on this one")
+        agent = lab.new_agent()
+        agent.load_state_dict(saved["agent"])
+        if problem.budget.kind == "percent":
+            target = self._target_for_percent(lab, agent, problem.budget.value)
+        else:
+            target = preserve_ratio(problem.budget, problem.cost)
+        lab.env.check_target(target)
+        source, outcome = self._best(lab, agent, saved["best"], target)
+        log.info(
+            "prune: %s strategy for %s, held-out %s %.2f %% before fine-tuning, %.4f of the MACs",
+            source, problem.budget, self.acc_metric, outcome["accuracy"], outcome["ratio"],
+        )  # fmt: skip
+        plan, weights = lab.realise(outcome["widths"])
+        names = [group.name for group in problem.graph.groups]
+        full = [group.width for group in problem.graph.groups]
+        own = {
+            "source": source,
+            "target": target,
+            "held_out_accuracy": outcome["accuracy"],
+            "reward": outcome["reward"],
+            "strategy": [width / of for width, of in zip(outcome["widths"], full, strict=True)],
+            "d_primes": list(outcome["widths"]),
+            "groups": names,
+        }
+        return Decision(plan, weights, own, lab.env.rounding_step(outcome["widths"]))
+
+    def _best(self, lab: "Lab", agent: DDPG, seen: JSON, target: float) -> tuple[str, JSON]:
+        """The best of what the search saw for this target, the policy's own answer, and noisy ones around it."""
+        found = [("uniform", lab.env.outcome(lab.env.uniform_widths(target)))]
+        if f"{target:g}" in seen:
+            lab.env.reset(options={"target": target})
+            found.append(("best seen", lab.env.outcome(tuple(seen[f"{target:g}"]["widths"]))))
+        for other, outcome in seen.items():
+            shares = outcome["widths"] / lab.problem.cost.full_widths
+            found.append((f"best seen for {other}, replayed", lab.env.play_shares(target, shares)))
+        found.append(("rolled-out", greedy(lab.env, agent, target)))
+        for index in range(self.rollouts):
+            seed = derive_seed(lab.problem.seed, "rollout", index)
+            found.append(("noisily rolled-out", greedy(lab.env, agent, target, self.rollout_sigma, seed)))
+        return max(found, key=lambda named: named[1]["reward"])
+
+    def _target_for_percent(self, lab: "Lab", agent: DDPG, percent: float) -> float:
+        """The share of MACs at which the policy removes this share of channels, by bisection.
+
+        Raises:
+            InputError: no share does; names what the bounds allow.
+        """
+
+        def removed(target: float) -> float:
+            return removed_percent(lab.problem.graph, lab.plan_of(tuple(lab.rolled_widths(agent, target))))
+
+        low, high = lab.env.reachable
+        most, least = removed(low), removed(high)
+        if not least - 0.01 <= percent <= most + 0.01:
+            raise InputError(
+                f"percent={percent:g} is out of reach: with method.lbound and method.rbound as they are, between "
+                f"{least:.3f} and {most:.3f} of the channels can go"
+            )
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if removed(middle) > percent else (low, middle)
+        return high
+
+
+class Lab:
+    """A network made ready for a search: calibrated least squares, held-out scores of any widths, the environment."""
+
+    def __init__(self, settings: Camc, problem: Problem) -> None:
+        self.settings, self.problem = settings, problem
+        model = problem.model.to(problem.device).eval()
+        self.orders = channel_orders(model, problem.graph)
+        generator = torch.Generator().manual_seed(derive_seed(problem.seed, "calibration"))
+        grams = gram_matrices(model, problem.graph, self._calibration(), settings.calibration_points, generator)
+        self._reconstructor = Reconstructor(model, problem.graph, grams, self.orders)
+        self._held_out = list(problem.data.ordered("held_out", 512, problem.device))
+        self._scores: dict[tuple[int, ...], float] = {}
+        self.env = ChannelEnv(
+            model,
+            problem.graph,
+            problem.cost,
+            self.accuracy,
+            settings.reward,
+            lbound=settings.lbound,
+            rbound=settings.rbound,
+            round_to=settings.round_to,
+            budget_mode=settings.budget_mode,
+        )
+
+    def _calibration(self) -> list[Tensor]:
+        """Training images, not augmented, drawn once."""
+        batches = []
+        left = self.settings.calibration_images
+        for images, _ in self.problem.data.ordered("train", min(256, left), self.problem.device):
+            batches.append(images[:left])
+            left -= len(batches[-1])
+            if left == 0:
+                break
+        return batches
+
+    def new_agent(self) -> DDPG:
+        seed = derive_seed(self.problem.seed, "agent")
+        spaces = self.env.observation_space.shape[0], self.env.action_space.shape[0]
+        return DDPG(*spaces, self.settings.agent, seed)
+
+    def layer_table(self) -> list[list[Any]]:
+        """What an agent's decisions refer to: the groups and their widths."""
+        return [[group.name, group.width] for group in self.problem.graph.groups]
+
+    def kept(self, widths: tuple[int, ...]) -> dict[str, Tensor]:
+        groups = self.problem.graph.groups
+        return {g.name: self.orders[g.name][:width].sort().values for g, width in zip(groups, widths, strict=True)}
+
+    def plan_of(self, widths: tuple[int, ...]) -> Plan:
+        return Plan({name: tuple(channels.tolist()) for name, channels in self.kept(widths).items()})
+
+    def realise(self, widths: tuple[int, ...]) -> tuple[Plan, dict[str, Tensor]]:
+        """The plan of these widths and the refitted weights that go with it."""
+        return self.plan_of(widths), self._reconstructor.weights(self.kept(widths))
+
+    def accuracy(self, widths: tuple[int, ...]) -> float:
+        """Held-out accuracy in percent, without fine-tuning; the same widths are scored once."""
+        if widths not in self._scores:
+            plan, weights = self.realise(widths)
+            with masked(self.problem.model, self.problem.graph, plan, weights) as model:
+                self._scores[widths] = getattr(accuracy(model, self._held_out), self.settings.acc_metric)
+        return self._scores[widths]
+
+    def rolled_widths(self, agent: DDPG, target: float) -> list[int]:
+        widths: list[int] = greedy(self.env, agent, target)["widths"]
+        return widths

@@ -1,0 +1,189 @@
+"""Least squares: the weights that best give a layer's old outputs from the channels that stay.
+
+He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, as
+AMC uses it (arXiv:1802.03494, section 3.3). With inputs X (rows) and outputs Y = X W^T of the unpruned network, the
+minimiser of ||X_K W'^T - Y||^2 needs the Gram matrix G = X^T X only, and neither X nor Y afterwards:
+
+    W' = W_K + W_D G_DK G_KK^-1          (K kept, D dropped columns; exact, since Y is linear in X)
+
+k x k convolutions are the same with im2col rows. Where the kept channels are always the first of one fixed order, one
+Cholesky factor G = L L^T of the reordered matrix serves every width: its leading block is the factor of G_KK.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from compress.prune.groups import ChannelGraph, Layer
+
+RIDGE = 1e-9  # times the mean of G's diagonal: dead channels make G singular
+
+
+def sampled_rows(layer: nn.Module, x: Tensor, points: int, generator: torch.Generator) -> Tensor | None:
+    """Inputs that single outputs see: (B, C, H, W) -> (B * points, C * k * k), or (B, C) -> (B, C).
+
+    Points are output pixels, drawn without repetition, the same for all images of a batch. None where a layer's
+    outputs are not simple products with such rows (dilated, grouped).
+    """
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2)
+    assert isinstance(layer, nn.Conv2d)
+    if layer.groups > 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str):
+        return None
+    (kh, kw), (sh, sw), (ph, pw) = layer.kernel_size, layer.stride, layer.padding
+    windows = (
+        nn.functional.pad(x, (pw, pw, ph, ph)).unfold(2, kh, sh).unfold(3, kw, sw)
+    )  # a view: B, C, H', W', kh, kw
+    height, width = windows.shape[2:4]
+    chosen = torch.randperm(height * width, generator=generator)[:points].to(x.device)
+    rows = windows[:, :, chosen // width, chosen % width]  # B, C, points, kh, kw
+    return rows.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def gram_matrices(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], points: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """X^T X of every layer that reads cuttable channels, in float64: name -> (C * k * k, C * k * k)."""
+    wanted = dict.fromkeys(name for group in graph.groups for name in group.consumers)
+    grams: dict[str, Tensor] = {}
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = sampled_rows(layer, inputs[0].detach(), points, generator)
+            if rows is not None:
+                rows = rows.double()
+                grams[name] = grams.get(name, 0) + rows.T @ rows
+
+        return layer.register_forward_pre_hook(add)
+
+    was_training = model.training
+    handles = [watch(name, model.get_submodule(name)) for name in wanted]
+    try:
+        with torch.no_grad():
+            for images in batches:
+                model.eval()(images)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return grams
+
+
+def refit(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
+    """Full-shape weights with zeros where inputs are dropped: (O, C, k, k), (Ckk, Ckk), kept inputs (d,)."""
+    area = weight[0, 0].numel()
+    columns = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
+    columns[kept] = True
+    columns = columns.repeat_interleave(area)
+    flat = weight.detach().flatten(1).double()
+    inner = gram[columns][:, columns]
+    factor = torch.linalg.cholesky(inner + _ridge(gram) * torch.eye(len(inner), dtype=gram.dtype, device=gram.device))
+    moved = torch.cholesky_solve(gram[columns][:, ~columns] @ flat[:, ~columns].T, factor)
+    new = torch.zeros_like(flat)
+    new[:, columns] = flat[:, columns] + moved.T
+    return new.view(weight.shape).to(weight.dtype)
+
+
+def _ridge(gram: Tensor) -> float:
+    return RIDGE * float(gram.diagonal().mean()) + 1e-30
+
+
+class NestedRefit:
+    """`refit` for the first d channels of one order, any d, by one triangular solve each."""
+
+    def __init__(self, weight: Tensor, gram: Tensor, order: Tensor) -> None:
+        area = weight[0, 0].numel()
+        places = torch.arange(area, device=weight.device)
+        self._columns = (order.to(weight.device)[:, None] * area + places).flatten()
+        self._per_channel = area
+        self._weight = weight.detach()
+        ordered = gram[self._columns][:, self._columns]
+        eye = torch.eye(len(ordered), dtype=gram.dtype, device=gram.device)
+        self._factor = torch.linalg.cholesky(ordered + _ridge(gram) * eye)
+        flat = self._weight.flatten(1).double()[:, self._columns]
+        self._solved = torch.linalg.solve_triangular(self._factor, ordered @ flat.T, upper=False)
+
+    def __call__(self, inputs: int) -> Tensor:
+        """Full-shape weights that read the first `inputs` inputs of the order only."""
+        count = inputs * self._per_channel
+        lead = self._factor[:count, :count].T
+        solved = torch.linalg.solve_triangular(lead, self._solved[:count], upper=True)
+        new = torch.zeros_like(self._weight.flatten(1))
+        new[:, self._columns[:count]] = solved.T.to(new.dtype)
+        return new.view(self._weight.shape)
+
+
+class Reconstructor:
+    """New weights of every reading layer for any widths; results are remembered, the network is not touched."""
+
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, grams: dict[str, Tensor], orders: dict[str, Tensor],
+        memory_bytes: int = 1 << 30,
+    ) -> None:  # fmt: skip
+        self._graph, self._grams, self._orders = graph, grams, orders
+        self._weights = {name: model.get_parameter(f"{name}.weight").detach() for name in grams}
+        self._nested: dict[str, NestedRefit] = {}
+        self._memo: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
+        self._memory_bytes, self._used = memory_bytes, 0
+
+    def weights(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters by name, for kept channels per group (the first of each group's order)."""
+        new = {}
+        for layer in self._graph.layers:
+            if layer.name in self._grams:
+                groups = [group for group in self._graph.groups if layer.name in group.consumers]
+                widths = tuple(len(kept[group.name]) for group in groups)
+                if any(width < group.width for width, group in zip(widths, groups, strict=True)):
+                    new[f"{layer.name}.weight"] = self._one(layer, widths, kept)
+        return new
+
+    def _one(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
+        key = (layer.name, widths)
+        if key in self._memo:
+            self._memo.move_to_end(key)
+            return self._memo[key]
+        weight = self._solve(layer, widths, kept)
+        self._memo[key] = weight
+        self._used += weight.nbytes
+        while self._used > self._memory_bytes and len(self._memo) > 1:
+            self._used -= self._memo.popitem(last=False)[1].nbytes
+        return weight
+
+    def _solve(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
+        weight, gram = self._weights[layer.name], self._grams[layer.name]
+        assert layer.in_axis is not None
+        groups = [group for group in self._graph.groups if layer.name in group.consumers]
+        positions = [group.positions[layer.in_axis] for group in groups]
+        if len(groups) == 1 and positions[0].numel() == weight.shape[1]:
+            if layer.name not in self._nested:
+                order = positions[0][self._orders[groups[0].name]].flatten()
+                self._nested[layer.name] = NestedRefit(weight, gram, order)
+            return self._nested[layer.name](widths[0] * positions[0].shape[1])
+        dropped = [
+            places[[i for i in range(len(places)) if i not in set(kept[group.name].tolist())]].flatten()
+            for group, places in zip(groups, positions, strict=True)
+        ]
+        stays = torch.ones(weight.shape[1], dtype=torch.bool)
+        stays[torch.cat(dropped)] = False
+        return refit(weight, gram, stays.nonzero().flatten().to(weight.device))
+
+
+def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """Channels of each group, most important first: (width,). Ties keep the lower one first.
+
+    AMC's measure, the L1 norm of the weights that read a channel; for coupled channels, summed over the readers.
+    """
+    orders = {}
+    axes = {layer.name: layer.in_axis for layer in graph.layers}
+    for group in graph.groups:
+        score = torch.zeros(group.width, dtype=torch.float64)
+        for name in group.consumers:
+            weight = model.get_parameter(f"{name}.weight").detach().double().cpu()
+            per_input = weight.abs().transpose(0, 1).flatten(1).sum(1)
+            axis = axes[name]
+            assert axis is not None
+            score += per_input[group.positions[axis]].sum(1)
+        orders[group.name] = score.sort(descending=True, stable=True).indices
+    return orders

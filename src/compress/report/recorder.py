@@ -1,0 +1,47 @@
+"""Rows of a run as they come: metrics.jsonl first, TensorBoard as a second sink of the same rows."""
+
+import json
+import logging
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from compress.files import Row
+from compress.paths import METRICS
+
+# What a row counts by, in order of preference; it becomes TensorBoard's x axis.
+STEPS = ("epoch", "episode", "generation")
+
+
+class Recorder:
+    """Writes the rows of one run folder, from the beginning: reused stages hand over their rows too."""
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self._file = open(folder / METRICS, "w")  # noqa: SIM115 (open as long as the run)
+        self._board: Any = None
+        self._count: Counter[str] = Counter()
+        if tensorboard:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of its own dependencies
+                from torch.utils.tensorboard import SummaryWriter
+
+                logging.getLogger("tensorboard").setLevel(logging.ERROR)
+                self._board = SummaryWriter(str(folder / "tb"))
+
+    def row(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board is None:
+            return
+        step = next((row[name] for name in STEPS if name in row), self._count[row["stage"]])
+        self._count[row["stage"]] += 1
+        prefix = f"{row['stage']}/{row['target']:g}" if "target" in row else row["stage"]
+        for name, value in row.items():
+            if isinstance(value, int | float) and name not in (*STEPS, "target") and value == value:
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()

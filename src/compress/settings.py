@@ -1,0 +1,121 @@
+"""What a user can set, with its limits. Values live in conf/; this file only says what they may be.
+
+Every callable that a config file names (`_target_`) states its settings the same way, in its signature:
+`def mobilenetv1(*, width: Annotated[float, Bound(gt=0)], ...)`. `compress.config` checks both. No torch here:
+a wrong key must be told at once.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+
+class InputError(ValueError):
+    """Something the user wrote or named is wrong. One line per mistake, each with value, rule and choices."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Limits of a number; reads as people write them: `Bound(gt=0, le=1)` is "in (0, 1]"."""
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+    def allows(self, value: float) -> bool:
+        return (
+            (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.lt is None or value < self.lt)
+            and (self.le is None or value <= self.le)
+        )
+
+    def __str__(self) -> str:
+        low = self.gt if self.gt is not None else self.ge
+        high = self.lt if self.lt is not None else self.le
+        if low is not None and high is not None:
+            return f"in {'(' if self.gt is not None else '['}{low:g}, {high:g}{')' if self.lt is not None else ']'}"
+        if low is not None:
+            return f"{'>' if self.gt is not None else '>='} {low:g}"
+        return f"{'<' if self.lt is not None else '<='} {high:g}"
+
+
+Count = Annotated[int, Bound(ge=1)]
+Natural = Annotated[int, Bound(ge=0)]
+Positive = Annotated[float, Bound(gt=0)]
+NonNegative = Annotated[float, Bound(ge=0)]
+Share = Annotated[float, Bound(gt=0, le=1)]
+Fraction = Annotated[float, Bound(ge=0, lt=1)]
+
+StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
+STAGE_ORDER: tuple[StageName, ...] = ("pretrain", "sparsify", "prune", "finetune", "eval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a stage trains. Lengths are in epochs, `lr` is the peak rate."""
+
+    epochs: Natural
+    batch_size: Count
+    lr: Positive
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NonNegative
+    schedule: Literal["cosine", "step", "constant"]
+    hold_epochs: Natural  # at the peak rate before `schedule` begins
+    step_epochs: Count  # of schedule=step: epochs between two drops
+    step_factor: Annotated[float, Bound(gt=0, lt=1)]  # of schedule=step: what a drop multiplies the rate by
+    warmup_epochs: NonNegative  # linear from 0
+    label_smoothing: Fraction
+    clip_norm: Positive | None  # largest gradient norm
+    early_stop_epochs: Count | None  # stop after so many epochs without a better held-out top-1
+    amp: Literal["off", "bf16"]
+    channels_last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """How a finished model is measured."""
+
+    batch_size: Count
+    latency_seconds: Positive  # measuring time per model
+    latency_threads: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The keys at the root of the config that are not groups."""
+
+    seed: Natural
+    device: str
+    outputs: str
+    stages: list[StageName]
+    force: list[StageName]
+    tensorboard: bool
+    plots: bool
+    preserve_ratio: Share | None  # share of MACs kept
+    percent: Fraction | None  # share of channels (or weights) removed
+    flops_limit: Positive | None  # MMACs
+    pretrain: Recipe
+    finetune: Recipe
+    eval: EvalSettings
+
+
+BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
+BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How small the network has to become: one of the three root keys and its value."""
+
+    kind: BudgetKind
+    value: float
+
+    def __str__(self) -> str:
+        unit = " MMACs" if self.kind == "flops_limit" else ""
+        return f"{self.kind}={self.value:g}{unit}"

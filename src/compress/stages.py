@@ -1,0 +1,351 @@
+"""The five stages. Each reads what earlier stages left in their folders and leaves its own; none sees the config.
+
+A stage comes with what its result depends on besides its parent, which is what its cache key is made of.
+"""
+
+import copy
+import logging
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.data.base import Data
+from compress.distill.distill import Distill
+from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
+from compress.files import JSON, write_json
+from compress.measure.accuracy import accuracy
+from compress.measure.latency import measure_latency
+from compress.measure.macs import count_macs, count_params
+from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
+from compress.paths import MODEL
+from compress.prune.budget import achieved, preserve_ratio
+from compress.prune.cost import cost_model
+from compress.prune.groups import ChannelGraph, channel_graph
+from compress.prune.method import Decision, Method, Problem
+from compress.prune.network import load_network, save_network
+from compress.prune.plan import Plan
+from compress.prune.surgery import cut, difference
+from compress.settings import Budget, EvalSettings, InputError, Recipe
+from compress.train import Loss, cross_entropy, derive_seed, train
+from compress.work import Work
+
+log = logging.getLogger(__name__)
+
+SAME = 1e-9  # largest relative difference of masked and cut logits in float64
+NEAR_BUDGET = 0.01  # relative; a result further off, and by more than one rounding step, is flagged
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what is compressed, on what, how. Made by `build`."""
+
+    seed: int
+    device: torch.device
+    data: Data
+    model: ModelSpec
+    method: Method
+    budget: Budget
+    pretrain: Recipe
+    finetune: Recipe
+    evaluate: EvalSettings
+    teacher: Teacher | None
+    distill: Distill | None
+    stages: tuple[str, ...]
+    force: frozenset[str]
+    asked: Mapping[str, Any]  # the settings of model, method, ... as written, for cache keys and records
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A job and the folders of its finished stages (and of the teacher's training, if it has one)."""
+
+    job: Job
+    done: Mapping[str, Path]
+
+    def fresh(self) -> nn.Module:
+        """The uncut network, weights to be loaded."""
+        return self.job.model.without_pretrained().build()
+
+    def network(self, stage: str) -> tuple[nn.Module, Plan]:
+        return load_network(self.done[stage] / MODEL, self.fresh)
+
+    def latest(self) -> str:
+        """The stage that made the newest network."""
+        return next(stage for stage in ("finetune", "prune", "pretrain") if stage in self.done)
+
+    def problem(self) -> Problem:
+        model, _ = self.network("pretrain")
+        model.to(self.job.device)
+        graph = channel_graph(model, self.job.data.shape)
+        cost = cost_model(model, graph, self.job.data.shape)
+        return Problem(model, graph, cost, self.job.data, self.job.budget, self.job.device, self.job.seed)
+
+
+# -- pretrain --------------------------------------------------------------------------------------------------
+
+
+def pretrain(state: RunState, work: Work) -> JSON:
+    """The dense network: trained, or from a checkpoint or pretrained weights, in which case nothing is trained."""
+    job = state.job
+    torch.manual_seed(derive_seed(job.seed, "weights"))
+    model = job.model.build()
+    result: JSON
+    if job.model.checkpoint is not None:
+        load_strictly(model, read_checkpoint(Path(job.model.checkpoint)), f"model.checkpoint={job.model.checkpoint}")
+        result = {"source": job.model.checkpoint}
+    elif job.model.is_pretrained:
+        result = {"source": f"{job.model.args['arch']} {job.model.args['weights']}"}
+    else:
+        result = {"source": "trained", **_train(state, model, job.pretrain, "pretrain", work, Plan())}
+    save_network(work.model, model, job.model, Plan())
+    return result
+
+
+def _pretrain_settings(job: Job) -> JSON:
+    spec = job.model
+    recipe = {} if spec.checkpoint or spec.is_pretrained else {**asdict(job.pretrain), "seed": job.seed}
+    data = {} if spec.checkpoint or spec.is_pretrained else {"data": job.data.fingerprint()}
+    content = {"checkpoint": spec.checkpoint_digest()} if spec.checkpoint else {}
+    return {
+        "model": {"target": spec.target, "args": spec.args},
+        "shape": job.data.shape,
+        **recipe,
+        **data,
+        **content,
+    }
+
+
+def _train(
+    state: RunState,
+    model: nn.Module,
+    recipe: Recipe,
+    stage: str,
+    work: Work,
+    plan: Plan,
+    loss: Loss | None = None,
+) -> JSON:
+    """Train `model` in place and keep its best epoch as best.safetensors beside it."""
+    job = state.job
+    loss = loss or cross_entropy(recipe)
+    history = train(model, job.data, recipe, loss, stage=stage, seed=job.seed, device=job.device, work=work)
+    best = copy.deepcopy(model)
+    best.load_state_dict(history.pop("best_weights"))
+    save_network(work.folder / "best.safetensors", best, job.model, plan)
+    return history
+
+
+# -- sparsify --------------------------------------------------------------------------------------------------
+
+
+def sparsify(state: RunState, work: Work) -> JSON:
+    """The method learns what can go."""
+    return state.job.method.sparsify(state.problem(), work)
+
+
+def _sparsify_settings(job: Job) -> JSON:
+    settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.plan_only}
+    budget = {"budget": asdict(job.budget)} if job.method.sparsify_reads_budget else {}
+    return {"method": settings, "seed": job.seed, "data": job.data.fingerprint(), **budget}
+
+
+# -- prune -----------------------------------------------------------------------------------------------------
+
+
+def prune(state: RunState, work: Work) -> JSON:
+    """The method decides, surgery cuts; nothing is saved before the cut network equals the masked one."""
+    problem = state.problem()
+    decision = state.job.method.plan(problem, state.done.get("sparsify"))
+    with torch.no_grad():
+        parameters = dict(problem.model.named_parameters())
+        for name, value in decision.weights.items():
+            parameters[name].copy_(value)
+    small = cut(problem.model, problem.graph, decision.plan)
+    apart = _check(problem, small, decision.plan)
+    save_network(work.model, small, state.job.model, decision.plan)
+    write_json(work.plan, _plan_json(problem.graph, decision))
+    budget = _budget_json(problem, decision)
+    if not budget["met"]:
+        log.warning(
+            "prune: the budget %s was missed: %.4f of the MACs are left",
+            problem.budget,
+            budget["achieved"]["preserve_ratio"],
+        )
+    return {"budget": budget, "masked_equals_cut": apart, "frozen": dict(problem.graph.frozen)}
+
+
+def _check(problem: Problem, small: nn.Module, plan: Plan) -> float:
+    """The laws of surgery, on held-out images: our own error if one does not hold."""
+    images, _ = next(iter(problem.data.ordered("held_out", 8, torch.device("cpu"))))
+    model, narrow = copy.deepcopy(problem.model).cpu(), copy.deepcopy(small).cpu()
+    apart = difference(model, narrow, problem.graph, plan, images)
+    assert apart < SAME, f"masked and cut networks differ by {apart:.2e}"
+    counted, priced = count_macs(small, problem.data.shape), problem.cost.macs(problem.graph.widths(plan))[0]
+    assert counted == priced, f"the pruned network has {counted} MACs, the cost model says {priced}"
+    return apart
+
+
+def _plan_json(graph: ChannelGraph, decision: Decision) -> JSON:
+    kept = graph.kept(decision.plan)
+    groups = {
+        group.name: {
+            "width": group.width,
+            "kept_width": len(kept[group.name]),
+            "kept": kept[group.name].tolist(),
+        }
+        for group in graph.groups
+    }
+    return {"groups": groups, "own": decision.own, "frozen": dict(graph.frozen)}
+
+
+def _budget_json(problem: Problem, decision: Decision) -> JSON:
+    budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
+    if budget.kind == "percent":
+        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, decision.rounding_step)
+    else:
+        asked = preserve_ratio(budget, problem.cost)
+        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, decision.rounding_step)
+    return {"asked": {budget.kind: budget.value}, "achieved": got, "met": bool(met)}
+
+
+def _prune_settings(job: Job) -> JSON:
+    return {
+        "method": job.asked["method"],
+        "budget": asdict(job.budget),
+        "data": job.data.fingerprint(),
+        "seed": job.seed,
+    }
+
+
+# -- finetune --------------------------------------------------------------------------------------------------
+
+
+def finetune(state: RunState, work: Work) -> JSON:
+    """Recover, from the labels and a teacher if one joins."""
+    job = state.job
+    model, plan = state.network(state.latest())
+    loss = None
+    if job.distill is not None and "finetune" in job.distill.stages:
+        teacher = load_teacher(state).to(job.device)
+        held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
+        log.info("finetune: the teacher's held-out top-1 is %.2f %%", held_out.top1)
+        loss = job.distill.loss(job.finetune, teacher)
+    result = _train(state, model, job.finetune, "finetune", work, plan, loss)
+    save_network(work.model, model, job.model, plan)
+    return result
+
+
+def load_teacher(state: RunState) -> nn.Module:
+    job = state.job
+    assert job.teacher is not None
+    if isinstance(job.teacher, RunTeacher):
+        return load_network(job.teacher.file)[0]
+    return load_network(state.done["teacher"] / MODEL, job.teacher.spec.without_pretrained().build)[0]
+
+
+def _finetune_settings(job: Job) -> JSON:
+    settings: JSON = {"recipe": asdict(job.finetune), "seed": job.seed, "data": job.data.fingerprint()}
+    if job.distill is not None and "finetune" in job.distill.stages:
+        settings |= {"distill": job.asked["distill"], "teacher": _teacher_settings(job)}
+    return settings
+
+
+def _teacher_settings(job: Job) -> Any:
+    if isinstance(job.teacher, ZooTeacher):
+        return _pretrain_settings(teacher_job(job))
+    assert job.teacher is not None
+    return job.teacher.digest()
+
+
+def teacher_job(job: Job) -> Job:
+    """The same job with the teacher as its model: its pretrain stage is the teacher's training."""
+    assert isinstance(job.teacher, ZooTeacher)
+    return Job(**{**vars(job), "model": job.teacher.spec})
+
+
+# -- eval ------------------------------------------------------------------------------------------------------
+
+REPORTED = {"pretrain": "dense", "prune": "pruned", "finetune": "finetuned"}
+
+
+def evaluate(state: RunState, work: Work) -> JSON:
+    """What each network is worth. The one place that reads the test images, once per network."""
+    job = state.job
+    rows: JSON = {}
+    for stage, name in REPORTED.items():
+        if stage in state.done:
+            model, _ = state.network(stage)
+            model.to(job.device)
+            top1, top5 = accuracy(model, job.data.ordered("test", job.evaluate.batch_size, job.device))
+            latency = measure_latency(
+                model,
+                job.data.shape,
+                job.device,
+                seconds=job.evaluate.latency_seconds,
+                threads=job.evaluate.latency_threads,
+            )
+            rows[name] = {
+                "top1": top1,
+                "top5": top5,
+                "macs": count_macs(model, job.data.shape),
+                "params": count_params(model),
+                "bytes": (state.done[stage] / MODEL).stat().st_size,
+                "latency_ms": latency.median_ms,
+                "latency_spread_ms": latency.spread_ms,
+                "latency_threads": latency.threads,
+                "latency_device": device_name(job.device),
+            }
+            work.row(stage="eval", network=name, top1=top1, top5=top5, macs=rows[name]["macs"])
+    return {"results": rows}
+
+
+def device_name(device: torch.device) -> str:
+    """The name that a latency belongs to: the GPU's, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _evaluate_settings(job: Job) -> JSON:
+    where = [device_name(job.device), platform.node()]  # a latency belongs to a machine
+    return {"eval": asdict(job.evaluate), "data": job.data.fingerprint(), "where": where}
+
+
+# -- all -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    run: Callable[[RunState, Work], JSON]
+    settings: Callable[[Job], JSON]  # what the result depends on, besides the parent stage
+    version: int  # goes up when the same settings give another result or other files
+
+
+STAGES = {
+    "pretrain": Stage(pretrain, _pretrain_settings, 1),  # dense network to its baseline accuracy
+    "sparsify": Stage(sparsify, _sparsify_settings, 1),  # learn what can go
+    "prune": Stage(prune, _prune_settings, 1),  # decide, to the budget, and cut
+    "finetune": Stage(finetune, _finetune_settings, 1),  # recover
+    "eval": Stage(evaluate, _evaluate_settings, 1),  # accuracy, MACs, params, size, latency
+}
+
+
+def needs(name: str, before: tuple[str, ...], method: Method) -> None:
+    """
+    Raises:
+        InputError: a stage whose input is made by one that is not in the list.
+    """
+    wanted = {"sparsify": ["pretrain"], "prune": ["pretrain"], "finetune": ["pretrain"], "eval": ["pretrain"]}
+    required = wanted.get(name, []) + (["sparsify"] if name == "prune" and method.needs_sparsify else [])
+    missing = [stage for stage in required if stage not in before]
+    if missing:
+        raise InputError(f"stages=[{', '.join((*before, name))}]: {name} needs {missing[0]} before it")

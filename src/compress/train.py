@@ -1,0 +1,195 @@
+"""The one training loop: SGD under a schedule, resumable after any epoch, bit for bit on a CPU.
+
+Everything random in an epoch (order, crops, dropout) comes from (seed, epoch), so that a resumed run needs no
+generator state.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from compress.data.base import Data
+from compress.files import JSON
+from compress.measure.accuracy import accuracy
+from compress.settings import InputError, Recipe
+from compress.work import Work
+
+log = logging.getLogger(__name__)
+
+# (logits (B, C), labels (B,), images (B, C, H, W)) -> scalar
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed for one purpose: the same words and numbers, the same seed."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """The rate at a point of the training, in epochs from its start; steps fall on whole epochs.
+
+    Warm-up rises linearly to `lr`, `hold_epochs` more stay there, then the schedule runs to the end: cosine to 0
+    (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts), or steps.
+    """
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * epoch / recipe.warmup_epochs
+    start = recipe.warmup_epochs + recipe.hold_epochs
+    if epoch < start or recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "step":
+        return recipe.lr * float(recipe.step_factor ** (1 + (epoch - start) // recipe.step_epochs))
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / max(recipe.epochs - start, 1e-9), 1)))
+
+
+def cross_entropy(recipe: Recipe) -> Loss:
+    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+
+    return loss
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if recipe.amp == "bf16" else nullcontext()
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    loss: Loss,
+    *,
+    stage: str,
+    seed: int,
+    device: torch.device,
+    work: Work,
+) -> JSON:
+    """Train `model` in place to its last epoch; returns what there is to report.
+
+    The best weights by held-out top-1 are kept beside the last ones, as `best.safetensors` of the work folder,
+    never instead of them.
+
+    Raises:
+        InputError: the loss is no longer a number.
+    """
+    model.to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )
+    start, best, best_epoch, best_weights = 0, -1.0, 0, _copy(model)
+    top1 = 0.0
+    if work.resumed is not None:
+        model.load_state_dict(work.resumed["model"])
+        optimizer.load_state_dict(work.resumed["optimizer"])
+        start, best, best_epoch = (work.resumed[key] for key in ("epoch", "best", "best_epoch"))
+        best_weights, top1 = work.resumed["best_weights"], work.resumed["top1"]
+        log.info("%s: continues after epoch %d", stage, start)
+
+    steps = math.ceil(len(data.split()["train"]) / recipe.batch_size)
+    bar = tqdm(total=recipe.epochs, initial=start, desc=stage, unit="epoch", disable=None, leave=False)
+    ended = start
+    with bar, logging_redirect_tqdm():
+        for epoch in range(start + 1, recipe.epochs + 1):
+            if recipe.early_stop_epochs and ended - best_epoch >= recipe.early_stop_epochs:
+                log.info("%s: stopped after epoch %d, best held-out top-1 was epoch %d's", stage, ended, best_epoch)
+                break
+            began = time.perf_counter()
+            mean_loss, train_top1 = _epoch(model, data, recipe, loss, optimizer, stage, epoch, steps, seed, device)
+            top1 = accuracy(model, data.ordered("held_out", 512, device)).top1
+            if top1 > best:
+                best, best_epoch, best_weights = top1, epoch, _copy(model)
+            rate = optimizer.param_groups[0]["lr"]
+            work.row(
+                stage=stage,
+                epoch=epoch,
+                loss=round(mean_loss, 6),
+                train_top1=round(train_top1, 4),
+                held_out_top1=round(top1, 4),
+                lr=rate,
+                seconds=round(time.perf_counter() - began, 3),
+            )
+            ended = epoch
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch,
+                "best": best,
+                "best_epoch": best_epoch,
+                "best_weights": best_weights,
+                "top1": top1,
+            }
+            work.progress(lambda state=state: state)  # type: ignore[misc]
+            bar.update()
+            bar.set_postfix(loss=f"{mean_loss:.3f}", held_out=f"{top1:.2f} %")
+    return {
+        "epochs": ended,
+        "held_out_top1": top1,
+        "best_held_out_top1": max(best, 0.0),
+        "best_epoch": best_epoch,
+        "best_weights": best_weights,
+    }
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _epoch(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    stage: str,
+    epoch: int,
+    steps: int,
+    seed: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    """One pass over the training images: mean loss and top-1 in percent, both as seen while training."""
+    model.train()
+    torch.manual_seed(derive_seed(seed, stage, epoch, "layers"))
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    hits = torch.zeros((), device=device, dtype=torch.int64)
+    seen = 0
+    batches = data.shuffled(recipe.batch_size, derive_seed(seed, stage, epoch, "images"), device)
+    for step, (images, labels) in enumerate(batches):
+        if len(labels) == 1 and steps > 1:
+            continue  # batch norm cannot train on one image
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, epoch - 1 + (step + 0.5) / steps)
+        if recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with _autocast(recipe, device):
+            logits = model(images)
+            value = loss(logits, labels, images)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        total += value.detach() * len(labels)
+        hits += (logits.detach().argmax(1) == labels).sum()
+        seen += len(labels)
+    mean = float(total) / seen
+    if not math.isfinite(mean):
+        rate = optimizer.param_groups[0]["lr"]
+        raise InputError(
+            f"{stage}: the loss became {mean} in epoch {epoch} at learning rate {rate:.3g}; "
+            f"try {stage}.lr={recipe.lr / 10:g}, {stage}.warmup_epochs=5 or {stage}.clip_norm=1"
+        )
+    return mean, 100 * float(hits) / seen

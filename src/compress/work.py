@@ -1,0 +1,100 @@
+"""The folder that a stage works in, and checkpoints that survive a kill.
+
+Checkpoints are plain tensors and numbers, loaded with `weights_only=True`: reading one runs no code.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from compress.files import JSON, Row, atomic, read_rows
+from compress.paths import METRICS, MODEL, PLAN, PROGRESS
+from compress.settings import InputError
+
+
+def write_state(path: Path, state: JSON) -> None:
+    """Tensors, numbers, text, and dicts and lists of them."""
+    with atomic(path) as part:
+        torch.save(state, part)
+
+
+def read_state(path: Path, device: torch.device | str = "cpu") -> JSON:
+    state: JSON = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], header: JSON) -> None:
+    """A safetensors file; `header` (JSON) says how to rebuild the network that the weights fit."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    with atomic(path) as part:
+        save_file(tensors, part, metadata={"compress": json.dumps(header)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], JSON]:
+    """The weights and the header of a file that `write_weights` wrote.
+
+    Raises:
+        InputError: the file is missing, cut short, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("compress")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    if header is None:
+        raise InputError(f"{path}: has no header of compress; only files that a run wrote can be rebuilt")
+    return weights, json.loads(header)
+
+
+class Work:
+    """The folder of one stage while it runs: its results, its rows, and where to continue after a kill."""
+
+    def __init__(self, folder: Path, on_row: Callable[[Row], None] = lambda row: None) -> None:
+        self.folder = folder
+        self.on_row = on_row
+        self._saved_at = time.monotonic()
+        self.resumed = self._resume()
+
+    @property
+    def model(self) -> Path:
+        return self.folder / MODEL
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / PLAN
+
+    def _resume(self) -> JSON | None:
+        """The last saved progress, or None for a fresh start; rows written after it are dropped."""
+        path = self.folder / PROGRESS
+        progress = read_state(path) if path.is_file() else None
+        rows = read_rows(self.folder)[: progress["rows"] if progress else 0]
+        with atomic(self.folder / METRICS) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for row in rows:
+            self.on_row(row)
+        self._rows = len(rows)
+        return progress["state"] if progress else None
+
+    def row(self, **values: Any) -> None:
+        """Append a row to the stage's metrics, and pass it on to the run's."""
+        with open(self.folder / METRICS, "a") as file:
+            file.write(json.dumps(values) + "\n")
+        self._rows += 1
+        self.on_row(values)
+
+    def progress(self, state: Callable[[], JSON], every_seconds: float = 0) -> None:
+        """Save where the stage is, unless that was done less than `every_seconds` ago."""
+        if time.monotonic() - self._saved_at >= every_seconds:
+            write_state(self.folder / PROGRESS, {"rows": self._rows, "state": state()})
+            self._saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        (self.folder / PROGRESS).unlink(missing_ok=True)
