@@ -25,7 +25,8 @@ from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
 from compress.paths import MODEL
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.cost import cost_model
-from compress.prune.groups import ChannelGraph, channel_graph
+from compress.prune.graph import ChannelGraph
+from compress.prune.groups import channel_graph
 from compress.prune.method import Decision, Method, Problem
 from compress.prune.network import load_network, save_network
 from compress.prune.plan import Plan

@@ -2,7 +2,7 @@
 
 from compress.files import JSON
 from compress.prune.cost import CostModel
-from compress.prune.groups import ChannelGraph
+from compress.prune.graph import ChannelGraph
 from compress.prune.plan import Plan
 from compress.settings import Budget, InputError
 

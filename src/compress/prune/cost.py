@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.measure.macs import count_macs
-from compress.prune.groups import Axis, ChannelGraph
+from compress.prune.graph import Axis, ChannelGraph
 
 Widths = NDArray[np.int64]
 
@@ -43,7 +43,7 @@ class CostModel:
     _dim1: _Sizes
 
     def macs(self, widths: Any) -> NDArray[np.int64]:
-        """MACs of each plan for one image: (plans, groups) -> (plans,). Exact: float64 is, for whole numbers to 2^53."""
+        """MACs of each plan for one image: (plans, groups) -> (plans,). Exact, as float64 is up to 2^53."""
         batch = np.atleast_2d(np.asarray(widths))
         total = (self._out(batch) * self._in(batch)) @ self._uses
         return np.rint(total).astype(np.int64) + self.fixed_macs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.data.base import Data
 from compress.files import JSON
 from compress.prune.cost import CostModel
-from compress.prune.groups import ChannelGraph
+from compress.prune.graph import ChannelGraph
 from compress.prune.plan import Plan
 from compress.settings import Budget, BudgetKind
 from compress.work import Work

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.models.layers import ChannelPad
-from compress.prune.groups import Axis, ChannelGraph
+from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.plan import Plan
 
 

@@ -37,7 +37,10 @@ def results_table(summary: dict[str, Any]) -> str:
         "file",
         f"latency, {threads} thread(s)",
     ]
-    note = f"latency: batch 1, median, {threads} thread(s) on {where}; MACs: multiply-adds of convolutions and linear layers"
+    note = (
+        f"latency: batch 1, median, {threads} thread(s) on {where}; "
+        "MACs: multiply-adds of convolutions and linear layers"
+    )
     text = tabulate(rows, headers, stralign="right", disable_numparse=True)
     missed = (
         ""

@@ -19,7 +19,7 @@ from torch import nn
 from compress.files import JSON
 from compress.prune.amc.rewards import Outcome, Reward
 from compress.prune.cost import CostModel
-from compress.prune.groups import ChannelGraph, ChannelGroup
+from compress.prune.graph import ChannelGraph, ChannelGroup
 from compress.settings import InputError
 
 Vector = NDArray[np.float32]

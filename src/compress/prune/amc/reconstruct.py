@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from compress.prune.groups import ChannelGraph, Layer
+from compress.prune.graph import ChannelGraph, Layer
 
 RIDGE = 1e-9  # times the mean of G's diagonal: dead channels make G singular
 

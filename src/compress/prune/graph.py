@@ -1,0 +1,89 @@
+"""What a channel graph is: groups of channels that live and die together, and the layers they run through."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compress.prune.plan import Plan
+
+
+class Axis(NamedTuple):
+    """One dimension of one parameter or buffer: ("layer1.0.conv1.weight", 0)."""
+
+    tensor: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer as the cost model and the search see it."""
+
+    name: str
+    kind: str  # "conv" or "linear"
+    out_axis: Axis
+    in_axis: Axis | None  # None: depthwise, the channel passes through
+    macs_per_weight: int  # how often each weight is used for one image
+    kernel: int
+    stride: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that live and die together; a name, a width, and where each channel sits.
+
+    `positions[axis]` is (width, m): the m places of every channel on that axis (m > 1 after a flatten).
+    """
+
+    name: str
+    width: int
+    positions: Mapping[Axis, Tensor]
+    consumers: tuple[str, ...]  # layers that read these channels, in order of execution
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """All groups of a network in order of execution, its weighted layers, and what could not be cut and why."""
+
+    groups: tuple[ChannelGroup, ...]
+    layers: tuple[Layer, ...]
+    frozen: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        assert len({group.name for group in self.groups}) == len(self.groups)
+
+    def kept(self, plan: Plan) -> dict[str, Tensor]:
+        """Kept channels of every group, checked against its width.
+
+        Raises:
+            ValueError: the plan names a group or a channel that is not there.
+        """
+        widths = {group.name: group.width for group in self.groups}
+        for name, channels in plan.kept.items():
+            if name not in widths:
+                raise ValueError(f"plan names group {name!r}; there are {', '.join(widths)}")
+            if channels[0] < 0 or channels[-1] >= widths[name]:
+                raise ValueError(f"plan for {name}: channels must be in [0, {widths[name]}), got {list(channels)}")
+        return {
+            name: torch.tensor(plan.kept[name]) if name in plan.kept else torch.arange(width)
+            for name, width in widths.items()
+        }
+
+    def widths(self, plan: Plan) -> list[int]:
+        return [len(plan.kept.get(group.name, range(group.width))) for group in self.groups]
+
+    def dropped(self, plan: Plan) -> dict[Axis, Tensor]:
+        """Places on each axis that the plan takes away."""
+        kept = self.kept(plan)
+        gone: dict[Axis, list[Tensor]] = defaultdict(list)
+        for group in self.groups:
+            if len(kept[group.name]) < group.width:
+                out = torch.ones(group.width, dtype=torch.bool)
+                out[kept[group.name]] = False
+                for axis, places in group.positions.items():
+                    gone[axis].append(places[out].flatten())
+        return {axis: torch.cat(places).sort().values for axis, places in gone.items()}

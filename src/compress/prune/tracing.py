@@ -1,0 +1,327 @@
+"""Runs a network on channel numbers, op by op: what every op does to channels stands here.
+
+Adding an op: a module type or function in one of the tables, or a method beside `_conv` that records axes.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from compress.models.layers import ChannelPad
+from compress.prune.graph import Axis, Layer
+from compress.prune.numbers import INDEX, Numbers, compact, fixes, is_numbers, splits, varying
+
+ELEMENTWISE_MODULES = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+    nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Dropout, nn.Dropout2d, nn.AlphaDropout,
+)  # fmt: skip
+SPATIAL_MODULES = (
+    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d,
+    nn.ReflectionPad2d, nn.ReplicationPad2d,
+)  # fmt: skip
+ELEMENTWISE = {
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid,
+    F.hardtanh, F.dropout, F.dropout2d, torch.relu, torch.sigmoid, torch.tanh, torch.clone, torch.clamp,
+    "relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach", "float", "clamp",
+}  # fmt: skip
+BINARY = {
+    operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
+    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum, "add", "add_",
+    "sub", "mul", "mul_", "div",
+}  # fmt: skip
+SPATIAL = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate}
+REDUCTIONS = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
+# Ops that may run on the numbers as they are; `_stale` says when a cut would make their arguments wrong.
+RESHAPES = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
+MOVES = {
+    torch.permute, torch.transpose, torch.unsqueeze, torch.squeeze, "permute", "transpose", "unsqueeze", "squeeze",
+    "expand", "t",
+}  # fmt: skip
+SHAPE_READS = {"size", "dim"}
+
+
+class Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
+
+
+class NumberRun(fx.Interpreter):
+    """Executes a traced network on channel numbers and records which numbers sit on which axis."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.extra_traceback = False
+        self.numbers = Numbers()
+        self.axes: dict[Axis, Tensor] = {}
+        self.layers: dict[str, Layer] = {}
+        self._node = next(iter(module.graph.nodes))
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._node = n
+        return super().run_node(n)
+
+    # -- recording ---------------------------------------------------------------------------------------------
+
+    def _record(self, tensor: str, dim: int, numbers: Tensor) -> None:
+        """The numbers on an axis; a layer that runs twice must agree with itself."""
+        axis = Axis(tensor, dim)
+        if axis in self.axes:
+            self.numbers.unite(self.axes[axis], numbers)
+        else:
+            self.axes[axis] = numbers
+
+    def _issue(self, tensor: str, dim: int, count: int) -> Tensor:
+        axis = Axis(tensor, dim)
+        if axis not in self.axes:
+            self.axes[axis] = self.numbers.fresh(count)
+        return self.axes[axis]
+
+    def _along(self, x: Tensor, dim: int, what: str) -> Tensor:
+        """The numbers along one dimension, (C,); where they also change along another, all are frozen."""
+        dim %= x.dim()
+        if any(other != dim for other in varying(x)):
+            self.numbers.freeze(x, f"{what} sees different channels at different places")
+        for other in range(x.dim()):
+            if other != dim:
+                x = x.narrow(other, 0, 1)
+        return x.flatten()
+
+    def _freeze_all(self, values: Any, why: str) -> None:
+        for value in pytree.tree_leaves(values):
+            if is_numbers(value):
+                self.numbers.freeze(value, why)
+
+    @staticmethod
+    def _spread(channels: Tensor, shape: torch.Size) -> Tensor:
+        """(C,) -> (1, C, H, W), one number per channel."""
+        return channels.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+
+    @staticmethod
+    def _meta(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What shape `function` gives, without computing anything."""
+
+        def to_meta(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return torch.empty(value.shape, device="meta", dtype=torch.int64 if value.dtype == INDEX else None)
+
+        args, kwargs = pytree.tree_map(to_meta, (args, kwargs))
+        return function(*args, **kwargs)
+
+    def _unknown(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """An op nobody described: its inputs may not be cut, its outputs are no channels of ours."""
+        target = self._node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        self._freeze_all((args, kwargs), f"passes through {name!r}, which the channel graph does not know")
+        out = self._meta(function, args, kwargs)
+
+        def as_frozen(value: Any) -> Any:
+            return torch.zeros(1, dtype=torch.int64).expand(value.shape) if isinstance(value, Tensor) else value
+
+        return pytree.tree_map(as_frozen, out)
+
+    # -- modules -----------------------------------------------------------------------------------------------
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module, name = self.fetch_attr(target), str(target)
+        x: Any = args[0] if args else None
+        if isinstance(module, nn.Conv2d) and x.dim() == 4:
+            return self._conv(name, module, x)
+        if isinstance(module, nn.Linear):
+            return self._linear(name, module, x)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            return self._batch_norm(name, module, x)
+        if isinstance(module, nn.PReLU):
+            if module.num_parameters > 1:
+                self._record(f"{name}.weight", 0, self._along(x, 1, name))
+            return x
+        if isinstance(module, ELEMENTWISE_MODULES):
+            return x
+        if isinstance(module, SPATIAL_MODULES):
+            return self._spatial(module, args, kwargs)
+        if isinstance(module, ChannelPad):
+            return self._channel_pad(name, module, x)
+        if isinstance(module, nn.Flatten):
+            return self._reshape(module, (x,), {}, literals=())
+        own = dict(module.named_parameters()) | dict(module.named_buffers())
+
+        def bare(*inputs: Any, **named: Any) -> Any:
+            return torch.func.functional_call(module, {k: v.to("meta") for k, v in own.items()}, inputs, named)
+
+        return self._unknown(bare, args, kwargs)
+
+    def _conv(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        inputs = self._along(x, 1, name)
+        outputs = self._issue(f"{name}.weight", 0, conv.out_channels)
+        in_axis: Axis | None = Axis(f"{name}.weight", 1)
+        per_group = conv.in_channels // conv.groups
+        if conv.groups == 1:
+            self._record(f"{name}.weight", 1, inputs)
+        elif per_group == 1:  # depthwise: output j belongs to input j // multiplier, and whole groups may go
+            self.numbers.unite(inputs[:, None], outputs.view(conv.groups, -1))
+            in_axis = None
+        else:  # every conv group must keep as many channels: tie the same place of all groups
+            by_group = inputs.view(conv.groups, per_group)
+            self.numbers.unite(by_group, by_group[:1])
+            self._record(f"{name}.weight", 1, by_group[0])
+            by_group = outputs.view(conv.groups, -1)
+            self.numbers.unite(by_group, by_group[:1])
+        if conv.bias is not None:
+            self._record(f"{name}.bias", 0, outputs)
+        shape = self._meta(
+            lambda image, weight: F.conv2d(
+                image, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
+            ),
+            (x, conv.weight),
+            {},
+        ).shape
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        uses = shape[2] * shape[3]
+        self._layer(Layer(name, "conv", Axis(f"{name}.weight", 0), in_axis, uses, kernel, stride, conv.groups))
+        return self._spread(outputs, shape)
+
+    def _linear(self, name: str, linear: nn.Linear, x: Tensor) -> Tensor:
+        self._record(f"{name}.weight", 1, self._along(x, -1, name))
+        outputs = self._issue(f"{name}.weight", 0, linear.out_features)
+        if linear.bias is not None:
+            self._record(f"{name}.bias", 0, outputs)
+        uses = x[..., 0].numel()
+        axes = Axis(f"{name}.weight", 0), Axis(f"{name}.weight", 1)
+        self._layer(Layer(name, "linear", *axes, uses, 1, 0, 1))
+        return outputs.expand(*x.shape[:-1], -1)
+
+    def _layer(self, layer: Layer) -> None:
+        if layer.name in self.layers:  # runs twice
+            before = self.layers[layer.name]
+            layer = Layer(**{**vars(layer), "macs_per_weight": layer.macs_per_weight + before.macs_per_weight})
+        self.layers[layer.name] = layer
+
+    def _batch_norm(self, name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+        channels = self._along(x, 1, name)
+        for tensor in ("weight", "bias", "running_mean", "running_var"):
+            if getattr(norm, tensor) is not None:
+                self._record(f"{name}.{tensor}", 0, channels)
+        return x
+
+    def _spatial(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
+        channels = self._along(args[0], 1, str(self._node.target))
+        return self._spread(channels, self._meta(function, args, kwargs).shape)
+
+    def _channel_pad(self, name: str, pad: ChannelPad, x: Tensor) -> Tensor:
+        """Padded channels are fresh ones; surgery lowers `before` and `after` by what goes."""
+        before = self._issue(f"{name}.before", 0, pad.before)
+        after = self._issue(f"{name}.after", 0, pad.after)
+        channels = torch.cat([before, self._along(x, 1, name), after])
+        return self._spread(channels, torch.Size([x.shape[0], len(channels), *x.shape[2:]]))
+
+    # -- functions and methods ---------------------------------------------------------------------------------
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._call(target, target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        def method(owner: Any, *rest: Any, **named: Any) -> Any:
+            return getattr(owner, target)(*rest, **named)
+
+        return self._call(target, method, args, kwargs)
+
+    def _call(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        inputs = [value for value in pytree.tree_leaves((args, kwargs)) if is_numbers(value)]
+        if not inputs or op in SHAPE_READS or op is getattr:
+            return function(*args, **kwargs)
+        if op in ELEMENTWISE or getattr(op, "__name__", "") == "stochastic_depth":
+            return args[0]
+        if op in BINARY:
+            return self._binary(args)
+        if op in SPATIAL:
+            return self._spatial(function, args, kwargs)
+        if op in REDUCTIONS:
+            return self._reduce(function, args, kwargs)
+        if op in (torch.cat, torch.concat):
+            return function(*args, **kwargs)
+        if op in (torch.chunk, "chunk"):
+            return self._chunk(function, args, kwargs)
+        if op in RESHAPES:
+            sizes = [a for a in pytree.tree_leaves(self._node.args[1:]) if isinstance(a, int)]
+            return self._reshape(function, args, kwargs, () if op in ("flatten", torch.flatten) else sizes)
+        if op is operator.getitem and isinstance(args[0], Tensor):
+            return self._getitem(args[0], args[1])
+        if op in MOVES or op is operator.getitem:
+            return function(*args, **kwargs)
+        return self._unknown(function, args, kwargs)
+
+    def _binary(self, args: Any) -> Any:
+        a, b = args[0], args[1]
+        if not (is_numbers(a) and is_numbers(b)):
+            return a if is_numbers(a) else b
+        self.numbers.unite(compact(a), compact(b))
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        wider = a if compact(a).numel() >= compact(b).numel() else b
+        expanded: Tensor = wider.expand(shape)
+        return expanded
+
+    def _reduce(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
+        x: Tensor = args[0]
+        dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        over = range(x.dim()) if dims is None else [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
+        if set(over) & set(varying(x)):
+            return self._unknown(function, args, kwargs)  # type: ignore[no-any-return]
+        keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+        for dim in sorted(over, reverse=True):
+            x = x.narrow(dim, 0, 1) if keep else x.select(dim, 0)
+        return x
+
+    def _chunk(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        parts = function(*args, **kwargs)
+        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % args[0].dim()
+        if dim in varying(args[0]):
+            if len({part.shape for part in parts}) > 1:
+                return self._unknown(function, args, kwargs)
+            for part in parts[1:]:  # all parts must keep as many channels
+                self.numbers.unite(compact(parts[0]), compact(part))
+        return parts
+
+    def _getitem(self, x: Tensor, index: Any) -> Any:
+        """Slices in space keep the channels; slices of channels have literal bounds that a cut makes stale."""
+        places = index if isinstance(index, tuple) else (index,)
+        if all(isinstance(place, slice | int | type(None) | type(Ellipsis)) for place in places):
+            dims_named = sum(isinstance(place, slice | int) for place in places)
+            dim, touched = 0, []
+            for place in places:
+                if place is Ellipsis:
+                    dim += x.dim() - dims_named
+                elif place is not None:
+                    if place != slice(None):
+                        touched.append(dim)
+                    dim += 1
+            if not set(touched) & set(varying(x)):
+                return x[index]
+        return self._unknown(operator.getitem, (x, index), {})
+
+    def _reshape(self, function: Callable[..., Any], args: Any, kwargs: Any, literals: Sequence[int]) -> Any:
+        x = args[0]
+        out = self._meta(function, args, kwargs)
+        if splits(x.shape, out.shape, varying(x)) or fixes(x.shape, out.shape, varying(x), literals):
+            return self._unknown(function, args, kwargs)
+        return x.reshape(out.shape)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A parameter used directly: numbers along its only long axis, else frozen."""
+        tensor = self.fetch_attr(target)
+        if not isinstance(tensor, Tensor) or tensor.dim() == 0:
+            return tensor
+        long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+        if len(long) != 1 or not isinstance(tensor, nn.Parameter):
+            kind = INDEX if tensor.dtype == torch.int64 else torch.int64
+            return torch.zeros(1, dtype=kind).expand(tensor.shape)
+        numbers = self._issue(str(target), long[0], tensor.shape[long[0]])
+        return numbers.view([-1 if dim == long[0] else 1 for dim in range(tensor.dim())])
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        self._freeze_all(args, "is the network's output")
+        return args[0]
