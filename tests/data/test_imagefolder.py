@@ -1,0 +1,57 @@
+"""Folders of image files: the same parts and laws as sets in memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CPU
+from PIL import Image
+
+from compress.data.imagefolder import ImageFolderData, imagefolder
+from compress.settings import InputError
+
+
+def make(root: Path, workers: int = 0) -> ImageFolderData:
+    return imagefolder(
+        root=str(root), image_size=16, resize=20, mean=[0.5] * 3, std=[0.25] * 3, workers=workers, held_out=0.25,
+        split_seed=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part, count in (("train", 8), ("val", 3)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (24, 30), (20 * i, 100, 255 * (label == "dog"))).save(
+                    tmp_path / part / label / f"{i}.png"
+                )
+    return tmp_path
+
+
+def test_parts_and_shapes(folder: Path) -> None:
+    data = make(folder)
+    assert {part: len(index) for part, index in data.split().items()} == {"train": 12, "held_out": 4, "test": 6}
+    assert data.classes == 2
+    x, y = next(data.ordered("test", 4, CPU))
+    assert x.shape == (4, 3, 16, 16)
+    assert y.tolist() == [0, 0, 0, 1]
+
+
+def test_the_seed_decides_order_and_crops_with_workers_too(folder: Path) -> None:
+    data = make(folder, workers=1)
+    one, same = (torch.cat([x for x, _ in data.shuffled(5, 7, CPU)]) for _ in range(2))
+    assert torch.equal(one, same)
+
+
+def test_fingerprint_follows_the_files(folder: Path) -> None:
+    before = make(folder).fingerprint()
+    assert make(folder).fingerprint() == before
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(folder / "train" / "cat" / "0.png")
+    assert make(folder).fingerprint() != before
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must hold train/<class>/\* and val/<class>/\*"):
+        make(tmp_path)

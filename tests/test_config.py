@@ -1,0 +1,146 @@
+"""Every mistake of a command line is one line that names the key, the value and the rule."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import compose_config
+
+from compress.cli import problems_of
+from compress.compose import diagnose, slug, sweep_jobs
+from compress.config import check
+from compress.paths import CONF
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None:
+    seen = 0
+    for group in ("dataset", "model", "method", "reward", "experiment"):
+        for choice in choices(group):
+            more = ["dataset.root=x"] if choice == "imagefolder" else []
+            assert check(compose_config(f"{group}={choice}", *more)) == []
+            seen += 1
+    for teacher in choices("teacher"):
+        for distill in choices("distill"):
+            more = ["teacher.run=x"] if teacher == "run" else []
+            assert check(compose_config(f"teacher={teacher}", f"distill={distill}", *more)) == []
+            seen += 1
+    assert seen >= 18
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["preserve_ratio=1.7"], "preserve_ratio=1.7: must be in (0, 1]"),
+        (["preserve_ratio=0"], "preserve_ratio=0: must be in (0, 1]"),
+        (["preserve_ratio=abc"], "preserve_ratio=abc: must be a number"),
+        (["percent=1"], "percent=1: must be in [0, 1)"),
+        (["flops_limit=-3"], "flops_limit=-3: must be > 0"),
+        (["seed=-1"], "seed=-1: must be >= 0"),
+        (["seed=1.5"], "seed=1.5: must be a whole number"),
+        (["pretrain.epochs=2.5"], "pretrain.epochs=2.5: must be a whole number"),
+        (["pretrain.nesterov=maybe"], "pretrain.nesterov=maybe: must be true or false"),
+        (["finetune.schedule=cos"], "finetune.schedule=cos: must be one of cosine, step, constant"),
+        (["method.targets=0.5"], "method.targets=0.5: must be a list, such as [a,b]"),
+        (["method.targets=[0.5,2]"], "method.targets[1]=2: must be in (0, 1]"),
+        (["method.search.episodes=0"], "method.search.episodes=0: must be >= 1"),
+        (["method.agent.tau=2"], "method.agent.tau=2: must be in (0, 1]"),
+        (["model.checkpoint=3"], "model.checkpoint=3: must be text"),
+        (["dataset.pad=-1"], "dataset.pad=-1: must be >= 0"),
+        (["dataset=imagefolder"], "dataset.root: must be given"),
+        (["+dataset.sizes=3"], "unknown key dataset.sizes; there are "),
+        (["stages=[eval,pretrain]"], "stages=[eval,pretrain]: must be some of pretrain, "),
+        (["stages=[]"], "stages=[]: must be some of pretrain, "),
+        (["stages=[pretrain,cook]"], "stages[1]=cook: must be one of pretrain, sparsify, "),
+        (["stages=[pretrain]", "force=[eval]"], "force=[eval]: eval is not among the stages of this run"),
+        (["distill=kd"], "distill is set without teacher=zoo or teacher=run"),
+        (["teacher=zoo"], "teacher is set without distill=kd"),
+        (["preserve_ratio=0.5", "percent=0.1"], "preserve_ratio=0.5 and percent=0.1: are two budgets"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule(overrides: list[str], expected: str) -> None:
+    problems = check(compose_config(*overrides))
+    assert len(problems) == 1
+    assert problems[0].startswith(expected)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    wrong = ["preserve_ratio=1.7", "pretrain.lr=-1", "dataset=cifar10", "dataset.root=/nope", "device=tpu"]
+    problems = problems_of(compose_config(*wrong))
+    assert len(problems) == 4
+    for word in ("preserve_ratio=1.7", "pretrain.lr=-1", "dataset.root=/nope", "device=tpu"):
+        assert any(problem.startswith(word) for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["stages=[pretrain,prune]"], "prune needs sparsify before it"),
+        (["stages=[eval]"], "eval needs pretrain before it"),
+        (["model.depth=21"], "model.depth=21: must be 6n + 2"),
+        (["model.checkpoint=/nope.th"], "model.checkpoint=/nope.th: no such file"),
+        (["model=torchvision", "model.arch=resnet1"], "model.arch=resnet1: not a classifier of torchvision"),
+        (["teacher=run", "teacher.run=/nope", "distill=kd"], "teacher.run=/nope: holds no model.safetensors"),
+        (
+            ["teacher=zoo", "distill=kd", "distill.stages=[sparsify]"],
+            "distill.stages=[sparsify]: method=camc trains no weights in sparsify",
+        ),
+        (["method.targets=[0.5,0.3]"], "method.targets=[0.5, 0.3]: must be ascending"),
+        (["device=cuda:99"], "device=cuda:99: this machine has"),
+        (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have 1 value(s), one per channel"),
+    ],
+)
+def test_parts_that_cannot_be_made_are_told_before_the_run(overrides: list[str], expected: str) -> None:
+    problems = problems_of(compose_config(*overrides))
+    assert len(problems) == 1
+    assert expected in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["preserv_ratio=0.5"], ["unknown key preserv_ratio; did you mean preserve_ratio?"]),
+        (["pretrain.epoch=3"], ["unknown key pretrain.epoch; did you mean pretrain.epochs?"]),
+        (["method.lboundd=.1"], ["unknown key method.lboundd; did you mean method.lbound?"]),
+        (["zzz=1"], ["unknown key zzz; there are "]),
+        (["dataset=cifar11"], ["dataset=cifar11: unknown choice; did you mean cifar1", "choices: cifar10, "]),
+        (["method=amcc"], ["method=amcc: unknown choice; ", "camc"]),
+        (
+            ["preserv_ratio=0.5", "dataset=cifar11", "seed=-1", "model=resnet21"],
+            ["unknown key preserv_ratio", "dataset=cifar11", "seed=-1: must be >= 0", "model=resnet21: unknown"],
+        ),
+        (["-m", "model=resnet20,resnet21"], ["model=resnet21: unknown choice"]),
+    ],
+)
+def test_what_hydra_refuses_is_explained(argv: list[str], expected: list[str]) -> None:
+    problems = diagnose(argv, problems_of)
+    for words in expected:
+        assert any(words in problem for problem in problems), problems
+    assert len(problems) <= len(expected)
+
+
+def test_a_method_says_which_budgets_it_takes(tmp_path: Path) -> None:
+    config: dict[str, Any] = compose_config("percent=0.3")
+    config["method"] = {**config["method"], "_target_": f"{__name__}.WeightsOnly", "name": "weights"}
+    assert "percent=0.3: method=weights does not take it; it takes preserve_ratio" in check(config)
+
+
+class WeightsOnly:
+    budgets = ("preserve_ratio",)
+
+
+def test_folder_names_survive_any_override() -> None:
+    for text in ("a=/x/y", "a='q r'", "b=" + "z" * 400, "", "é=ü", "a=[1,2]"):
+        name = slug(text)
+        assert 0 < len(name.encode()) <= 100
+        assert "/" not in name
+        assert name == slug(text)
+    assert slug("a=/x/y") != slug("a=x-y")
+    assert slug("lr=0.1,seed=1") == "lr=0.1,seed=1"
+
+
+def test_sweeps_open_into_jobs() -> None:
+    assert sweep_jobs(["seed=0,1", "model=resnet20"]) == [["seed=0", "model=resnet20"], ["seed=1", "model=resnet20"]]

@@ -1,0 +1,97 @@
+"""The training loop: schedules by hand, resume bit for bit, and clear ends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CPU, make_recipe
+from torch import nn
+
+from compress.data.memory import MemoryData
+from compress.measure.accuracy import accuracy
+from compress.settings import InputError, Recipe
+from compress.train import cross_entropy, learning_rate, train
+from compress.work import Work
+
+
+def test_cosine_goes_from_peak_to_zero_through_half() -> None:
+    recipe = make_recipe(epochs=10, lr=0.4)
+    assert learning_rate(recipe, 0) == pytest.approx(0.4)
+    assert learning_rate(recipe, 5) == pytest.approx(0.2)
+    assert learning_rate(recipe, 10) == pytest.approx(0)
+
+
+def test_warm_up_is_linear_and_hold_keeps_the_peak() -> None:
+    recipe = make_recipe(epochs=20, lr=0.1, warmup_epochs=2.0, hold_epochs=3)
+    assert [learning_rate(recipe, at) for at in (0, 1, 2, 4.9)] == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert learning_rate(recipe, 12.5) == pytest.approx(0.05)
+
+
+def test_hold_then_step_drops_where_the_recipe_says() -> None:
+    recipe = make_recipe(epochs=240, lr=0.05, schedule="step", hold_epochs=150, step_epochs=30)
+    rates = [learning_rate(recipe, at) for at in (149.9, 150, 179.9, 180, 210)]
+    assert rates == pytest.approx([0.05, 0.005, 0.005, 0.0005, 0.00005])
+
+
+def run(model: nn.Module, data: MemoryData, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    work = more.pop("work", None) or Work(folder)
+    return train(model, data, recipe, cross_entropy(recipe), stage="pretrain", seed=3, device=CPU, work=work)
+
+
+def test_it_learns_the_digits(tiny: nn.Module, digit_data: MemoryData, tmp_path: Path) -> None:
+    result = run(tiny, digit_data, make_recipe(epochs=6, lr=0.1), tmp_path / "a")
+    assert accuracy(tiny, digit_data.ordered("test", 512, CPU)).top1 > 85
+    assert result["best_held_out_top1"] >= result["held_out_top1"] > 80
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_resumed_training_equals_the_uninterrupted_one(digit_data: MemoryData, tmp_path: Path) -> None:
+    from compress.models.resnet_cifar import resnet
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
+
+    recipe = make_recipe(epochs=3)
+    whole = fresh()
+    expected = run(whole, digit_data, recipe, tmp_path / "whole")
+
+    def die(row: Any) -> None:
+        if row["epoch"] == 2:
+            raise Killed
+
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(Killed):
+        run(fresh(), digit_data, recipe, tmp_path / "killed", work=Work(tmp_path / "killed", die))
+    resumed = fresh()
+    rows: list[Any] = []
+    got = run(resumed, digit_data, recipe, tmp_path / "killed", work=Work(tmp_path / "killed", rows.append))
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert {k: v for k, v in got.items() if k != "best_weights"} == {
+        k: v for k, v in expected.items() if k != "best_weights"
+    }
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_try(
+    tiny: nn.Module, digit_data: MemoryData, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"pretrain: the loss became .* in epoch 1 at learning rate .*; try pretrain.lr="):
+        run(tiny, digit_data, make_recipe(lr=1e20), tmp_path / "a")
+
+
+def test_early_stop_ends_without_progress(tiny: nn.Module, digit_data: MemoryData, tmp_path: Path) -> None:
+    recipe = make_recipe(epochs=30, lr=1e-9, early_stop_epochs=2, momentum=0.0, weight_decay=0.0)
+    assert run(tiny, digit_data, recipe, tmp_path / "a")["epochs"] < 30
+
+
+def test_bf16_and_channels_last_train_too(tiny: nn.Module, digit_data: MemoryData, tmp_path: Path) -> None:
+    recipe = make_recipe(epochs=1, amp="bf16", channels_last=True, label_smoothing=0.1, clip_norm=1.0)
+    assert 0 < run(tiny, digit_data, recipe, tmp_path / "a")["held_out_top1"] <= 100
+    assert next(tiny.parameters()).dtype == torch.float32
