@@ -24,6 +24,7 @@ from compress.settings import Recipe
 CPU = torch.device("cpu")
 ORACLES = Path(__file__).parent / "oracles"
 register_resolvers()
+torch.set_num_threads(1)  # two busy processes with two threads each take many times as long
 
 
 def make_recipe(**changes: Any) -> Recipe:
@@ -77,11 +78,6 @@ def random_plan(graph: Any, share: float, seed: int = 0) -> Plan:
         count = max(1, round(share * group.width))
         kept[group.name] = tuple(sorted(torch.randperm(group.width, generator=random)[:count].tolist()))
     return Plan(kept)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,9 @@ def test_a_resumed_training_equals_the_uninterrupted_one(digit_data: MemoryData,
 def test_a_loss_that_is_no_number_stops_with_what_to_try(
     tiny: nn.Module, digit_data: MemoryData, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"pretrain: the loss became .* in epoch 1 at learning rate .*; try pretrain.lr="):
+    with pytest.raises(
+        InputError, match=r"pretrain: the loss became .* in epoch 1 at learning rate .*; try pretrain.lr="
+    ):
         run(tiny, digit_data, make_recipe(lr=1e20), tmp_path / "a")
 
 

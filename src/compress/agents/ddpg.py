@@ -5,6 +5,7 @@ networks and the reward baseline follow He et al., "AMC: AutoML for Model Compre
 Devices", ECCV 2018, arXiv:1802.03494, section 3. Vectors in, actions in [0, 1] out: nothing here knows of networks.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -121,5 +122,5 @@ class DDPG:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part in self._PARTS:
-            getattr(self, part).load_state_dict(state[part])
+            getattr(self, part).load_state_dict(copy.deepcopy(state[part]))  # optimizers keep what they are given
         self.baselines = dict(state["baselines"])

@@ -89,10 +89,12 @@ def _collect(run: NumberRun) -> ChannelGraph:
                 mine[axis].append(position)
             for axis, where in mine.items():
                 positions.setdefault(axis, []).append(where)
+        consumers = tuple(layer.name for layer in run.layers.values() if layer.in_axis in positions)
+        if not consumers:
+            continue  # computed and never read
         producer = next(iter(positions)).tensor.rpartition(".")[0]
         names[producer] += 1
         name = producer if names[producer] == 1 else f"{producer}#{names[producer]}"
-        consumers = tuple(layer.name for layer in run.layers.values() if layer.in_axis in positions)
         tensors = {axis: torch.tensor(where) for axis, where in positions.items()}
         groups.append(ChannelGroup(name, len(roots), tensors, consumers))
 

@@ -6,31 +6,35 @@ one search serves every ratio, those it never saw included; the agent is cached 
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.files import JSON
 from compress.measure.accuracy import accuracy
-from compress.prune.amc.env import ChannelEnv
+from compress.prune.amc.env import ChannelEnv, Policy
 from compress.prune.amc.reconstruct import Reconstructor, channel_orders, gram_matrices
 from compress.prune.amc.rewards import Reward
-from compress.prune.amc.search import SearchSettings, greedy, run_search
+from compress.prune.amc.search import SearchSettings, agent_policy, run_search
 from compress.prune.budget import preserve_ratio, removed_percent
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
 from compress.prune.surgery import masked
-from compress.settings import BUDGETS, Count, InputError, Natural, NonNegative, Share
+from compress.settings import BUDGETS, Budget, Count, InputError, Natural, NonNegative, Share
 from compress.train import derive_seed
 from compress.work import Work, read_state, write_state
 
 log = logging.getLogger(__name__)
 
 AGENT = "agent.pt"
+PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried for a share of channels, and how near is near
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +85,10 @@ class Camc:
             raise InputError(f"{learned}: this agent was trained on another network; run sparsify on this one")
         agent = lab.new_agent()
         agent.load_state_dict(saved["agent"])
-        if problem.budget.kind == "percent":
-            target = self._target_for_percent(lab, agent, problem.budget.value)
-        else:
-            target = preserve_ratio(problem.budget, problem.cost)
-        lab.env.check_target(target)
-        source, outcome = self._best(lab, agent, saved["best"], target)
+        candidates = self._candidates(lab, agent, saved["best"], problem.budget)
+        # rewards of one target are comparable; strategies for a share of channels have targets of their own
+        worth = "accuracy" if problem.budget.kind == "percent" else "reward"
+        source, outcome = max(candidates, key=lambda named: named[1][worth])
         log.info(
             "prune: %s strategy for %s, held-out %s %.2f %% before fine-tuning, %.4f of the MACs",
             source, problem.budget, self.acc_metric, outcome["accuracy"], outcome["ratio"],
@@ -96,7 +98,7 @@ class Camc:
         full = [group.width for group in problem.graph.groups]
         own = {
             "source": source,
-            "target": target,
+            "target": outcome["target"],
             "held_out_accuracy": outcome["accuracy"],
             "reward": outcome["reward"],
             "strategy": [width / of for width, of in zip(outcome["widths"], full, strict=True)],
@@ -105,42 +107,66 @@ class Camc:
         }
         return Decision(plan, weights, own, lab.env.rounding_step(outcome["widths"]))
 
-    def _best(self, lab: "Lab", agent: DDPG, seen: JSON, target: float) -> tuple[str, JSON]:
-        """The best of what the search saw for this target, the policy's own answer, and noisy ones around it."""
-        found = [("uniform", lab.env.outcome(lab.env.uniform_widths(target)))]
-        if f"{target:g}" in seen:
-            lab.env.reset(options={"target": target})
-            found.append(("best seen", lab.env.outcome(tuple(seen[f"{target:g}"]["widths"]))))
-        for other, outcome in seen.items():
-            shares = outcome["widths"] / lab.problem.cost.full_widths
-            found.append((f"best seen for {other}, replayed", lab.env.play_shares(target, shares)))
-        found.append(("rolled-out", greedy(lab.env, agent, target)))
-        for index in range(self.rollouts):
-            seed = derive_seed(lab.problem.seed, "rollout", index)
-            found.append(("noisily rolled-out", greedy(lab.env, agent, target, self.rollout_sigma, seed)))
-        return max(found, key=lambda named: named[1]["reward"])
-
-    def _target_for_percent(self, lab: "Lab", agent: DDPG, percent: float) -> float:
-        """The share of MACs at which the policy removes this share of channels, by bisection.
+    def _candidates(self, lab: "Lab", agent: DDPG, seen: JSON, budget: Budget) -> list[tuple[str, JSON]]:
+        """Scored strategies that meet the budget: uniform widths, what the search saw best for each of its targets,
+        the policy's own answer, and noisy ones around it.
 
         Raises:
-            InputError: no share does; names what the bounds allow.
+            InputError: the budget is out of reach.
         """
-
-        def removed(target: float) -> float:
-            return removed_percent(lab.problem.graph, lab.plan_of(tuple(lab.rolled_widths(agent, target))))
-
-        low, high = lab.env.reachable
-        most, least = removed(low), removed(high)
-        if not least - 0.01 <= percent <= most + 0.01:
-            raise InputError(
-                f"percent={percent:g} is out of reach: with method.lbound and method.rbound as they are, between "
-                f"{least:.3f} and {most:.3f} of the channels can go"
+        env, full = lab.env, lab.problem.cost.full_widths
+        walks: dict[str, Callable[[float], tuple[int, ...]]] = {"uniform": env.uniform_widths}
+        for trained, outcome in seen.items():
+            walks[f"best seen for {trained}"] = partial(_replay, env, tuple(outcome["widths"] / full))
+        walks["policy's"] = partial(_walk, env, agent_policy(agent))
+        for index in range(self.rollouts):
+            seed = derive_seed(lab.problem.seed, "rollout", index)
+            walks[f"policy's noisy (no. {index + 1})"] = partial(
+                _walk, env, agent_policy(agent, self.rollout_sigma, seed)
             )
-        for _ in range(20):
-            middle = (low + high) / 2
-            low, high = (middle, high) if removed(middle) > percent else (low, middle)
-        return high
+        if budget.kind == "percent":
+            shares = _reaching(lab, budget.value, walks)
+        else:
+            target = preserve_ratio(budget, lab.problem.cost)
+            env.check_target(target)
+            shares = dict.fromkeys(walks, target)
+        found = []
+        for name, share in shares.items():
+            widths = walks[name](share)
+            env.reset(options={"target": share})
+            found.append((name, {**env.outcome(widths), "target": share}))
+        return found
+
+
+def _walk(env: ChannelEnv, policy: Policy, target: float) -> tuple[int, ...]:
+    return env.walk(target, policy)
+
+
+def _replay(env: ChannelEnv, shares: tuple[float, ...], target: float) -> tuple[int, ...]:
+    return env.walk(target, lambda step, observation: shares[step])
+
+
+def _reaching(lab: "Lab", percent: float, walks: dict[str, Callable[[float], tuple[int, ...]]]) -> dict[str, float]:
+    """For each policy that can, the share of MACs at which it removes this share of the channels.
+
+    Raises:
+        InputError: none can; names what the bounds allow.
+    """
+    low, high = lab.env.reachable
+    found: dict[str, float] = {}
+    reached: list[float] = []
+    for name, walk in walks.items():
+        removed = {share: lab.removed(walk(share)) for share in np.linspace(low, high, PERCENT_STEPS).tolist()}
+        best = min(removed, key=lambda share: abs(removed[share] - percent))
+        reached += removed.values()
+        if abs(removed[best] - percent) <= PERCENT_SLACK:
+            found[name] = best
+    if not found:
+        raise InputError(
+            f"percent={percent:g} is out of reach: with method.lbound, method.rbound and method.round_to as they "
+            f"are, between {min(reached):.3f} and {max(reached):.3f} of the channels can go"
+        )
+    return found
 
 
 class Lab:
@@ -206,6 +232,6 @@ class Lab:
                 self._scores[widths] = getattr(accuracy(model, self._held_out), self.settings.acc_metric)
         return self._scores[widths]
 
-    def rolled_widths(self, agent: DDPG, target: float) -> list[int]:
-        widths: list[int] = greedy(self.env, agent, target)["widths"]
-        return widths
+    def removed(self, widths: tuple[int, ...]) -> float:
+        """Share of channels that these widths take away."""
+        return removed_percent(self.problem.graph, self.plan_of(widths))

@@ -9,7 +9,7 @@ episode, the first included; `reduced` and `rest` count MACs, later groups at fu
 The interface is Gymnasium's (`reset`, `step`), without the dependency.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from compress.prune.graph import ChannelGraph, ChannelGroup
 from compress.settings import InputError
 
 Vector = NDArray[np.float32]
+Policy = Callable[[int, Vector], float]  # (step, observation) -> action
 BudgetMode = Literal["upper", "exact"]
 
 
@@ -148,7 +149,7 @@ class ChannelEnv:
         return self._observe(), {"target": self._target}
 
     def step(self, action: Any) -> tuple[Vector, float, bool, bool, JSON]:
-        self._take(float(np.clip(np.asarray(action, dtype=np.float64).reshape(-1)[0], 0, 1)))
+        self._take(float(np.asarray(action, dtype=np.float64).reshape(-1)[0]))
         done = self._step == self.steps
         info: JSON = {}
         reward = 0.0
@@ -160,7 +161,7 @@ class ChannelEnv:
     # -- what the episode is measured by -----------------------------------------------------------------------
 
     def outcome(self, widths: tuple[int, ...]) -> JSON:
-        """Score finished widths for the current target."""
+        """Score finished widths for the current target: widths, accuracy, ratio of MACs, reward."""
         ratio = float(self._cost.macs(widths)[0] / self._cost.full_macs)
         accuracy = self._accuracy(widths)
         outcome = Outcome(accuracy, self.reference(self._target), self._target, ratio)
@@ -180,34 +181,32 @@ class ChannelEnv:
         steps = np.abs(self._cost.macs(batch) - self._cost.macs(widths)) / self._cost.full_macs
         return float(steps.max())
 
-    def play(self, target: float, policy: Callable[[int, Vector], float]) -> JSON:
-        """One whole episode under `policy(step, observation) -> action`; returns its outcome."""
+    def walk(self, target: float, policy: Policy) -> tuple[int, ...]:
+        """The widths of one whole episode, not scored."""
         observation, _ = self.reset(options={"target": target})
-        info: JSON = {}
-        for step in range(self.steps):
-            observation, _, _, _, info = self.step(policy(step, observation))
-        return info
+        while self._step < self.steps:
+            self._take(policy(self._step, observation))
+            observation = self._observe()
+        return tuple(self._widths.tolist())
 
-    def play_shares(self, target: float, shares: Sequence[float]) -> JSON:
-        """One whole episode with given actions, each still within its walls."""
-        return self.play(target, lambda step, _: float(shares[step]))
+    def play(self, target: float, policy: Policy) -> JSON:
+        """One whole episode; returns its outcome."""
+        return self.outcome(self.walk(target, policy))
 
     def uniform_widths(self, target: float) -> tuple[int, ...]:
         """Every group at the same share, the largest that fits, within the walls."""
         shares = np.linspace(0, 1, 201)
         widths = np.stack([self._nearest(at, shares) for at in range(self.steps)], axis=1)
         fits = shares[self._cost.macs(widths) <= target * self._cost.full_macs]
-        self.reset(options={"target": target})
-        for _ in range(self.steps):
-            self._take(float(fits[-1]) if len(fits) else 0.0)
-        return tuple(self._widths.tolist())
+        share = float(fits[-1]) if len(fits) else 0.0
+        return self.walk(target, lambda step, observation: share)
 
     def reference(self, target: float) -> float:
-        """Accuracy of uniform widths at a target, measured once."""
+        """Accuracy of uniform widths at a target, measured once; the episode that is under way goes on."""
         if target not in self._references:
-            before = self._target, self._step, self._previous, self._widths
+            under_way = self._target, self._step, self._previous, self._widths
             self._references[target] = self._accuracy(self.uniform_widths(target))
-            self._target, self._step, self._previous, self._widths = before
+            self._target, self._step, self._previous, self._widths = under_way
         return self._references[target]
 
     # -- the budget --------------------------------------------------------------------------------------------
@@ -240,7 +239,8 @@ class ChannelEnv:
     def _take(self, share: float) -> None:
         """Give the current group the allowed width nearest to `share`, within the walls, and go on to the next."""
         at, (low, high) = self._step, self._walls()
-        self._widths[at] = min(max(int(self._nearest(at, np.array([share]))[0]), low), high)
+        nearest = int(self._nearest(at, np.array([min(max(share, 0.0), 1.0)]))[0])
+        self._widths[at] = min(max(nearest, low), high)
         self._previous = float(self._widths[at] / self._full[at])
         self._step += 1
 

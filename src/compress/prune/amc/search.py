@@ -18,7 +18,7 @@ from compress.agents.ddpg import DDPG
 from compress.agents.noise import decayed_sigma
 from compress.agents.replay import Replay
 from compress.files import JSON
-from compress.prune.amc.env import ChannelEnv, Vector
+from compress.prune.amc.env import ChannelEnv, Policy, Vector
 from compress.settings import Bound, Count, Natural, NonNegative
 from compress.train import derive_seed
 from compress.work import Work
@@ -40,10 +40,16 @@ def as_tensor(observation: Vector) -> Tensor:
     return torch.from_numpy(observation)
 
 
-def greedy(env: ChannelEnv, agent: DDPG, target: float, sigma: float = 0.0, seed: int = 0) -> JSON:
-    """One episode under the learned policy, with noise if asked for."""
+def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
+    """What the agent has learned, with noise if asked for; the same noise for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return env.play(target, lambda _, observation: float(agent.act(as_tensor(observation), sigma, generator)))
+
+    def policy(step: int, observation: Vector) -> float:
+        if step == 0:
+            generator.manual_seed(seed)
+        return float(agent.act(as_tensor(observation), sigma, generator))
+
+    return policy
 
 
 def replay_size(env: ChannelEnv, targets: Sequence[float], settings: SearchSettings) -> int:
@@ -63,7 +69,8 @@ def run_search(
         memory.load_state_dict(work.resumed["replay"])
     else:
         for target in targets:
-            best.append(_uniform(env, target))
+            env.reset(options={"target": target})
+            best.append(env.outcome(env.uniform_widths(target)))
     bar = tqdm(total=settings.episodes, initial=start, desc="search", unit="episode", disable=None, leave=False)
     with bar, logging_redirect_tqdm():
         for episode in range(start, settings.episodes):
@@ -95,10 +102,6 @@ def run_search(
             bar.update()
             bar.set_postfix({f"{t:g}": f"{b['accuracy']:.1f} %" for t, b in zip(targets, best, strict=True)})
     return {f"{target:g}": outcome for target, outcome in zip(targets, best, strict=True)}
-
-
-def _uniform(env: ChannelEnv, target: float) -> JSON:
-    return env.outcome(env.uniform_widths(target))
 
 
 def _task(episode: int, count: int, sampling: str, seed: int) -> int:

@@ -1,0 +1,139 @@
+"""The zoo by published counts, and files that fit, or say why not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from compress.measure.macs import count_macs, count_params
+from compress.models.mobilenetv1 import mobilenetv1
+from compress.models.resnet_cifar import resnet
+from compress.models.spec import ModelSpec, load_strictly, read_checkpoint, spec_from_json
+from compress.settings import InputError
+
+RESNET = "compress.models.resnet_cifar.resnet"
+
+
+@pytest.mark.parametrize(
+    ("depth", "shortcut", "params", "macs"),
+    [
+        (20, "conv", 272_282, 40_813_184),
+        (56, "conv", 855_578, 125_747_840),
+        (110, "conv", 1_730_522, 253_149_824),
+        (20, "pad", 269_722, 40_551_040),
+        (32, "pad", 464_154, 68_862_592),
+        (44, "pad", 658_586, 97_174_144),
+        (56, "pad", 853_018, 125_485_696),
+        (110, "pad", 1_727_962, 252_887_680),
+    ],
+)
+def test_resnets_have_the_published_sizes(depth: int, shortcut: Any, params: int, macs: int) -> None:
+    model = resnet(depth=depth, width=16, shortcut=shortcut, in_channels=3, num_classes=10)
+    assert count_params(model) == params
+    assert count_macs(model, (3, 32, 32)) == macs
+
+
+def test_mobilenetv1_has_the_published_size() -> None:
+    model = mobilenetv1(width=1.0, stem_stride=2, in_channels=3, num_classes=1000)
+    assert count_params(model) == 4_231_976
+    assert count_macs(model, (3, 224, 224)) == 568_740_352
+    small = mobilenetv1(width=1.0, stem_stride=2, in_channels=3, num_classes=10)
+    assert count_macs(small, (3, 32, 32)) == 11_596_298 - 10  # the published figure counts the classifier's bias
+
+
+def spec(**changes: Any) -> ModelSpec:
+    args = {"depth": 20, "width": 16, "shortcut": "pad"}
+    return ModelSpec(RESNET, args, (3, 32, 32), 10, **changes)
+
+
+def public_file(path: Path, **more: Any) -> dict[str, torch.Tensor]:
+    """A checkpoint laid out as the public ones are: wrapped, `module.` before every name."""
+    weights = spec().build().state_dict()
+    old = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in old.items()}, "best_prec1": 91.0, **more}, path
+    )
+    return weights
+
+
+@pytest.mark.parametrize("suffix", [".th", ".pt", ".safetensors"])
+def test_public_checkpoints_load(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        weights = spec().build().state_dict()
+        save_file(weights, path)
+    else:
+        weights = public_file(path)
+    model = spec().build()
+    load_strictly(model, read_checkpoint(path), str(path))
+    assert torch.equal(model.get_parameter("layer3.2.conv2.weight"), weights["layer3.2.conv2.weight"])
+
+
+def test_a_checkpoint_of_another_network_lists_what_differs(tmp_path: Path) -> None:
+    public_file(tmp_path / "a.th")
+    other = resnet(depth=20, width=8, shortcut="conv", in_channels=3, num_classes=10)
+    with pytest.raises(
+        InputError, match=r"missing: layer2.0.shortcut.weight.*other shape: conv1.weight \(16, 3, 3, 3\)"
+    ):
+        load_strictly(other, read_checkpoint(tmp_path / "a.th"), "a.th")
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("code of a foreign file ran",)
+
+
+def test_a_file_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.th")
+    (tmp_path / "cut.th").write_bytes((tmp_path / "evil.th").read_bytes()[:100])
+    for name in ("evil.th", "cut.th"):
+        with pytest.raises(InputError, match="cannot be loaded as plain tensors"):
+            read_checkpoint(tmp_path / name)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_spec_survives_json_and_calls_only_our_functions() -> None:
+    content = spec().to_json()
+    assert spec_from_json(content).build().state_dict().keys() == spec().build().state_dict().keys()
+    with pytest.raises(InputError, match="only functions of"):
+        spec_from_json({**content, "target": "os.system"})
+
+
+def test_images_that_are_too_small_are_told() -> None:
+    vgg = ModelSpec(
+        "compress.models.torchvision.classifier",
+        {"arch": "vgg11", "weights": None, "download": False}, (1, 8, 8), 10,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="cannot take 1x8x8 images .*dataset.image_size"):
+        vgg.build()
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "squeezenet1_1", "googlenet"])
+def test_torchvision_takes_channels_and_classes_from_the_data(arch: str) -> None:
+    args = {"arch": arch, "weights": None, "download": False}
+    model = ModelSpec("compress.models.torchvision.classifier", args, (1, 64, 64), 7).build()
+    assert model.eval()(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+
+
+def test_pretrained_weights_that_are_not_there_say_where_to_put_them() -> None:
+    args = {"arch": "resnet18", "weights": "IMAGENET1K_V1", "download": False}
+    with pytest.raises(InputError, match=r"resnet18-.*\.pth is not on this machine; put it at"):
+        ModelSpec("compress.models.torchvision.classifier", args, (3, 64, 64), 1000).build()
+    wrong = {**args, "weights": "V9"}
+    with pytest.raises(InputError, match="model.weights=V9: resnet18 has IMAGENET1K_V1"):
+        ModelSpec("compress.models.torchvision.classifier", wrong, (3, 64, 64), 1000).build()
+
+
+def test_first_layers_and_classifiers_are_exchanged() -> None:
+    from compress.models.torchvision import with_classes, with_input_channels
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten(), nn.Linear(4, 1000))
+    before = model.get_parameter("0.weight").detach().clone()
+    with_input_channels(model, 1)
+    assert torch.allclose(model.get_parameter("0.weight")[:, 0], before.sum(1))  # grey = the three channels alike
+    with_classes(model, 1000, 10)
+    assert model.get_parameter("2.weight").shape == (10, 4)

@@ -1,0 +1,122 @@
+"""The environment: the budget holds in every episode, and the interface is Gymnasium's."""
+
+import numpy as np
+import pytest
+import torch
+
+from compress.models.mobilenetv1 import mobilenetv1
+from compress.models.resnet_cifar import resnet
+from compress.prune.amc.env import BudgetMode, ChannelEnv, choices
+from compress.prune.amc.rewards import Outcome, acc, acc_normalize
+from compress.prune.cost import cost_model
+from compress.prune.graph import ChannelGroup
+from compress.prune.groups import channel_graph
+from compress.settings import InputError
+
+
+def make_env(mode: BudgetMode = "exact", lbound: float = 0.2, round_to: int = 4, net: str = "resnet") -> ChannelEnv:
+    torch.manual_seed(0)
+    if net == "resnet":
+        model: torch.nn.Module = resnet(depth=20, width=16, shortcut="conv", in_channels=3, num_classes=10)
+    else:
+        model = mobilenetv1(width=1.0, stem_stride=2, in_channels=3, num_classes=10)
+    graph = channel_graph(model, (3, 32, 32))
+    cost = cost_model(model, graph, (3, 32, 32))
+
+    def accuracy(widths: tuple[int, ...]) -> float:
+        return 100 * float(np.mean(np.array(widths) / cost.full_widths))
+
+    return ChannelEnv(
+        model, graph, cost, accuracy, acc, lbound=lbound, rbound=1.0, round_to=round_to, budget_mode=mode
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("width", "round_to", "lowest", "highest", "expected"),
+    [
+        (16, 4, 0.2, 1.0, [4, 8, 12, 16]),
+        (64, 16, 0.5, 1.0, [32, 48, 64]),
+        (10, 8, 0.2, 1.0, [8, 10]),
+        (3, 8, 0.2, 1.0, [3]),
+        (8, 1, 0.0, 0.5, [1, 2, 3, 4]),
+        (32, 8, 0.9, 0.95, [32]),
+    ],
+)
+def test_widths_are_multiples_between_the_bounds_and_never_zero(
+    width: int, round_to: int, lowest: float, highest: float, expected: list[int]
+) -> None:
+    assert choices(ChannelGroup("g", width, {}, ()), round_to, lowest, highest).tolist() == expected
+
+
+@pytest.mark.parametrize("net", ["resnet", "mobilenet"])
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.7])
+def test_random_episodes_meet_the_budget_to_a_rounding_step(net: str, target: float) -> None:
+    env = make_env("exact", net=net)
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        outcome = env.play(target, lambda step, seen: random.random())
+        step = env.rounding_step(outcome["widths"])
+        assert outcome["ratio"] <= target
+        assert target - outcome["ratio"] <= max(0.01 * target, step)
+
+
+def test_the_upper_wall_alone_lets_an_agent_stay_below() -> None:
+    env = make_env("upper")
+    assert env.play(0.5, lambda step, seen: 0.0)["ratio"] == pytest.approx(env.reachable[0])
+    assert env.play(0.5, lambda step, seen: 1.0)["ratio"] <= 0.5
+
+
+def test_reachable_bounds_are_named() -> None:
+    env = make_env(lbound=0.5)
+    low, high = env.reachable
+    assert 0.2 < low < 0.4
+    assert high == 1
+    with pytest.raises(InputError, match=f"a preserve ratio of 0.1 is out of reach: .* the smallest is {low:.4f}"):
+        env.check_target(0.1)
+
+
+def test_the_interface_is_gymnasiums() -> None:
+    env = make_env()
+    observation, info = env.reset(seed=3, options={"target": 0.5})
+    assert info == {"target": 0.5}
+    rewards = []
+    for step in range(env.steps):
+        assert observation.shape == env.observation_space.shape
+        assert observation.dtype == np.float32
+        assert (observation >= -1e-6).all()
+        assert (observation <= 1 + 1e-6).all()
+        observation, reward, terminated, truncated, info = env.step(np.array([0.6], dtype=np.float32))
+        assert not truncated
+        assert terminated == (step == env.steps - 1)
+        rewards.append(reward)
+    assert rewards[:-1] == [0.0] * (env.steps - 1)
+    assert rewards[-1] == info["reward"] == pytest.approx(info["accuracy"] / 100)
+
+
+def test_the_state_counts_macs_and_carries_the_target() -> None:
+    env = make_env("upper")
+    first, _ = env.reset(options={"target": 0.7})
+    assert first[7] == pytest.approx(0.7)
+    assert first[8] == 0  # nothing removed yet
+    assert first[9] == pytest.approx(1 - env.reachable[0])  # all of it still to decide
+    assert first[10] == 1
+    second = env.step(0.5)[0]
+    assert second[8] > 0
+    assert second[10] == pytest.approx(0.5)
+    assert second[0] > first[0]  # the index
+
+
+def test_uniform_widths_nearly_use_the_budget() -> None:
+    env = make_env(net="mobilenet", round_to=8)
+    for target in (0.3, 0.5, 0.7):
+        widths = env.uniform_widths(target)
+        ratio = float(env._cost.macs(widths)[0] / env._cost.full_macs)
+        assert target - env.rounding_step(widths) <= ratio <= target
+        shares = np.array(widths) / env._full
+        assert np.ptp(shares[:-2]) < 0.3
+
+
+def test_rewards_by_hand() -> None:
+    outcome = Outcome(accuracy=58.5333, reference=73.0, target=0.5, ratio=0.4948)
+    assert acc(outcome) == pytest.approx(0.585333)
+    assert acc_normalize(outcome) == pytest.approx(0.8018, abs=1e-4)

@@ -1,0 +1,102 @@
+"""Least squares from Gram matrices is least squares on the rows."""
+
+import torch
+from conftest import livened
+from torch import nn
+
+from compress.models.resnet_cifar import resnet
+from compress.prune.amc.reconstruct import (
+    NestedRefit,
+    Reconstructor,
+    channel_orders,
+    gram_matrices,
+    refit,
+    sampled_rows,
+)
+from compress.prune.groups import channel_graph
+
+
+def gram_of(rows: torch.Tensor) -> torch.Tensor:
+    return rows.double().T @ rows.double()
+
+
+def test_it_is_the_least_squares_solution() -> None:
+    torch.manual_seed(0)
+    rows, weight = torch.randn(500, 12), torch.randn(7, 12)
+    rows[:, 6:] += rows[:, :6]  # correlated, so that dropped inputs can be made up for
+    kept = torch.tensor([0, 2, 3, 7, 11])
+    new = refit(weight[:, :, None, None], gram_of(rows), kept)[:, :, 0, 0]
+    expected = torch.linalg.lstsq(rows[:, kept], rows @ weight.T).solution.T
+    assert torch.allclose(new[:, kept], expected, atol=1e-4)
+    dropped = [i for i in range(12) if i not in kept.tolist()]
+    assert new[:, dropped].abs().max() == 0
+
+
+def test_keeping_all_changes_nothing() -> None:
+    rows, weight = torch.randn(400, 6), torch.randn(5, 6)
+    assert torch.allclose(
+        refit(weight[:, :, None, None], gram_of(rows), torch.arange(6))[:, :, 0, 0], weight, atol=1e-6
+    )
+
+
+def test_im2col_rows_times_the_kernel_are_the_convolution() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+    x = torch.randn(2, 3, 8, 8)
+    rows = sampled_rows(conv, x, 16, torch.Generator().manual_seed(1))
+    assert rows is not None
+    chosen = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    expected = conv(x).flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    assert torch.allclose(rows @ conv.weight.flatten(1).T, expected, atol=1e-5)
+
+
+def test_grouped_and_dilated_layers_are_left_out() -> None:
+    x, random = torch.randn(1, 4, 8, 8), torch.Generator()
+    assert sampled_rows(nn.Conv2d(4, 4, 3, groups=2), x, 4, random) is None
+    assert sampled_rows(nn.Conv2d(4, 4, 3, dilation=2), x, 4, random) is None
+
+
+def test_nested_solves_equal_direct_ones_for_every_width() -> None:
+    torch.manual_seed(0)
+    weight, rows = torch.randn(5, 6, 3, 3), torch.randn(900, 54)
+    rows[:, 20:40] += 0.5 * rows[:, :20]
+    order = torch.randperm(6)
+    nested = NestedRefit(weight, gram_of(rows), order)
+    for count in range(1, 7):
+        assert torch.allclose(nested(count), refit(weight, gram_of(rows), order[:count]), atol=1e-4)
+
+
+def test_refitted_outputs_are_nearer_to_the_old_ones() -> None:
+    torch.manual_seed(0)
+    model = livened(resnet(depth=8, width=8, shortcut="conv", in_channels=3, num_classes=10)).eval()
+    graph = channel_graph(model, (3, 16, 16))
+    images = torch.randn(64, 3, 16, 16)
+    grams = gram_matrices(model, graph, [images], 10, torch.Generator().manual_seed(0))
+    orders = channel_orders(model, graph)
+    assert set(grams) == {name for group in graph.groups for name in group.consumers}
+    kept = {g.name: orders[g.name][: g.width // 2].sort().values for g in graph.groups}
+    maker = Reconstructor(model, graph, grams, orders)
+    new = maker.weights(kept)["linear.weight"]
+    assert maker.weights(kept)["linear.weight"] is new  # remembered
+    features = torch.randn(0)
+
+    def keep_features(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal features
+        features = inputs[0].detach()
+
+    handle = model.get_submodule("linear").register_forward_pre_hook(keep_features)
+    model(images)
+    handle.remove()
+    old = model.get_parameter("linear.weight").detach()
+    masked = old.clone()
+    dropped = [i for i in range(32) if i not in set(kept["layer3.0.conv2"].tolist())]
+    masked[:, dropped] = 0
+    wanted = features @ old.T
+    assert ((features @ new.T - wanted) ** 2).sum() < 0.9 * ((features @ masked.T - wanted) ** 2).sum()
+
+
+def test_orders_follow_the_weights_that_read_a_channel() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 1), nn.Flatten())
+    with torch.no_grad():
+        net.get_parameter("1.weight").copy_(torch.tensor([[1.0, -3.0, 2.0], [1.0, 0.0, 0.5]])[:, :, None, None])
+    assert channel_orders(net, channel_graph(net, (1, 2, 2)))["0"].tolist() == [1, 2, 0]

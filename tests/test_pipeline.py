@@ -1,0 +1,223 @@
+"""Whole runs on the real digits: what they leave, what they reuse, and what a kill costs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command
+
+import compress
+from compress.files import read_json, read_rows
+
+QUICK = ("experiment=quick", "device=cpu")
+
+
+def run_folder(output: str, base: Path) -> Path:
+    line = next(line for line in output.splitlines() if line.startswith("run folder: "))
+    return base / line.removeprefix("run folder: ").split("  (")[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One quick run; its working folder and what it printed."""
+    base = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "compress", "method=camc", "preserve_ratio=0.5", *QUICK]
+    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return base, done.stdout
+
+
+def test_it_prints_one_table_with_asked_and_achieved_side_by_side(finished: tuple[Path, str]) -> None:
+    _, output = finished
+    lines = output.splitlines()
+    head = next(i for i, line in enumerate(lines) if "test top-1" in line)
+    assert all(word in lines[head] for word in ("MACs", "of dense", "asked", "params", "file", "latency, 1 thread"))
+    assert [line.split()[0] for line in lines[head + 2 : head + 5]] == ["dense", "pruned", "finetuned"]
+    assert "50.00 %" in lines[head + 3]
+
+
+def test_the_run_folder_explains_itself(finished: tuple[Path, str]) -> None:
+    folder = run_folder(finished[1], finished[0])
+    for name in ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "split.json", "compress.log"):
+        assert (folder / name).is_file(), name
+    assert (folder / ".hydra" / "config.yaml").is_file()
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == ["search.png", "training.png", "widths.png"]
+    assert list((folder / "tb").iterdir())
+
+    summary = read_json(folder / "summary.json")
+    assert summary["status"] == "done"
+    assert list(summary["stages"]) == ["pretrain", "sparsify", "prune", "finetune", "eval"]
+    for stage in summary["stages"].values():
+        assert {"key", "seconds", "reused"} <= set(stage)
+    assert list(summary["results"]) == ["dense", "pruned", "finetuned"]
+    for row in summary["results"].values():
+        assert {"top1", "top5", "macs", "params", "bytes", "latency_ms"} <= set(row)
+        assert 0 <= row["top1"] <= row["top5"] <= 100
+    assert summary["budget"]["asked"] == {"preserve_ratio": 0.5}
+    assert {"preserve_ratio", "percent", "macs"} <= set(summary["budget"]["achieved"])
+    macs = summary["results"]["pruned"]["macs"]
+    assert macs == summary["budget"]["achieved"]["macs"] == summary["results"]["finetuned"]["macs"]
+    assert macs / summary["results"]["dense"]["macs"] == pytest.approx(0.5, abs=0.03)
+    assert summary["config"]["method"]["name"] == "camc"
+    assert sum(summary["split"][part] for part in ("train", "held_out", "test")) == 1797
+    assert "torch" in summary["versions"]
+
+    rows = read_rows(folder)
+    assert [row["epoch"] for row in rows if row["stage"] == "pretrain"] == [1, 2]
+    assert [row["episode"] for row in rows if row["stage"] == "sparsify"] == list(range(1, 13))
+    plan = read_json(folder / "plan.json")
+    for group in plan["groups"].values():
+        assert group["kept_width"] == len(group["kept"]) <= group["width"]
+    assert len(plan["own"]["strategy"]) == len(plan["groups"])
+
+
+def test_the_network_loads_in_a_fresh_process_with_the_same_logits(finished: tuple[Path, str]) -> None:
+    folder = run_folder(finished[1], finished[0])
+    summary = read_json(folder / "summary.json")
+    code = (
+        "import sys, torch, compress; model = compress.load(sys.argv[1]); "
+        "x = torch.arange(128.).view(2, 1, 8, 8) / 64; print(model(x).tolist())"
+    )
+    fresh = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=100)
+    model = compress.load(folder)
+    expected = model(torch.arange(128.0).view(2, 1, 8, 8) / 64)
+    assert json.loads(fresh.stdout) == pytest.approx(expected.tolist(), rel=1e-5) or torch.allclose(
+        torch.tensor(json.loads(fresh.stdout)), expected, atol=1e-5
+    )
+    assert sum(p.numel() for p in model.parameters()) == summary["results"]["finetuned"]["params"]
+
+
+def test_another_ratio_reuses_network_and_agent(finished: tuple[Path, str]) -> None:
+    base, _ = finished
+    command = [sys.executable, "-m", "compress", "preserve_ratio=0.3", *QUICK]
+    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "pretrain: reused from" in done.stdout
+    assert "sparsify: reused from" in done.stdout
+    assert "reused: pretrain, sparsify" in done.stdout
+    summary = read_json(run_folder(done.stdout, base) / "summary.json")
+    assert {name: stage["reused"] for name, stage in summary["stages"].items()} == {
+        "pretrain": True, "sparsify": True, "prune": False, "finetune": False, "eval": False,
+    }  # fmt: skip
+    rows = read_rows(run_folder(done.stdout, base))
+    assert {row["stage"] for row in rows} == {"pretrain", "sparsify", "finetune", "eval"}
+
+
+def test_force_computes_a_stage_and_what_follows_again(finished: tuple[Path, str]) -> None:
+    base, _ = finished
+    command = [sys.executable, "-m", "compress", "preserve_ratio=0.5", "force=[finetune]", *QUICK]
+    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
+    summary = read_json(run_folder(done.stdout, base) / "summary.json")
+    assert [name for name, stage in summary["stages"].items() if not stage["reused"]] == ["finetune", "eval"]
+
+
+def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) -> None:
+    fixed = ("hydra.run.dir=mine", "stages=[pretrain,eval]", *QUICK)
+    first = command(*fixed)
+    assert first.returncode == 0, first.stderr
+    again = command(*fixed)
+    assert "is a finished run of this config: nothing to do" in again.stdout
+    before = (tmp_path / "mine" / ".hydra" / "config.yaml").read_text()
+    other = command(*fixed, "seed=1")
+    assert other.returncode == 2
+    assert other.stderr.startswith("compress: hydra.run.dir=mine: holds a run of another config (seed: 0 -> 1)")
+    assert (tmp_path / "mine" / ".hydra" / "config.yaml").read_text() == before
+
+
+def test_bad_input_is_told_in_lines_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
+    bad = command("preserve_ratio=1.7", "pretrain.epochs=x", "dataset=cifar10", "dataset.root=/nope")
+    assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 3
+    assert all(line.startswith("compress: ") for line in bad.stderr.splitlines())
+    unknown = command("preserv_ratio=0.5")
+    assert (unknown.returncode, len(unknown.stderr.splitlines())) == (2, 1)
+    sweep = command("-m", "preserve_ratio=0.5,1.7,0.3,-1")
+    assert sweep.returncode == 2
+    assert "2 of 4 jobs are wrong; nothing was started" in sweep.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Command, tmp_path: Path) -> None:
+    sweep = ("-m", "stages=[pretrain,eval]", "seed=0,1", *QUICK)
+    assert command(*sweep).returncode == 0
+    folders = sorted(path.name for path in (tmp_path / "outputs" / "sweeps").iterdir() if path.is_dir())
+    assert len(folders) == 2
+    again = command(*sweep)
+    assert again.stdout.count("is a finished run of this config: nothing to do") == 2
+
+
+def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp_path: Path) -> None:
+    small = ("model.depth=8", "model.width=8", *QUICK)
+    zoo = command(*small, "teacher=zoo", "teacher.model.depth=8", "teacher.model.width=8", "distill=kd")
+    assert zoo.returncode == 0, zoo.stderr
+    assert "the teacher's held-out top-1 is" in zoo.stdout
+    summary = read_json(run_folder(zoo.stdout, tmp_path) / "summary.json")
+    assert (
+        summary["stages"]["teacher"]["key"] == summary["stages"]["pretrain"]["key"]
+    )  # the same network: trained once
+    run = command(*small, "teacher=run", f"teacher.run={run_folder(zoo.stdout, tmp_path)}", "distill=kd")
+    assert run.returncode == 0, run.stderr
+    other = read_json(run_folder(run.stdout, tmp_path) / "summary.json")
+    assert other["stages"]["prune"]["reused"]
+    assert other["stages"]["finetune"]["key"] != summary["stages"]["finetune"]["key"]
+
+
+def test_a_checkpoint_replaces_pretraining(command: Command, tmp_path: Path) -> None:
+    small = ("model.depth=8", "model.width=8", "stages=[pretrain,eval]", *QUICK)
+    first = command(*small)
+    folder = run_folder(first.stdout, tmp_path)
+    second = command(*small, f"model.checkpoint={folder / 'model.safetensors'}")
+    assert second.returncode == 0, second.stderr
+    results = [read_json(run_folder(done.stdout, tmp_path) / "summary.json")["results"] for done in (first, second)]
+    assert results[0]["dense"]["top1"] == results[1]["dense"]["top1"]
+    assert read_json(run_folder(second.stdout, tmp_path) / "summary.json")["stages"]["pretrain"]["source"].endswith(
+        "model.safetensors"
+    )
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    arguments = [
+        sys.executable, "-m", "compress", *QUICK, "pretrain.epochs=6", "finetune.epochs=4",
+        "method.search.episodes=60", "plots=false", "tensorboard=false",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder: Path) -> "subprocess.Popen[str]":
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    began = time.monotonic()
+    calm = start(tmp_path / "calm")
+    calm_output = calm.communicate(timeout=120)[0]
+    assert calm.returncode == 0, calm_output
+    whole = time.monotonic() - began
+
+    moments = random.Random(0)
+    for _ in range(3):
+        process = start(tmp_path / "killed")
+        time.sleep(2.0 + moments.random() * max(whole - 2.5, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    last = start(tmp_path / "killed")
+    output = last.communicate(timeout=120)[0]
+    assert last.returncode == 0, output
+
+    def weights(base: Path) -> dict[str, Any]:
+        return {
+            f"{path.parent.name}/{path.name}": path.read_bytes()
+            for path in (base / "outputs" / "cache").glob("*/*.safetensors")
+        }
+
+    assert weights(tmp_path / "calm") == weights(tmp_path / "killed")
+    assert len(weights(tmp_path / "calm")) == 5  # pretrain and finetune with their best, prune

@@ -1,0 +1,133 @@
+"""A stage is computed once, whole, by one process; what is half done is never taken for done."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.files import atomic, hash_of, read_json, read_rows, write_json
+from compress.store import Store
+from compress.work import Work
+
+
+def ignore(row: Any) -> None:
+    pass
+
+
+def stage(store: Store, compute: Any, *, depends: Any = None, redo: bool = False, on_row: Any = ignore) -> Any:
+    return store.stage("prune", depends or {"ratio": 0.5}, compute, redo=redo, on_row=on_row)
+
+
+def test_the_second_asking_reuses_result_and_rows(tmp_path: Path) -> None:
+    store, calls, rows = Store(tmp_path), [], []
+
+    def compute(work: Work) -> Any:
+        calls.append(1)
+        work.row(stage="prune", epoch=1)
+        return {"seconds": 1.0, "value": 7}
+
+    first = stage(store, compute)
+    again = stage(Store(tmp_path), compute, on_row=rows.append)
+    assert calls == [1]
+    assert (first.reused, again.reused) == (False, True)
+    assert again.result == first.result == {"seconds": 1.0, "value": 7}
+    assert rows == [{"stage": "prune", "epoch": 1}]
+
+
+def test_other_dependencies_are_another_stage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    keys = {stage(store, lambda work: {"seconds": 0}, depends={"ratio": ratio}).key for ratio in (0.3, 0.5, 0.5)}
+    assert len(keys) == 2
+    assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
+
+
+def test_a_failed_stage_leaves_progress_and_no_result(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail(work: Work) -> Any:
+        work.row(epoch=1)
+        work.progress(lambda: {"epoch": 1})
+        work.row(epoch=2)  # after the last save: dropped when resumed
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stage(store, fail)
+    assert not [folder for folder in tmp_path.iterdir() if folder.is_dir() and folder.suffix != ".partial"]
+    seen: list[Any] = []
+
+    def go_on(work: Work) -> Any:
+        seen.append(work.resumed)
+        work.row(epoch=2)
+        return {"seconds": 0}
+
+    done = stage(store, go_on)
+    assert seen == [{"epoch": 1}]
+    assert [row["epoch"] for row in read_rows(done.folder)] == [1, 2]
+    assert not (done.folder / "progress.pt").exists()
+
+
+def test_redo_replaces_what_is_there_only_once_the_new_is_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stage(store, lambda work: {"seconds": 0, "value": 1})
+
+    def fail(work: Work) -> Any:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stage(store, fail, redo=True)
+    assert stage(store, fail).result["value"] == 1
+    assert stage(store, lambda work: {"seconds": 0, "value": 2}, redo=True).result["value"] == 2
+    assert stage(store, fail).result["value"] == 2
+
+
+def _count_and_wait(root: Path, seconds: float) -> None:
+    def compute(work: Work) -> Any:
+        with open(root / "calls", "a") as file:
+            file.write("x")
+        time.sleep(seconds)
+        return {"seconds": seconds}
+
+    stage(Store(root / "cache"), compute)
+
+
+def test_two_processes_compute_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=_count_and_wait, args=(tmp_path, 1.0)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_a_killed_holder_frees_the_stage(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    holder = spawn.Process(target=_count_and_wait, args=(tmp_path, 600.0))
+    holder.start()
+    while not (tmp_path / "calls").exists():
+        time.sleep(0.05)
+    holder.kill()
+    holder.join(10)
+    started = time.monotonic()
+    _count_and_wait(tmp_path, 0.0)
+    assert time.monotonic() - started < 10
+    assert (tmp_path / "calls").read_text() == "xx"
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="half"), atomic(path) as part:
+        part.write_text('{"a"')
+        raise RuntimeError("half")
+    assert read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + '\n{"epo')
+    assert read_rows(tmp_path) == [{"epoch": 1}]
