@@ -46,7 +46,7 @@ def test_it_learns_the_digits(tiny: nn.Module, digit_data: MemoryData, tmp_path:
     assert result["best_held_out_top1"] >= result["held_out_top1"] > 80
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -63,10 +63,10 @@ def test_a_resumed_training_equals_the_uninterrupted_one(digit_data: MemoryData,
 
     def die(row: Any) -> None:
         if row["epoch"] == 2:
-            raise Killed
+            raise KilledError
 
     (tmp_path / "killed").mkdir()
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(fresh(), digit_data, recipe, tmp_path / "killed", work=Work(tmp_path / "killed", die))
     resumed = fresh()
     rows: list[Any] = []

@@ -70,7 +70,7 @@ def test_the_search_never_ends_below_uniform_widths(problem: Problem, learned: P
         assert outcome["reward"] >= 1.0  # acc_normalize: uniform widths are worth 1
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -81,9 +81,9 @@ def test_a_killed_search_goes_on_to_the_same_agent(
 
     def die(row: Any) -> None:
         if row["episode"] == 11:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         CAMC.sparsify(problem, Work(tmp_path, die))
     rows: list[Any] = []
     CAMC.sparsify(problem, Work(tmp_path, rows.append))
