@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := python -m pip install --disable-pip-version-check -q
 
-.PHONY: demo test check slow clean
+.PHONY: demo test lint check slow packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/compress method=camc preserve_ratio=0.5
@@ -11,23 +12,35 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+# Every way to install, run from another folder. What `--cfg job` needs is small, so torch is left out.
+packages: $(VENV)/.dev
+	rm -rf dist && $(BIN)/python -m build -q --outdir dist .
+	rm -rf $(VENV)/packages && $(PYTHON) -m venv $(VENV)/packages
+	$(VENV)/packages/bin/$(PIP) hydra-core omegaconf
+	for way in dist/*.whl "." "-e ."; do \
+	  $(VENV)/packages/bin/$(PIP) --no-deps --force-reinstall $$way && \
+	  (cd / && $(CURDIR)/$(VENV)/packages/bin/compress --cfg job method=camc preserve_ratio=0.4 | grep -q "preserve_ratio: 0.4") && \
+	  echo "runs from another folder: pip install $$way" || exit 1; \
+	done
+
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "compress needs Python >= 3.11; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit("compress needs Python >= 3.11; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	$(BIN)/$(PIP) -e .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e ".[dev]"
+	$(BIN)/$(PIP) -e ".[dev]"
 	touch $@
 
 clean:

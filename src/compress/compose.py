@@ -4,7 +4,8 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import omegaconf
@@ -92,17 +93,22 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
     if args.config_dir and not os.path.isdir(args.config_dir):
         return [f"--config-dir {args.config_dir}: no such folder"]
     search = [f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]"] if args.config_dir else []
+    folders = [Path(args.config_dir)] if args.config_dir else []
+    if os.environ.get("COMPRESS_CONF", "").startswith("file://"):
+        folders.append(Path(os.environ["COMPRESS_CONF"].removeprefix("file://")))
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         problems: list[str] = []
         overrides = list(_readable(args.overrides, problems))
-        groups = {group for group in loader.list_groups("") if group != "hydra"}
+        groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+        for path in (path for folder in folders for path in sorted(folder.glob("*/*.yaml"))):
+            groups[path.parent.name] = [*groups.get(path.parent.name, []), path.stem]
         choices, values = [], []
         for override in overrides:
             name = override.key_or_group
             if name in groups or override.package is not None:
-                if _known_choice(override, loader, problems):
+                if _known_choice(override, groups, problems):
                     choices.append(override)
             else:
                 values.append(override)
@@ -143,9 +149,9 @@ def _options(override: Override) -> list[str]:
     )
 
 
-def _known_choice(override: Override, loader: ConfigLoader, problems: list[str]) -> bool:
+def _known_choice(override: Override, groups: Mapping[str, list[str]], problems: list[str]) -> bool:
     group = override.key_or_group
-    there = loader.get_group_options(group)
+    there = groups.get(group, [])
     wrong = [option for option in _options(override) if option not in (*there, "None", "null")]
     for option in wrong:
         near = difflib.get_close_matches(option, there, 1, 0.6)

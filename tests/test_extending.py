@@ -1,0 +1,53 @@
+"""docs/extending.md is true: its method, copied from the page, runs without an edit of the package."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compress.files import read_json
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    text = PAGE.read_text()
+    (code,), (yaml,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
+    (tmp_path / "my_methods.py").write_text(code)
+    (tmp_path / "conf_of_mine" / "method").mkdir(parents=True)
+    (tmp_path / "conf_of_mine" / "method" / "uniform.yaml").write_text(yaml)
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "compress", "--config-dir", "conf_of_mine", "method=uniform", *arguments]
+    environment = {**os.environ, "PYTHONPATH": "."}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_pages_method_runs_and_meets_its_budget(mine: Path) -> None:
+    small = (
+        "pretrain.epochs=2",
+        "finetune.epochs=1",
+        "eval.latency_seconds=0.05",
+        "plots=false",
+        "tensorboard=false",
+    )
+    done = run(mine, "preserve_ratio=0.4", "hydra.run.dir=out", *small)
+    assert done.returncode == 0, done.stderr
+    summary = read_json(mine / "out" / "summary.json")
+    assert 0.3 < summary["budget"]["achieved"]["preserve_ratio"] <= 0.4
+    assert list(summary["results"]) == ["dense", "pruned", "finetuned"]
+
+
+def test_its_settings_are_checked_like_ours(mine: Path) -> None:
+    bad = run(mine, "method.round_to=0", "percent=0.3", "method.round_two=1")
+    assert bad.returncode == 2
+    told = bad.stderr
+    assert "unknown key method.round_two; did you mean method.round_to?" in told
+    assert "method.round_to=0: must be >= 1" in told
+    assert "percent=0.3: method=uniform does not take it; it takes preserve_ratio, flops_limit" in told
