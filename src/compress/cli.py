@@ -80,6 +80,8 @@ def _flat(config: JSON, prefix: str = "") -> JSON:
 
 def task(config: DictConfig) -> None:
     """One run, once Hydra has composed it and made its folder."""
+    import torch
+
     from compress.build import build
     from compress.pipeline import finished_summary, run, show
 
@@ -91,6 +93,8 @@ def task(config: DictConfig) -> None:
         log.info("%s is a finished run of this config: nothing to do\n%s", folder, show(done, folder))
         return
     cache = Path(mine["outputs"]) / "cache"
+    if mine["threads"] is not None:
+        torch.set_num_threads(mine["threads"])
     try:
         summary = run(build(mine), mine, digest, folder, cache, tensorboard=mine["tensorboard"], plots=mine["plots"])
     except InputError as error:
@@ -107,8 +111,10 @@ _failed: list[str] = []  # folders of runs that ended with bad input, for the ex
 def main() -> None:
     """Exit code 0, 2 for bad input (one line per mistake), 1 with a traceback for a bug of ours."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own message
-    # Threads that wait by spinning take the cores from each other: two jobs on two cores ran ten times slower.
+    # Threads that wait by spinning for long take the cores from each other when two jobs share a machine; those that
+    # never spin are slow alone. So many turns cost a lone job nothing and two jobs a tenth of what the default does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:

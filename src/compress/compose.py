@@ -25,7 +25,7 @@ from compress.files import JSON, hash_of
 from compress.paths import CONF
 
 # Root keys that change where or how a run happens, not what comes out of it.
-OUTSIDE_RESULTS = ("hydra", "device", "outputs", "force", "tensorboard", "plots")
+OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
 
 
 def plain(config: DictConfig) -> JSON:

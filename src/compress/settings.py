@@ -92,6 +92,7 @@ class RunSettings:
 
     seed: Natural
     device: str
+    threads: Count | None
     outputs: str
     stages: list[StageName]
     force: list[StageName]
