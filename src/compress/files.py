@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,12 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Indented, with lists of numbers on one line: people read these files too."""
+    text = re.sub(
+        r"\[\n([-+.\deE,\s]+?)\n\s*\]", lambda m: f"[{' '.join(m[1].split())}]", json.dumps(content, indent=1)
+    )
     with atomic(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.write_text(text + "\n")
 
 
 def read_json(path: Path) -> Any:

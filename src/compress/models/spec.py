@@ -103,7 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         InputError: missing, not loadable as plain tensors, or without a state dict.
     """
     if not path.is_file():
-        raise InputError(f"model.checkpoint={path}: no such file")
+        raise InputError(f"model.checkpoint={path}: no such file; give a state dict, or null to train")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -90,8 +90,8 @@ class Camc:
         worth = "accuracy" if problem.budget.kind == "percent" else "reward"
         source, outcome = max(candidates, key=lambda named: named[1][worth])
         log.info(
-            "prune: %s strategy for %s, held-out %s %.2f %% before fine-tuning, %.4f of the MACs",
-            source, problem.budget, self.acc_metric, outcome["accuracy"], outcome["ratio"],
+            "prune: %s by the strategy '%s': %.4f of the MACs, held-out %s %.2f %% before fine-tuning",
+            problem.budget, source, outcome["ratio"], self.acc_metric, outcome["accuracy"],
         )  # fmt: skip
         plan, weights = lab.realise(outcome["widths"])
         names = [group.name for group in problem.graph.groups]
