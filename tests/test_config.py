@@ -90,6 +90,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         ),
         (["method.targets=[0.5,0.3]"], "method.targets=[0.5, 0.3]: must be ascending"),
         (["device=cuda:99"], "device=cuda:99: this machine has"),
+        (["preserve_ratio=0.01"], "preserve_ratio=0.01: out of reach; with method.lbound"),
+        (["flops_limit=1e6"], "flops_limit=1e+06 MMACs: the dense network needs only 2.533 MMACs"),
         (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have 1 value(s), one per channel"),
     ],
 )

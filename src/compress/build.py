@@ -5,7 +5,9 @@ devices and the fit of the parts by making them. Making is cheap; pixels and wei
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +20,10 @@ from compress.distill.distill import Distill
 from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
 from compress.files import JSON
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
+from compress.prune.cost import cost_model
+from compress.prune.groups import channel_graph
 from compress.prune.method import Method
-from compress.settings import EvalSettings, InputError, Recipe
+from compress.settings import Budget, EvalSettings, InputError, Recipe
 from compress.stages import Job, needs
 
 T = TypeVar("T")
@@ -79,8 +83,6 @@ def make_spec(node: Mapping[str, Any], data: Data, key: str) -> ModelSpec:
     try:
         network = spec.build()
         if spec.checkpoint is not None:
-            from pathlib import Path
-
             load_strictly(network, read_checkpoint(Path(spec.checkpoint)), f"{key}.checkpoint={checkpoint}")
     except InputError as error:
         raise InputError(
@@ -117,7 +119,7 @@ def build(config: JSON) -> Job:
         InputError: every problem of the config, of the files it names and of the parts together.
     """
     problems = rules.check(config)
-    bad = {problem.split("=")[0].split(".")[0].removeprefix("unknown key ") for problem in problems}
+    bad = {re.split(r"[=.\[: ]", problem.removeprefix("unknown key "))[0] for problem in problems}
     parts = _Parts()
 
     def part(group: str, function: Callable[..., T], *args: Any) -> T | None:
@@ -138,6 +140,8 @@ def build(config: JSON) -> Job:
             parts(needs, name, tuple(config["stages"][:at]), method)
     if method is not None and distill is not None:
         parts(_check_distill, distill, method, config)
+    if spec is not None and method is not None and budget is not None and budget.kind not in bad:
+        parts(_check_budget, spec, method, budget)
     problems += parts.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -162,6 +166,18 @@ def build(config: JSON) -> Job:
         force=frozenset(config["force"]),
         asked={group: config.get(group) for group in rules.GROUPS},
     )
+
+
+def _check_budget(spec: ModelSpec, method: Method, budget: Budget) -> None:
+    network = spec.without_pretrained().build()
+    graph = channel_graph(network, spec.shape)
+    if not graph.groups:
+        raise InputError(f"model: no channel of this network can be cut ({_few_reasons(graph.frozen)})")
+    method.check(graph, cost_model(network, graph, spec.shape), budget)
+
+
+def _few_reasons(frozen: Mapping[str, str]) -> str:
+    return "; ".join(f"{layer} {why}" for layer, why in list(frozen.items())[:3])
 
 
 def _check_distill(distill: Distill, method: Method, config: JSON) -> None:

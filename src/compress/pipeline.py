@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def run(
         "stages": {},
         "results": {},
         "budget": {"asked": {job.budget.kind: job.budget.value}, "achieved": {}},
-        "versions": {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
+        "versions": {name: _version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
         "commit": _commit(),
         "device": device_name(job.device),
     }
@@ -50,7 +50,9 @@ def run(
     try:
         summary["split"] = _write_split(job, folder)
         state = _fold(job, Store(cache), summary, recorder.row, folder)
-        _collect(state, summary, folder)
+        _collect(state, folder)
+        if plots:
+            draw_run(folder, read_rows(folder), _group_widths(folder))
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["status"] = "done"
     except BaseException as error:
@@ -60,9 +62,14 @@ def run(
     finally:
         recorder.close()
         write_json(folder / SUMMARY, summary)
-    if plots:
-        draw_run(folder, read_rows(folder), _group_widths(folder))
     return summary
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "not installed"
 
 
 def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path) -> RunState:
@@ -116,11 +123,9 @@ def _write_split(job: Job, folder: Path) -> JSON:
     return {**{part: len(indices) for part, indices in split.items()}, "fingerprint": job.data.fingerprint()}
 
 
-def _collect(state: RunState, summary: JSON, folder: Path) -> None:
+def _collect(state: RunState, folder: Path) -> None:
     """Copy what the run is about into its folder, so that it stands without the cache."""
-    newest = state.done.get(state.latest()) if set(state.done) & {"pretrain", "prune", "finetune"} else None
-    if newest is not None:
-        _copy(newest / MODEL, folder / MODEL)
+    _copy(state.done[state.latest()] / MODEL, folder / MODEL)
     if "prune" in state.done:
         _copy(state.done["prune"] / PLAN, folder / PLAN)
 

@@ -77,3 +77,15 @@ def test_the_fingerprint_follows_the_content(digit_data: MemoryData) -> None:
     other = digits(image_size=None, mean=[0.3053], std=[0.376], pad=1, flip=False, held_out=0.3, split_seed=0)
     assert digit_data.fingerprint() == same.fingerprint()
     assert digit_data.fingerprint() != other.fingerprint()
+
+
+def test_drawn_images_are_some_of_the_part_and_repeat(digit_data: MemoryData) -> None:
+    one, same, other = (list(digit_data.drawn("train", 100, 64, seed, CPU)) for seed in (1, 1, 2))
+    assert [len(y) for _, y in one] == [64, 36]
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one, same, strict=True))
+    assert not torch.equal(one[0][0], other[0][0])
+    everything = {
+        tuple(x.flatten().tolist()) for x in torch.cat([x for x, _ in digit_data.ordered("train", 512, CPU)])
+    }
+    assert {tuple(x.flatten().tolist()) for x in one[0][0]} <= everything
+    assert sum(len(y) for _, y in digit_data.drawn("held_out", 10_000, 512, 0, CPU)) == 269

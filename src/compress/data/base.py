@@ -31,6 +31,9 @@ class Data(Protocol):
     def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
         """All of one part in its fixed order, not augmented."""
 
+    def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+        """At most `count` images of one part, drawn without repetition, not augmented; the same for the same seed."""
+
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split images into (train, held out), class by class: (N,) -> sorted indices of both."""
@@ -44,6 +47,11 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[held_out] = False
     return is_train.nonzero().flatten(), held_out
+
+
+def draw(size: int, count: int, seed: int) -> Tensor:
+    """At most `count` of `size` places, ascending, without repetition: -> (min(size, count),)."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def digest(*parts: Tensor | str) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from compress.data.base import Batch, Part, digest, hold_out
+from compress.data.base import Batch, Part, digest, draw, hold_out
 from compress.settings import Bound, Count, InputError, Natural
 
 
@@ -70,8 +70,14 @@ class ImageFolderData:
         return self._load(data, device, batch_size=batch_size, shuffle=True, generator=random)
 
     def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
-        whole = self._test if part == "test" else self._plain
-        return self._load(Subset(whole, self._split[part].tolist()), device, batch_size=batch_size)
+        return self._load(self._part(part), device, batch_size=batch_size)
+
+    def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+        chosen = draw(len(self._split[part]), count, seed).tolist()
+        return self._load(Subset(self._part(part), chosen), device, batch_size=batch_size)
+
+    def _part(self, part: Part) -> "Subset[Any]":
+        return Subset(self._test if part == "test" else self._plain, self._split[part].tolist())
 
 
 def imagefolder(

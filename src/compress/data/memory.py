@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.data.base import Batch, Part, digest, hold_out
+from compress.data.base import Batch, Part, digest, draw, hold_out
 from compress.settings import Bound, InputError, Natural
 
 
@@ -139,6 +139,13 @@ class MemoryData:
             yield images, y[batch]
 
     def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
+        return self._batches(*self._resident(part, device), batch_size)
+
+    def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         x, y = self._resident(part, device)
+        chosen = draw(len(y), count, seed).to(device)
+        return self._batches(x[chosen], y[chosen], batch_size)
+
+    def _batches(self, x: Tensor, y: Tensor, batch_size: int) -> Iterator[Batch]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             yield self._normal(images), labels

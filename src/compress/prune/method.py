@@ -49,6 +49,13 @@ class Method(Protocol):
     sparsify_reads_budget: ClassVar[bool]  # False: learned once for every budget
     plan_only: ClassVar[frozenset[str]]  # settings that `sparsify` does not depend on
 
+    def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> None:
+        """Called before anything is computed.
+
+        Raises:
+            InputError: this network cannot meet the budget; names what it can.
+        """
+
     def sparsify(self, problem: Problem, work: Work) -> JSON:
         """Learn what can go, into the work folder; returns what there is to report."""
 

@@ -32,6 +32,7 @@ CAMC = Camc(
     acc_metric="top1",
     calibration_images=256,
     calibration_points=10,
+    reward_images=1000,
     rollouts=2,
     rollout_sigma=0.05,
     search=SearchSettings(
@@ -113,14 +114,16 @@ def test_other_budgets_come_to_the_same_thing(problem: Problem, learned: Path) -
     assert achieved(problem.graph, problem.cost, decision.plan)["percent"] == pytest.approx(0.4, abs=0.01)
 
 
-def test_impossible_budgets_name_the_bounds(problem: Problem, learned: Path) -> None:
+def test_impossible_budgets_name_the_bounds_before_anything_runs(problem: Problem) -> None:
     for budget, words in (
-        (Budget("preserve_ratio", 0.01), "the smallest is"),
+        (Budget("preserve_ratio", 0.01), "smallest share of MACs is"),
         (Budget("flops_limit", 1e6), "the dense network needs only"),
         (Budget("percent", 0.95), "of the channels can go"),
     ):
-        with pytest.raises(InputError, match=words):
-            CAMC.plan(replace(problem, budget=budget), learned)
+        with pytest.raises(InputError, match=f"^{budget.kind}=.*{words}"):
+            CAMC.check(problem.graph, problem.cost, budget)
+    with pytest.raises(InputError, match="method.targets=0.3: out of reach"):
+        replace(CAMC, lbound=0.9).check(problem.graph, problem.cost, Budget("preserve_ratio", 0.9))
 
 
 def test_an_agent_of_another_network_is_refused(problem: Problem, learned: Path, digit_data: MemoryData) -> None:
@@ -139,13 +142,13 @@ def test_the_dense_network_is_left_as_it_was(problem: Problem, learned: Path) ->
 
 def test_nothing_reads_the_test_images(problem: Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: set[str] = set()
-    ordered = MemoryData.ordered
+    resident = MemoryData._resident
 
-    def spy(self: MemoryData, part: Any, batch_size: int, device: torch.device) -> Any:
+    def spy(self: MemoryData, part: Any, device: torch.device) -> Any:
         asked.add(part)
-        return ordered(self, part, batch_size, device)
+        return resident(self, part, device)
 
-    monkeypatch.setattr(MemoryData, "ordered", spy)
+    monkeypatch.setattr(MemoryData, "_resident", spy)
     short = replace(CAMC, search=replace(CAMC.search, episodes=2, warmup=1))
     short.sparsify(problem, Work(tmp_path))
     short.plan(problem, tmp_path)

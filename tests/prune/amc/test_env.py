@@ -6,7 +6,7 @@ import torch
 
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
-from compress.prune.amc.env import BudgetMode, ChannelEnv, choices
+from compress.prune.amc.env import BudgetMode, ChannelEnv, check_target, choices
 from compress.prune.amc.rewards import Outcome, acc, acc_normalize
 from compress.prune.cost import cost_model
 from compress.prune.graph import ChannelGroup
@@ -67,12 +67,11 @@ def test_the_upper_wall_alone_lets_an_agent_stay_below() -> None:
 
 
 def test_reachable_bounds_are_named() -> None:
-    env = make_env(lbound=0.5)
-    low, high = env.reachable
+    low, high = make_env(lbound=0.5).reachable
     assert 0.2 < low < 0.4
     assert high == 1
-    with pytest.raises(InputError, match=f"a preserve ratio of 0.1 is out of reach: .* the smallest is {low:.4f}"):
-        env.check_target(0.1)
+    with pytest.raises(InputError, match=f"ratio=0.1: out of reach; .* smallest share of MACs is {low:.4f}"):
+        check_target("ratio=0.1", 0.1, (low, high), "exact")
 
 
 def test_the_interface_is_gymnasiums() -> None:

@@ -19,11 +19,13 @@ from torch import Tensor
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.files import JSON
 from compress.measure.accuracy import accuracy
-from compress.prune.amc.env import ChannelEnv, Policy
+from compress.prune.amc.env import ChannelEnv, Policy, all_choices, check_target, reachable
 from compress.prune.amc.reconstruct import Reconstructor, channel_orders, gram_matrices
 from compress.prune.amc.rewards import Reward
 from compress.prune.amc.search import SearchSettings, agent_policy, run_search
 from compress.prune.budget import preserve_ratio, removed_percent
+from compress.prune.cost import CostModel
+from compress.prune.graph import ChannelGraph
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
 from compress.prune.surgery import masked
@@ -49,6 +51,7 @@ class Camc:
     acc_metric: Literal["top1", "top5"]
     calibration_images: Count
     calibration_points: Count
+    reward_images: Count
     rollouts: Natural
     rollout_sigma: NonNegative
     search: SearchSettings
@@ -67,10 +70,23 @@ class Camc:
         if self.lbound > self.rbound:
             raise InputError(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
 
+    def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> None:
+        options = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        reach = reachable(cost, options)
+        asked = {f"method.targets={target:g}": target for target in self.targets}
+        if budget.kind != "percent":
+            asked[str(budget)] = preserve_ratio(budget, cost)
+        for name, target in asked.items():
+            check_target(name, target, reach, self.budget_mode)
+        most = 1 - sum(int(widths[0]) for widths in options) / int(cost.full_widths.sum())
+        if budget.kind == "percent" and budget.value > most:
+            raise InputError(
+                f"{budget}: with method.lbound and method.round_to as they are, at most {most:.3f} of the channels "
+                "can go; ask for at most that or lower method.lbound"
+            )
+
     def sparsify(self, problem: Problem, work: Work) -> JSON:
         lab = Lab(self, problem)
-        for target in self.targets:
-            lab.env.check_target(target)
         agent = lab.new_agent()
         best = run_search(lab.env, agent, self.targets, self.search, problem.seed, work)
         content = {"agent": agent.state_dict(), "best": best, "network": lab.layer_table()}
@@ -127,9 +143,7 @@ class Camc:
         if budget.kind == "percent":
             shares = _reaching(lab, budget.value, walks)
         else:
-            target = preserve_ratio(budget, lab.problem.cost)
-            env.check_target(target)
-            shares = dict.fromkeys(walks, target)
+            shares = dict.fromkeys(walks, preserve_ratio(budget, lab.problem.cost))
         found = []
         for name, share in shares.items():
             widths = walks[name](share)
@@ -176,10 +190,13 @@ class Lab:
         self.settings, self.problem = settings, problem
         model = problem.model.to(problem.device).eval()
         self.orders = channel_orders(model, problem.graph)
-        generator = torch.Generator().manual_seed(derive_seed(problem.seed, "calibration"))
-        grams = gram_matrices(model, problem.graph, self._calibration(), settings.calibration_points, generator)
+        data, device = problem.data, problem.device
+        seed = derive_seed(problem.seed, "calibration")
+        images = (x for x, _ in data.drawn("train", settings.calibration_images, 256, seed, device))
+        generator = torch.Generator().manual_seed(seed)
+        grams = gram_matrices(model, problem.graph, images, settings.calibration_points, generator)
         self._reconstructor = Reconstructor(model, problem.graph, grams, self.orders)
-        self._held_out = list(problem.data.ordered("held_out", 512, problem.device))
+        self._held_out = list(data.drawn("held_out", settings.reward_images, 512, seed, device))
         self._scores: dict[tuple[int, ...], float] = {}
         self.env = ChannelEnv(
             model,
@@ -192,17 +209,6 @@ class Lab:
             round_to=settings.round_to,
             budget_mode=settings.budget_mode,
         )
-
-    def _calibration(self) -> list[Tensor]:
-        """Training images, not augmented, drawn once."""
-        batches = []
-        left = self.settings.calibration_images
-        for images, _ in self.problem.data.ordered("train", min(256, left), self.problem.device):
-            batches.append(images[:left])
-            left -= len(batches[-1])
-            if left == 0:
-                break
-        return batches
 
     def new_agent(self) -> DDPG:
         seed = derive_seed(self.problem.seed, "agent")

@@ -9,7 +9,7 @@ episode, the first included; `reduced` and `rest` count MACs, later groups at fu
 The interface is Gymnasium's (`reset`, `step`), without the dependency.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -46,6 +46,36 @@ def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -
     high = steps[steps <= highest * full + 1e-9]
     allowed: NDArray[np.int64] = steps[(steps >= low) & (steps <= max(low, high[-1] if len(high) else low))]
     return allowed
+
+
+def all_choices(graph: ChannelGraph, round_to: int, lowest: float, highest: float) -> list[NDArray[np.int64]]:
+    """Allowed widths of every group."""
+    return [choices(group, round_to, lowest, highest) for group in graph.groups]
+
+
+def reachable(cost: CostModel, options: Sequence[NDArray[np.int64]]) -> tuple[float, float]:
+    """Smallest and largest share of MACs that these widths allow."""
+    ends = np.array([[widths[0] for widths in options], [widths[-1] for widths in options]])
+    low, high = cost.macs(ends) / cost.full_macs
+    return float(low), float(high)
+
+
+def check_target(name: str, target: float, reach: tuple[float, float], mode: BudgetMode) -> None:
+    """
+    Raises:
+        InputError: no strategy can meet this share of MACs, asked for by `name`; names what can be met.
+    """
+    low, high = reach
+    if target < low:
+        raise InputError(
+            f"{name}: out of reach; with method.lbound and method.round_to as they are the smallest share of MACs is "
+            f"{low:.4f}; ask for at least that or lower method.lbound"
+        )
+    if target > high and mode == "exact":
+        raise InputError(
+            f"{name}: out of reach; with method.rbound as it is the largest share of MACs is {high:.4f}; ask for at "
+            "most that or raise method.rbound"
+        )
 
 
 def layer_features(model: nn.Module, graph: ChannelGraph) -> NDArray[np.float64]:
@@ -103,7 +133,8 @@ class ChannelEnv:
     ) -> None:
         """`accuracy` scores the widths of a finished strategy, in percent, without the test set."""
         self._cost, self._accuracy, self._reward, self._mode = cost, accuracy, reward, budget_mode
-        self._choices = [choices(group, round_to, lbound, rbound) for group in graph.groups]
+        self._choices = all_choices(graph, round_to, lbound, rbound)
+        self.reachable = reachable(cost, self._choices)
         self._features = layer_features(model, graph)
         self._least = np.array([widths[0] for widths in self._choices])
         self._most = np.array([widths[-1] for widths in self._choices])
@@ -115,29 +146,6 @@ class ChannelEnv:
     @property
     def steps(self) -> int:
         return len(self._full)
-
-    @property
-    def reachable(self) -> tuple[float, float]:
-        """Smallest and largest share of MACs that the bounds allow."""
-        low, high = self._cost.macs(np.stack([self._least, self._most])) / self._cost.full_macs
-        return float(low), float(high)
-
-    def check_target(self, target: float) -> None:
-        """
-        Raises:
-            InputError: no strategy can meet it; names what can be met.
-        """
-        low, high = self.reachable
-        if target < low:
-            raise InputError(
-                f"a preserve ratio of {target:.4g} is out of reach: with method.lbound and method.round_to as they "
-                f"are the smallest is {low:.4f}; ask for at least that or lower method.lbound"
-            )
-        if target > high and self._mode == "exact":
-            raise InputError(
-                f"a preserve ratio of {target:.4g} is out of reach: with method.rbound as it is the largest is "
-                f"{high:.4f}; ask for at most that or raise method.rbound"
-            )
 
     # -- Gymnasium ---------------------------------------------------------------------------------------------
 
