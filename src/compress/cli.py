@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def main() -> None:
     # never spin are slow alone. So many turns cost a lone job nothing and two jobs a tenth of what the default does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    for announced in ("The version_base parameter is deprecated", r"hydra.utils.instantiate\(\) resolved"):
+        warnings.filterwarnings("ignore", announced)  # Hydra 1.4 speaks of 1.5, which we do not take
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:

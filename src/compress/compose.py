@@ -51,9 +51,9 @@ def slug(text: str, limit: int = 100) -> str:
 
 def register_resolvers() -> None:
     """`${slug:...}` and `${confhash:}` for the names of sweep folders."""
-    register: Callable[..., None] = (
-        getattr(OmegaConf, "register_new_resolver", None) or omegaconf.OmegaConf.register_resolver
-    )
+    # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
+    old = omegaconf.__version__.startswith("2.3")
+    register: Callable[..., None] = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
 
     def of_root(*, _root_: DictConfig) -> str:
         return config_hash(plain(_root_))[:6]
