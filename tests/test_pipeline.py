@@ -102,8 +102,8 @@ def test_another_ratio_reuses_network_and_agent(finished: tuple[Path, str]) -> N
     command = [sys.executable, "-m", "compress", "preserve_ratio=0.3", *QUICK]
     done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert "pretrain: reused from" in done.stdout
-    assert "sparsify: reused from" in done.stdout
+    assert "pretrain: the dense network is reused from" in done.stdout
+    assert "sparsify: the agent is reused from" in done.stdout
     assert "reused: pretrain, sparsify" in done.stdout
     summary = read_json(run_folder(done.stdout, base) / "summary.json")
     assert {name: stage["reused"] for name, stage in summary["stages"].items()} == {

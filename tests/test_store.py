@@ -27,19 +27,22 @@ def test_the_second_asking_reuses_result_and_rows(tmp_path: Path) -> None:
     def compute(work: Work) -> Any:
         calls.append(1)
         work.row(stage="prune", epoch=1)
-        return {"seconds": 1.0, "value": 7}
+        return {"seconds": 1.0, "made": "x", "value": 7}
 
     first = stage(store, compute)
     again = stage(Store(tmp_path), compute, on_row=rows.append)
     assert calls == [1]
     assert (first.reused, again.reused) == (False, True)
-    assert again.result == first.result == {"seconds": 1.0, "value": 7}
+    assert again.result == first.result == {"seconds": 1.0, "made": "x", "value": 7}
     assert rows == [{"stage": "prune", "epoch": 1}]
 
 
 def test_other_dependencies_are_another_stage(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    keys = {stage(store, lambda work: {"seconds": 0}, depends={"ratio": ratio}).key for ratio in (0.3, 0.5, 0.5)}
+    keys = {
+        stage(store, lambda work: {"seconds": 0, "made": "x"}, depends={"ratio": ratio}).key
+        for ratio in (0.3, 0.5, 0.5)
+    }
     assert len(keys) == 2
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
 
@@ -61,7 +64,7 @@ def test_a_failed_stage_leaves_progress_and_no_result(tmp_path: Path) -> None:
     def go_on(work: Work) -> Any:
         seen.append(work.resumed)
         work.row(epoch=2)
-        return {"seconds": 0}
+        return {"seconds": 0, "made": "x"}
 
     done = stage(store, go_on)
     assert seen == [{"epoch": 1}]
@@ -71,7 +74,7 @@ def test_a_failed_stage_leaves_progress_and_no_result(tmp_path: Path) -> None:
 
 def test_redo_replaces_what_is_there_only_once_the_new_is_whole(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    stage(store, lambda work: {"seconds": 0, "value": 1})
+    stage(store, lambda work: {"seconds": 0, "made": "x", "value": 1})
 
     def fail(work: Work) -> Any:
         raise RuntimeError("stop")
@@ -79,7 +82,7 @@ def test_redo_replaces_what_is_there_only_once_the_new_is_whole(tmp_path: Path) 
     with pytest.raises(RuntimeError, match="stop"):
         stage(store, fail, redo=True)
     assert stage(store, fail).result["value"] == 1
-    assert stage(store, lambda work: {"seconds": 0, "value": 2}, redo=True).result["value"] == 2
+    assert stage(store, lambda work: {"seconds": 0, "made": "x", "value": 2}, redo=True).result["value"] == 2
     assert stage(store, fail).result["value"] == 2
 
 
@@ -88,7 +91,7 @@ def _count_and_wait(root: Path, seconds: float) -> None:
         with open(root / "calls", "a") as file:
             file.write("x")
         time.sleep(seconds)
-        return {"seconds": seconds}
+        return {"seconds": seconds, "made": "x"}
 
     stage(Store(root / "cache"), compute)
 

@@ -105,7 +105,7 @@ def _stage(
         result = stage.run(state, work)
         seconds = round(time.perf_counter() - began, 3)
         log.info("%s: done in %.1f s", name, seconds)
-        return {**result, "seconds": seconds}
+        return {"made": stage.makes, **result, "seconds": seconds}
 
     depends = {"settings": stage.settings(state.job), "parent": parent, "version": stage.version}
     return store.stage(name, depends, compute, redo=redo, on_row=on_row)

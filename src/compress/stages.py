@@ -328,15 +328,16 @@ def _evaluate_settings(job: Job) -> JSON:
 class Stage:
     run: Callable[[RunState, Work], JSON]
     settings: Callable[[Job], JSON]  # what the result depends on, besides the parent stage
+    makes: str  # in a word
     version: int  # goes up when the same settings give another result or other files
 
 
 STAGES = {
-    "pretrain": Stage(pretrain, _pretrain_settings, 1),  # dense network to its baseline accuracy
-    "sparsify": Stage(sparsify, _sparsify_settings, 1),  # learn what can go
-    "prune": Stage(prune, _prune_settings, 1),  # decide, to the budget, and cut
-    "finetune": Stage(finetune, _finetune_settings, 1),  # recover
-    "eval": Stage(evaluate, _evaluate_settings, 1),  # accuracy, MACs, params, size, latency
+    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 1),  # dense network to its baseline accuracy
+    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 1),  # learn what can go
+    "prune": Stage(prune, _prune_settings, "plan", 1),  # decide, to the budget, and cut
+    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 1),  # recover
+    "eval": Stage(evaluate, _evaluate_settings, "measurement", 1),  # accuracy, MACs, params, size, latency
 }
 
 

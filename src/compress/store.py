@@ -50,8 +50,8 @@ class Store:
     ) -> Finished:
         """The finished stage of these dependencies: from the cache, or computed now.
 
-        `compute(work)` returns the result to report; `{"seconds"}` is added. With `redo`, what is cached is replaced
-        once the new result is whole.
+        `compute(work)` returns the result to report, with `seconds` and, in a word, what was `made`. With `redo`,
+        what is cached is replaced once the new result is whole.
         """
         key = hash_of({"stage": name, **depends})
         folder = self._root / f"{name}-{key}"
@@ -76,7 +76,7 @@ class Store:
         result = read_json(folder / RESULT)
         for row in read_rows(folder):
             on_row(row)
-        log.info("%s: reused from %s (saves %.1f s)", name, folder, result["seconds"])
+        log.info("%s: the %s is reused from %s (saves %.1f s)", name, result["made"], folder, result["seconds"])
         return Finished(folder, key, result, result["seconds"], reused=True)
 
     @staticmethod

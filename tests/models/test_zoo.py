@@ -137,3 +137,30 @@ def test_first_layers_and_classifiers_are_exchanged() -> None:
     assert torch.allclose(model.get_parameter("0.weight")[:, 0], before.sum(1))  # grey = the three channels alike
     with_classes(model, 1000, 10)
     assert model.get_parameter("2.weight").shape == (10, 4)
+
+
+def test_pretrained_weights_that_are_there_are_used_and_may_hold_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchvision import models
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = tmp_path / "checkpoints" / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
+    file.parent.mkdir()
+    source = models.resnet18(weights=None)
+    torch.save(source.state_dict(), file)
+    args = {"arch": "resnet18", "weights": "IMAGENET1K_V1", "download": False}
+    spec = ModelSpec("compress.models.torchvision.classifier", args, (3, 64, 64), 1000)
+    assert spec.is_pretrained
+    assert torch.equal(spec.build().get_parameter("fc.weight"), source.get_parameter("fc.weight"))
+    grey = ModelSpec("compress.models.torchvision.classifier", args, (1, 64, 64), 10)
+    assert not grey.is_pretrained  # a new classifier has to be trained
+    assert torch.equal(
+        grey.build().get_parameter("layer1.0.conv1.weight"), source.get_parameter("layer1.0.conv1.weight")
+    )
+    assert spec.without_pretrained().args["weights"] is None
+
+    torch.save({"fc.weight": Evil()}, file)
+    with pytest.raises(InputError, match="cannot load resnet18-"):
+        spec.build()
+    assert capsys.readouterr().out == ""

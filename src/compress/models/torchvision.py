@@ -1,7 +1,11 @@
 """Any classifier of torchvision by name, with its pretrained weights where the user has them."""
 
 import difflib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -47,7 +51,9 @@ def with_input_channels(model: nn.Module, channels: int) -> None:
 
 
 def with_classes(model: nn.Module, had: int, wanted: int) -> None:
-    """Replace the last layer by a fresh one for `wanted` classes."""
+    """Replace the last layer by a fresh one for `wanted` classes; the right number of them is left as it is."""
+    if had == wanted:
+        return
     name = _last(model, (nn.Linear, nn.Conv2d), had)
     assert name is not None
     old = model.get_submodule(name)
@@ -75,10 +81,25 @@ def classifier(*, arch: str, weights: str | None, download: bool, in_channels: i
     if weights is None:
         model = models.get_model(arch, weights=None, num_classes=num_classes, **options)
     else:
-        model = models.get_model(arch, weights=_available(arch, weights, download), **options)
+        with _plain_tensors_only():
+            model = models.get_model(arch, weights=_available(arch, weights, download), **options)
         with_classes(model, 1000, num_classes)
     with_input_channels(model, in_channels)
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _plain_tensors_only() -> Iterator[None]:
+    """torchvision loads its files with `weights_only=False`; this makes torch refuse code in them all the same."""
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
 
 
 def _available(arch: str, weights: str, download: bool) -> Any:
@@ -95,6 +116,7 @@ def _available(arch: str, weights: str, download: bool) -> Any:
         )
     try:
         entry.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"model.weights={weights}: cannot get {entry.url} ({error})") from None
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model.weights={weights}: cannot load {file.name} of {entry.url} ({reason})") from None
     return entry

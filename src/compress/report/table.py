@@ -12,21 +12,23 @@ def results_table(summary: dict[str, Any]) -> str:
         return "no network was measured (stages without eval)"
     first = next(iter(results.values()))
     kind, asked = next(iter(budget["asked"].items()))
-    rows = [
-        [
-            name,
-            f"{row['top1']:.2f} %",
-            f"{row['macs'] / 1e6:.4g} M",
-            f"{100 * row['macs'] / first['macs']:.2f} %",
-            "" if name == "dense" else in_unit(kind, asked),
-            "" if name == "dense" else in_unit(kind, budget["achieved"][kind]),
-            f"{row['params']:,}",
-            f"{row['bytes'] / 1024:,.0f} KiB",
-            f"{row['latency_ms']:.2f} ms",
-        ]
-        for name, row in results.items()
-    ]
-    headers = ["", "test top-1", "MACs", "of dense", f"asked {kind}", "achieved", "params", "file", "latency"]
+    compared = ["asked " + kind, "achieved"] if budget["achieved"] else []  # nothing was pruned
+    rows = []
+    for name, row in results.items():
+        figures = [in_unit(kind, asked), in_unit(kind, budget["achieved"][kind])] if compared else []
+        rows.append(
+            [
+                name,
+                f"{row['top1']:.2f} %",
+                f"{row['macs'] / 1e6:.4g} M",
+                f"{100 * row['macs'] / first['macs']:.2f} %",
+                *(figures if name != "dense" else [""] * len(figures)),
+                f"{row['params']:,}",
+                f"{row['bytes'] / 1024:,.0f} KiB",
+                f"{row['latency_ms']:.2f} ms",
+            ]
+        )
+    headers = ["", "test top-1", "MACs", "of dense", *compared, "params", "file", "latency"]
     text = tabulate(rows, headers, stralign="right", disable_numparse=True)
     notes = [
         f"latency: batch 1, median, {first['latency_threads']} thread(s) on {first['latency_device']}; "

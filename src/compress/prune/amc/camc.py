@@ -91,7 +91,7 @@ class Camc:
         best = run_search(lab.env, agent, self.targets, self.search, problem.seed, work)
         content = {"agent": agent.state_dict(), "best": best, "network": lab.layer_table()}
         write_state(work.folder / AGENT, content)
-        return {"episodes": self.search.episodes, "best": best}
+        return {"made": "agent", "episodes": self.search.episodes, "best": best}
 
     def plan(self, problem: Problem, learned: Path | None) -> Decision:
         assert learned is not None
