@@ -40,6 +40,11 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["percent=1"], "percent=1: must be in [0, 1)"),
         (["flops_limit=-3"], "flops_limit=-3: must be > 0"),
         (["seed=-1"], "seed=-1: must be >= 0"),
+        (["pretrain.lr=inf"], "pretrain.lr=inf: must be a number"),
+        (["pretrain.batch_size=1"], "pretrain.batch_size=1: must be >= 2"),
+        (["eval.latency_threads=100000"], "eval.latency_threads=100000: must be in [1, 1024]"),
+        (["dataset.pad=1000000"], "dataset.pad=1000000: must be in [0, 64]"),
+        (["outputs=''"], "outputs=: must name a folder"),
         (["seed=1.5"], "seed=1.5: must be a whole number"),
         (["pretrain.epochs=2.5"], "pretrain.epochs=2.5: must be a whole number"),
         (["pretrain.nesterov=maybe"], "pretrain.nesterov=maybe: must be true or false"),
@@ -49,7 +54,7 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["method.search.episodes=0"], "method.search.episodes=0: must be >= 1"),
         (["method.agent.tau=2"], "method.agent.tau=2: must be in (0, 1]"),
         (["model.checkpoint=3"], "model.checkpoint=3: must be text"),
-        (["dataset.pad=-1"], "dataset.pad=-1: must be >= 0"),
+        (["dataset.pad=-1"], "dataset.pad=-1: must be in [0, 64]"),
         (["dataset=imagefolder"], "dataset.root: must be given"),
         (["+dataset.sizes=3"], "unknown key dataset.sizes; there are "),
         (["stages=[eval,pretrain]"], "stages=[eval,pretrain]: must be some of pretrain, "),
@@ -115,6 +120,16 @@ def test_parts_that_cannot_be_made_are_told_before_the_run(overrides: list[str],
             ["unknown key preserv_ratio", "dataset=cifar11", "seed=-1: must be >= 0", "model=resnet21: unknown"],
         ),
         (["-m", "model=resnet20,resnet21"], ["model=resnet21: unknown choice"]),
+        (["experiment=qiuck"], ["experiment=qiuck: unknown choice; did you mean quick?"]),
+        (["method=null"], ["method=null: unknown choice; choices: camc"]),
+        (["~method"], ["~method: a run needs its groups; choices of method: camc"]),
+        (["=3"], ["=3: cannot be read; write key=value"]),
+        (["preserve_ratio=0.3,0.5", "seed=-1"], ["several values are a sweep; give -m", "seed=-1: must be >= 0"]),
+        (["+seed=3", "seed=-1", "preserv=1"], ["+seed=3: ", "seed=-1: must be >= 0", "unknown key preserv"]),
+        (
+            ["teacher=zoo", "distill=kd", "model@teacher.model=resnet21"],
+            ["model@teacher.model=resnet21: unknown choice; did you mean resnet"],
+        ),
     ],
 )
 def test_what_hydra_refuses_is_explained(argv: list[str], expected: list[str]) -> None:
@@ -122,6 +137,16 @@ def test_what_hydra_refuses_is_explained(argv: list[str], expected: list[str]) -
     for words in expected:
         assert any(words in problem for problem in problems), problems
     assert len(problems) <= len(expected)
+
+
+def test_parts_are_checked_without_each_other() -> None:
+    wrong = ["dataset=cifar10", "dataset.root=/nope", "model.depth=21", "model.checkpoint=/nope.th"]
+    told = problems_of(compose_config(*wrong, "teacher=run", "teacher.run=/nope", "distill=kd"))
+    for words in ("dataset.root=/nope", "model.depth=21", "model.checkpoint=/nope.th", "teacher.run=/nope"):
+        assert any(problem.startswith(words) for problem in told), told
+    assert len(told) == 4
+    bounds = problems_of(compose_config("method.lbound=0.9", "method.rbound=0.1", "method.targets=[0.5,0.2]"))
+    assert len(bounds) == 2
 
 
 def test_a_method_says_which_budgets_it_takes(tmp_path: Path) -> None:

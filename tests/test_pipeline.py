@@ -141,10 +141,62 @@ def test_bad_input_is_told_in_lines_and_leaves_nothing(command: Command, tmp_pat
     assert all(line.startswith("compress: ") for line in bad.stderr.splitlines())
     unknown = command("preserv_ratio=0.5")
     assert (unknown.returncode, len(unknown.stderr.splitlines())) == (2, 1)
+    assert command("--config-dir", "/nope").stderr == "compress: --config-dir /nope: no such folder\n"
+    choice = command("-m", "model=resnet20,resnet21")
+    assert "model=resnet21 -> model=resnet21: unknown choice; did you mean resnet" in choice.stderr
+    assert "Warning" not in choice.stderr
     sweep = command("-m", "preserve_ratio=0.5,1.7,0.3,-1")
     assert sweep.returncode == 2
     assert "2 of 4 jobs are wrong; nothing was started" in sweep.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]) -> None:
+    """Augmentation decides the trained weights; where the images lie, the device and the threads do not."""
+    from conftest import compose_config
+
+    from compress.build import build
+    from compress.stages import STAGES
+
+    def settings(stage: str, *overrides: str) -> Any:
+        return STAGES[stage].settings(build(compose_config("device=cpu", *overrides)))
+
+    for stage in ("pretrain", "finetune"):
+        plain = settings(stage)
+        for change in ("dataset.pad=0", "dataset.flip=true", f"{stage}.epochs=3", "seed=1", "dataset.held_out=0.3"):
+            assert settings(stage, change) != plain, change
+        for same in ("preserve_ratio=0.3", "outputs=elsewhere", "threads=1", "tensorboard=false", "reward=acc"):
+            assert settings(stage, same) == plain, same
+    assert settings("sparsify") == settings("sparsify", "preserve_ratio=0.3") != settings("sparsify", "reward=acc")
+    assert (
+        settings("sparsify") == settings("sparsify", "method.rollouts=1") != settings("sparsify", "method.lbound=0.3")
+    )
+    assert settings("prune") != settings("prune", "preserve_ratio=0.3")
+
+
+def test_jobs_of_a_sweep_never_share_a_folder(command: Command, tmp_path: Path) -> None:
+    same = command("-m", "seed=0,1", "hydra.sweep.subdir=same", "stages=[pretrain,eval]", *QUICK)
+    assert same.returncode == 2
+    assert "2 jobs would share the folder outputs/sweeps/same" in same.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_wrong_in_a_run_is_told_on_standard_error(command: Command, tmp_path: Path) -> None:
+    bad = command("pretrain.lr=1e20", *QUICK)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("compress: pretrain: the loss became nan in epoch 1")
+    assert len(bad.stderr.splitlines()) == 1
+    log = next(tmp_path.glob("outputs/*/*/compress.log")).read_text()
+    assert "the loss became nan" in log
+    summary = read_json(next(tmp_path.glob("outputs/*/*/summary.json")))
+    assert summary["status"] == "failed"
+
+
+def test_a_folder_that_cannot_be_made_is_told(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    bad = command("outputs=file", *QUICK)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("compress: outputs: cannot make the folder file")
 
 
 def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Command, tmp_path: Path) -> None:

@@ -134,3 +134,72 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + '\n{"epo')
     assert read_rows(tmp_path) == [{"epoch": 1}]
+
+
+def finished(tmp_path: Path) -> tuple[Store, Path]:
+    def compute(work: Work) -> Any:
+        work.plan.write_text("whole")
+        return {"seconds": 0, "made": "x", "value": 1}
+
+    store = Store(tmp_path)
+    return store, stage(store, compute).folder
+
+
+def fail(work: Work) -> Any:
+    raise AssertionError("computed again")
+
+
+def test_a_result_that_was_whole_but_not_published_is_published(tmp_path: Path) -> None:
+    store, folder = finished(tmp_path)
+    folder.rename(folder.with_suffix(".partial"))
+    assert stage(store, fail).result["value"] == 1
+
+
+def test_a_result_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    store, folder = finished(tmp_path)
+    folder.rename(folder.with_suffix(".old"))
+    folder.with_suffix(".partial").mkdir()
+    assert stage(store, fail).result["value"] == 1
+
+
+def test_a_damaged_result_is_put_aside_and_computed_again(tmp_path: Path) -> None:
+    store, folder = finished(tmp_path)
+    (folder / "plan.json").write_text("who")
+    assert stage(store, lambda work: {"seconds": 0, "made": "x", "value": 2}).result["value"] == 2
+    assert (folder.with_suffix(".damaged") / "plan.json").read_text() == "who"
+    (folder / "result.json").write_text("")
+    assert stage(store, lambda work: {"seconds": 0, "made": "x", "value": 3}).result["value"] == 3
+
+
+def test_damaged_progress_begins_the_stage_anew(tmp_path: Path) -> None:
+    (tmp_path / "progress.pt").write_bytes(b"garbage")
+    (tmp_path / ".progress.pt.77.part").write_bytes(b"half")
+    work = Work(tmp_path)
+    assert work.resumed is None
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_forced_stage_goes_on_after_a_kill_too(tmp_path: Path) -> None:
+    store, _ = finished(tmp_path)
+
+    def killed(work: Work) -> Any:
+        work.progress(lambda: {"epoch": 3})
+        raise RuntimeError("kill")
+
+    with pytest.raises(RuntimeError, match="kill"):
+        stage(store, killed, redo=True)
+    seen: list[Any] = []
+
+    def go_on(work: Work) -> Any:
+        seen.append(work.resumed)
+        return {"seconds": 0, "made": "x"}
+
+    stage(store, go_on, redo=True)
+    assert seen == [{"epoch": 3}]
+
+
+def test_seconds_of_earlier_lives_count(tmp_path: Path) -> None:
+    one = Work(tmp_path)
+    time.sleep(0.2)
+    one.progress(dict)
+    assert Work(tmp_path).seconds() >= 0.2

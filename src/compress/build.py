@@ -69,33 +69,34 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def make_spec(node: Mapping[str, Any], data: Data, key: str) -> ModelSpec:
-    """A network for the images of `data`, tried once: that its weights fit, and that it takes such images."""
+def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec:
+    """A network for the images of `data`, tried once: that its weights fit, and that it takes such images.
+
+    Without data, which is wrong in itself then, what can be told without it is told.
+
+    Raises:
+        InputError: every problem of the network and its checkpoint.
+    """
     args = {name: value for name, value in node.items() if name not in ("_target_", "name", "checkpoint")}
-    checkpoint = node.get("checkpoint")
-    spec = ModelSpec(
-        node["_target_"],
-        args,
-        data.shape,
-        data.classes,
-        os.path.expanduser(checkpoint) if checkpoint else None,
-    )
-    try:
-        network = spec.build()
-        if spec.checkpoint is not None:
-            load_strictly(network, read_checkpoint(Path(spec.checkpoint)), f"{key}.checkpoint={checkpoint}")
-    except InputError as error:
-        raise InputError(
-            *(line.replace("model", key, 1) if line.startswith("model") else line for line in error.problems)
-        ) from None
+    checkpoint = os.path.expanduser(node["checkpoint"]) if node.get("checkpoint") else None
+    shape, classes = (data.shape, data.classes) if data is not None else ((3, 32, 32), 10)
+    spec = ModelSpec(node["_target_"], args, shape, classes, checkpoint)
+    parts = _Parts()
+    network = parts(spec.build, data is not None)
+    weights = parts(read_checkpoint, Path(checkpoint)) if checkpoint else None
+    if data is not None and network is not None and weights is not None:
+        parts(load_strictly, network, weights, f"model.checkpoint={checkpoint}")
+    if parts.problems:
+        raise InputError(*(re.sub("^model", key, problem) for problem in parts.problems))
     return spec
 
 
-def make_teacher(node: Mapping[str, Any], data: Data) -> Teacher:
+def make_teacher(node: Mapping[str, Any], data: Data | None) -> Teacher:
     if "model" in node:
         return ZooTeacher(make_spec(node["model"], data, "teacher.model"))
     teacher: RunTeacher = make(node)
-    teacher.check(data.classes, data.shape)
+    if data is not None:
+        teacher.check(data.classes, data.shape)
     return teacher
 
 
@@ -128,19 +129,17 @@ def build(config: JSON) -> Job:
 
     device = part("device", pick_device, config["device"])
     data: Data | None = part("dataset", make, config["dataset"])
-    spec = part("model", make_spec, config["model"], data, "model") if data is not None else None
+    spec = part("model", make_spec, config["model"], data, "model")
     method: Method | None = part("method", make, config["method"])
     distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
-    teacher = (
-        part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") and data is not None else None
-    )
+    teacher = part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") else None
     budget, _ = rules.choose_budget(config)
     if method is not None and "stages" not in bad:
         for at, name in enumerate(config["stages"]):
             parts(needs, name, tuple(config["stages"][:at]), method)
     if method is not None and distill is not None:
         parts(_check_distill, distill, method, config)
-    if spec is not None and method is not None and budget is not None and budget.kind not in bad:
+    if data is not None and spec is not None and method is not None and budget is not None and budget.kind not in bad:
         parts(_check_budget, spec, method, budget)
     problems += parts.problems
     if problems:

@@ -4,18 +4,20 @@ import difflib
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import omegaconf
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 from compress.config import nearest
 from compress.files import JSON, hash_of
 from compress.paths import CONF
+from compress.settings import first_line
 
+# What composing a wrong command line can raise; Hydra gives ValueError for a group set to nothing.
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 # Root keys that change where or how a run happens, not what comes out of it.
 OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
 
@@ -75,13 +80,34 @@ def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
 def sweep_problems(config: DictConfig, check: Callable[[JSON], list[str]]) -> list[str]:
     """What is wrong with the jobs of a sweep, each line behind the job it belongs to."""
     loader: ConfigLoader = GlobalHydra.instance().config_loader()
+    groups = _groups(loader)
     jobs = sweep_jobs(config.hydra.overrides.task)
-    lines = []
+    lines, folders = [], Counter[str]()
     for job in jobs:
-        for problem in check(plain(loader.load_sweep_config(config, job))):
-            lines.append(f"{' '.join(job)} -> {problem}")
+        problems: list[str] = []
+        parsed = OverridesParser.create().parse_overrides(job)
+        for override in parsed:
+            if _is_choice(override, groups):
+                _known_choice(override, groups, problems)
+        if not problems:
+            try:
+                composed = loader.load_sweep_config(config, job)
+                problems += check(plain(composed))
+                folders[_folder(composed)] += 1
+            except COMPOSING as error:
+                problems.append(first_line(error))
+        lines += [f"{' '.join(job)} -> {problem}" for problem in problems]
     bad = {line.split(" -> ")[0] for line in lines}
+    lines += [f"hydra.sweep.subdir: {n} jobs would share the folder {path}" for path, n in folders.items() if n > 1]
     return [f"{len(bad)} of {len(jobs)} jobs are wrong; nothing was started", *lines] if lines else []
+
+
+def _folder(job: DictConfig) -> str:
+    """Where a job of a sweep writes; a name of its own where that is only known once it runs."""
+    try:
+        return str(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+    except OmegaConfBaseException:
+        return f"folder of job {id(job)}"
 
 
 # -- a command line that does not compose ----------------------------------------------------------------------
@@ -90,40 +116,52 @@ def sweep_problems(config: DictConfig, check: Callable[[JSON], list[str]]) -> li
 def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
     """Every mistake of a command line that Hydra refused, found by composing what is right of it."""
     args = get_args_parser().parse_args(argv)
-    if args.config_dir and not os.path.isdir(args.config_dir):
-        return [f"--config-dir {args.config_dir}: no such folder"]
+    name = args.config_name or "config"
     search = [f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]"] if args.config_dir else []
-    folders = [Path(args.config_dir)] if args.config_dir else []
-    if os.environ.get("COMPRESS_CONF", "").startswith("file://"):
-        folders.append(Path(os.environ["COMPRESS_CONF"].removeprefix("file://")))
+    problems: list[str] = []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        problems: list[str] = []
-        overrides = list(_readable(args.overrides, problems))
-        groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-        for path in (path for folder in folders for path in sorted(folder.glob("*/*.yaml"))):
-            groups[path.parent.name] = [*groups.get(path.parent.name, []), path.stem]
+        groups = _groups(GlobalHydra.instance().config_loader(), args.config_dir)
         choices, values = [], []
-        for override in overrides:
-            name = override.key_or_group
-            if name in groups or override.package is not None:
-                if _known_choice(override, groups, problems):
-                    choices.append(override)
-            else:
+        for override in _readable(args.overrides, bool(args.multirun), problems):
+            if not _is_choice(override, groups):
                 values.append(override)
+            elif _known_choice(override, groups, problems):
+                choices.append(override)
         try:
-            base = compose(args.config_name or "config", [*search, *_first_jobs(choices)])
-        except (HydraException, OmegaConfBaseException) as error:
-            return problems or [_first_line(error)]
+            base = compose(name, [*search, *_first_job(choices)])
+        except COMPOSING as error:
+            return problems or [first_line(error)]
         known = [*_keys(plain_or_raw(base)), *groups]
-        values = [override for override in values if _known_key(override, base, known, problems)]
+        right = [*choices]
+        for override in values:
+            if _known_key(override, base, known, problems):
+                try:  # one at a time: Hydra names only the first that it does not like
+                    compose(name, [*search, *_first_job([*choices, override])])
+                    right.append(override)
+                except COMPOSING as error:
+                    problems.append(f"{override.input_line}: {first_line(error)}")
         try:
-            for job in sweep_jobs([str(o.input_line) for o in (*choices, *values)]) or [[]]:
-                problems += check(plain(compose(args.config_name or "config", [*search, *job])))
-        except (HydraException, OmegaConfBaseException) as error:
-            problems.append(_first_line(error))
+            for job in sweep_jobs([str(override.input_line) for override in right]) or [[]]:
+                problems += check(plain(compose(name, [*search, *job])))
+        except COMPOSING as error:
+            problems.append(first_line(error))
     return list(dict.fromkeys(problems))
+
+
+def _groups(loader: ConfigLoader, folder: str | None = None) -> dict[str, list[str]]:
+    """The config groups and their choices, those in a folder of the user's too."""
+    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+    mine = [folder] if folder else []
+    if os.environ.get("COMPRESS_CONF", "").startswith("file://"):
+        mine.append(os.environ["COMPRESS_CONF"].removeprefix("file://"))
+    for path in (path for one in mine for path in sorted(Path(one).glob("*/*.yaml"))):
+        groups[path.parent.name] = sorted({*groups.get(path.parent.name, []), path.stem})
+    return groups
+
+
+def _is_choice(override: Override, groups: Mapping[str, list[str]]) -> bool:
+    return override.key_or_group in groups or override.package is not None
 
 
 def plain_or_raw(config: DictConfig) -> JSON:
@@ -131,32 +169,42 @@ def plain_or_raw(config: DictConfig) -> JSON:
     return content  # type: ignore[no-any-return]
 
 
-def _readable(texts: Sequence[str], problems: list[str]) -> Iterator[Override]:
+def _readable(texts: Sequence[str], multirun: bool, problems: list[str]) -> Iterator[Override]:
     for text in texts:
         try:
-            yield OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_override(text)
+            if not override.key_or_group:
+                raise HydraException
         except HydraException:
             problems.append(f"{text}: cannot be read; write key=value, and quote special characters")
+            continue
+        if override.is_sweep_override() and not multirun:
+            problems.append(f"{text}: several values are a sweep; give -m, or quote them if they are one value")
+        else:
+            yield override
 
 
 def _options(override: Override) -> list[str]:
     """The choices that a group override names, more than one in a sweep."""
     value = override.value()
-    return (
-        [str(option) for option in value.list]
-        if isinstance(value, Sweep) and hasattr(value, "list")
-        else [str(value)]
-    )
+    if isinstance(value, Glob):
+        return []  # whatever matches is there
+    options = value.list if isinstance(value, ChoiceSweep) else [value]
+    return ["null" if option is None else str(option) for option in options]
 
 
 def _known_choice(override: Override, groups: Mapping[str, list[str]], problems: list[str]) -> bool:
     group = override.key_or_group
     there = groups.get(group, [])
-    wrong = [option for option in _options(override) if option not in (*there, "None", "null")]
+    if override.is_delete():
+        problems.append(f"{override.input_line}: a run needs its groups; choices of {group}: {', '.join(there)}")
+        return False
+    name = f"{group}@{override.package}" if override.package else group
+    wrong = [option for option in _options(override) if option not in there]
     for option in wrong:
         near = difflib.get_close_matches(option, there, 1, 0.6)
         hint = f"did you mean {near[0]}? " if near else ""
-        problems.append(f"{group}={option}: unknown choice; {hint}choices: {', '.join(there)}")
+        problems.append(f"{name}={option}: unknown choice; {hint}choices: {', '.join(there)}")
     return not wrong
 
 
@@ -178,7 +226,7 @@ def _known_key(override: Override, base: DictConfig, known: list[str], problems:
     return there
 
 
-def _first_jobs(overrides: Sequence[Override]) -> list[str]:
+def _first_job(overrides: Sequence[Override]) -> list[str]:
     jobs = sweep_jobs([str(override.input_line) for override in overrides])
     return jobs[0] if jobs else []
 
@@ -189,7 +237,3 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
             if isinstance(value, dict):
                 yield from _keys(value, f"{prefix}{key}.")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

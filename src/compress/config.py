@@ -7,6 +7,7 @@ which keys a config node may have, of which type, within which bounds.
 import difflib
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -94,7 +95,7 @@ def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return []
-    fits = type(value) is wanted and (wanted is not float or value == value)
+    fits = type(value) is wanted and not (isinstance(value, float) and not math.isfinite(value))
     return [] if fits else [f"{path}={value}: must be {words[wanted]}"]
 
 
@@ -170,6 +171,8 @@ def check(config: JSON) -> list[str]:
     problems = check_node("", root, RunSettings)
     _, budget_problems = choose_budget(config)
     problems += budget_problems + check_stages(config)
+    if config.get("outputs") == "":
+        problems.append("outputs=: must name a folder")
     for group in ("dataset", "model", "method"):
         if not isinstance(config.get(group), Mapping):
             problems.append(f"{group}={config.get(group)}: must be one of the group's choices")

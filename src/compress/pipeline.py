@@ -56,7 +56,7 @@ def run(
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["status"] = "done"
     except BaseException as error:
-        summary["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        summary["status"] = "failed" if isinstance(error, Exception) else "interrupted"
         summary["error"] = str(error) or type(error).__name__
         raise
     finally:
@@ -75,6 +75,7 @@ def _version(name: str) -> str:
 def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path) -> RunState:
     state = RunState(job, {})
     if job.distill is not None and isinstance(job.teacher, ZooTeacher):
+        log.info("teacher: %s", job.teacher.spec.describe())
         trained = _stage(store, "pretrain", RunState(teacher_job(job), {}), None, False, lambda row: None)
         summary["stages"]["teacher"] = _stage_json(trained)
         state = replace(state, done={"teacher": trained.folder})
@@ -101,9 +102,8 @@ def _stage(
 
     def compute(work: Any) -> JSON:
         log.info("%s: running", name)
-        began = time.perf_counter()
         result = stage.run(state, work)
-        seconds = round(time.perf_counter() - began, 3)
+        seconds = round(work.seconds(), 3)
         log.info("%s: done in %.1f s", name, seconds)
         return {"made": stage.makes, **result, "seconds": seconds}
 
@@ -163,7 +163,8 @@ def finished_summary(folder: Path, config_hash: str) -> JSON | None:
     if not path.is_file():
         return None
     summary: JSON = read_json(path)
-    return summary if summary["status"] == "done" and summary["config_hash"] == config_hash else None
+    done = summary["status"] == "done" and summary["config_hash"] == config_hash
+    return summary if done and (folder / MODEL).is_file() else None
 
 
 def show(summary: JSON, folder: Path) -> str:

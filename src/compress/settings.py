@@ -17,6 +17,11 @@ class InputError(ValueError):
         self.problems = problems
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @dataclass(frozen=True)
 class Bound:
     """Limits of a number; reads as people write them: `Bound(gt=0, le=1)` is "in (0, 1]"."""
@@ -48,6 +53,7 @@ Count = Annotated[int, Bound(ge=1)]
 Natural = Annotated[int, Bound(ge=0)]
 Positive = Annotated[float, Bound(gt=0)]
 NonNegative = Annotated[float, Bound(ge=0)]
+Threads = Annotated[int, Bound(ge=1, le=1024)]
 Share = Annotated[float, Bound(gt=0, le=1)]
 Fraction = Annotated[float, Bound(ge=0, lt=1)]
 
@@ -60,7 +66,7 @@ class Recipe:
     """How a stage trains. Lengths are in epochs, `lr` is the peak rate."""
 
     epochs: Natural
-    batch_size: Count
+    batch_size: Annotated[int, Bound(ge=2)]  # batch norm cannot train on one image
     lr: Positive
     momentum: Fraction
     nesterov: bool
@@ -83,7 +89,7 @@ class EvalSettings:
 
     batch_size: Count
     latency_seconds: Positive  # measuring time per model
-    latency_threads: Count
+    latency_threads: Threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ class RunSettings:
 
     seed: Natural
     device: str
-    threads: Count | None
+    threads: Threads | None
     outputs: str
     stages: list[StageName]
     force: list[StageName]

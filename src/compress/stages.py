@@ -110,7 +110,7 @@ def pretrain(state: RunState, work: Work) -> JSON:
 def _pretrain_settings(job: Job) -> JSON:
     spec = job.model
     recipe = {} if spec.checkpoint or spec.is_pretrained else {**asdict(job.pretrain), "seed": job.seed}
-    data = {} if spec.checkpoint or spec.is_pretrained else {"data": job.data.fingerprint()}
+    data = {} if spec.checkpoint or spec.is_pretrained else {"data": _training_images(job)}
     content = {"checkpoint": spec.checkpoint_digest()} if spec.checkpoint else {}
     return {
         "model": {"target": spec.target, "args": spec.args},
@@ -119,6 +119,13 @@ def _pretrain_settings(job: Job) -> JSON:
         **data,
         **content,
     }
+
+
+def _training_images(job: Job) -> JSON:
+    """All that decides which pixels a training sees: the images, the split, and how they are augmented."""
+    where = ("root", "download", "name")
+    settings = {key: value for key, value in job.asked["dataset"].items() if key not in where}
+    return {"fingerprint": job.data.fingerprint(), **settings}
 
 
 def _train(
@@ -249,7 +256,7 @@ def load_teacher(state: RunState) -> nn.Module:
 
 
 def _finetune_settings(job: Job) -> JSON:
-    settings: JSON = {"recipe": asdict(job.finetune), "seed": job.seed, "data": job.data.fingerprint()}
+    settings: JSON = {"recipe": asdict(job.finetune), "seed": job.seed, "data": _training_images(job)}
     if job.distill is not None and "finetune" in job.distill.stages:
         settings |= {"distill": job.asked["distill"], "teacher": _teacher_settings(job)}
     return settings

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress.files import JSON, Row, hash_of, read_json, read_rows, write_json
-from compress.paths import RESULT
+from compress.paths import PROGRESS, RESULT
 from compress.work import Work
 
 log = logging.getLogger(__name__)
@@ -55,38 +55,27 @@ class Store:
         """
         key = hash_of({"stage": name, **depends})
         folder = self._root / f"{name}-{key}"
-        if not redo and folder.is_dir():
+        if not redo and _whole(folder):
             return self._reuse(name, folder, key, on_row)
         with self._locked(folder):
-            if not redo and folder.is_dir():  # another process finished it while this one waited
+            _recover(folder)
+            if not redo and _whole(folder):  # another process finished it while this one waited
                 return self._reuse(name, folder, key, on_row)
             partial = folder.with_suffix(".partial")
-            if redo:
-                shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(exist_ok=True)
             write_json(partial / "depends.json", depends)
-            work = Work(partial, on_row)
-            result = compute(work)
-            work.finish()
-            write_json(partial / RESULT, result)
-            self._publish(partial, folder)
+            result = compute(Work(partial, on_row))
+            sizes = {path.name: path.stat().st_size for path in partial.iterdir() if path.name != PROGRESS}
+            write_json(partial / RESULT, {**result, "files": sizes})
+            _publish(folder)
         return Finished(folder, key, result, result["seconds"], reused=False)
 
     def _reuse(self, name: str, folder: Path, key: str, on_row: Callable[[Row], None]) -> Finished:
-        result = read_json(folder / RESULT)
+        result = {key: value for key, value in read_json(folder / RESULT).items() if key != "files"}
         for row in read_rows(folder):
             on_row(row)
         log.info("%s: the %s is reused from %s (saves %.1f s)", name, result["made"], folder, result["seconds"])
         return Finished(folder, key, result, result["seconds"], reused=True)
-
-    @staticmethod
-    def _publish(partial: Path, folder: Path) -> None:
-        old = folder.with_suffix(".old")
-        if folder.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
@@ -101,3 +90,41 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a stage's folder is there with all of its files at the size they were written."""
+    try:
+        sizes = read_json(folder / RESULT)["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _recover(folder: Path) -> None:
+    """Put right what a kill or a damaged disk left, under the stage's lock.
+
+    A result that was whole but not yet published is published; one that was being replaced comes back; a damaged one
+    is put aside.
+    """
+    old = folder.with_suffix(".old")
+    if _whole(folder.with_suffix(".partial")):
+        _publish(folder)
+    elif not folder.is_dir() and old.is_dir():
+        old.rename(folder)
+    if folder.is_dir() and not _whole(folder):
+        aside = folder.with_suffix(".damaged")
+        log.warning("%s is damaged; it is put aside as %s and computed again", folder, aside.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+
+
+def _publish(folder: Path) -> None:
+    """Give a finished stage its name; what had it before is deleted only afterwards."""
+    partial, old = folder.with_suffix(".partial"), folder.with_suffix(".old")
+    if folder.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    partial.rename(folder)
+    (folder / PROGRESS).unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -4,6 +4,7 @@ Checkpoints are plain tensors and numbers, loaded with `weights_only=True`: read
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +19,13 @@ from compress.files import JSON, Row, atomic, read_rows
 from compress.paths import METRICS, MODEL, PLAN, PROGRESS
 from compress.settings import InputError
 
+log = logging.getLogger(__name__)
+
 
 def write_state(path: Path, state: JSON) -> None:
     """Tensors, numbers, text, and dicts and lists of them."""
-    with atomic(path) as part:
-        torch.save(state, part)
+    with atomic(path) as part, open(part, "wb") as file:  # a name would end up inside the file
+        torch.save(state, file)
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> JSON:
@@ -49,9 +52,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], JSON]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from None
-    if header is None:
+    try:
+        content = json.loads(header or "")
+        whole = {"target", "args", "shape", "classes"} <= set(content["model"]) and isinstance(content["plan"], dict)
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
         raise InputError(f"{path}: has no header of compress; only files that a run wrote can be rebuilt")
-    return weights, json.loads(header)
+    return weights, content
 
 
 class Work:
@@ -60,8 +68,14 @@ class Work:
     def __init__(self, folder: Path, on_row: Callable[[Row], None] = lambda row: None) -> None:
         self.folder = folder
         self.on_row = on_row
-        self._saved_at = time.monotonic()
+        self._began = self._saved_at = time.monotonic()
+        for leftover in folder.glob(".*.part"):  # of a process killed while it wrote
+            leftover.unlink()
         self.resumed = self._resume()
+
+    def seconds(self) -> float:
+        """Time spent on the stage so far, in earlier lives too (up to their last saved progress)."""
+        return self._spent_before + time.monotonic() - self._began
 
     @property
     def model(self) -> Path:
@@ -74,7 +88,12 @@ class Work:
     def _resume(self) -> JSON | None:
         """The last saved progress, or None for a fresh start; rows written after it are dropped."""
         path = self.folder / PROGRESS
-        progress = read_state(path) if path.is_file() else None
+        try:
+            progress = read_state(path) if path.is_file() else None
+        except Exception:  # torch raises many kinds; without its progress a stage begins anew
+            log.warning("%s is damaged; the stage begins anew", path)
+            progress = None
+        self._spent_before: float = progress["seconds"] if progress else 0.0
         rows = read_rows(self.folder)[: progress["rows"] if progress else 0]
         with atomic(self.folder / METRICS) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -93,8 +112,5 @@ class Work:
     def progress(self, state: Callable[[], JSON], every_seconds: float = 0) -> None:
         """Save where the stage is, unless that was done less than `every_seconds` ago."""
         if time.monotonic() - self._saved_at >= every_seconds:
-            write_state(self.folder / PROGRESS, {"rows": self._rows, "state": state()})
+            write_state(self.folder / PROGRESS, {"rows": self._rows, "seconds": self.seconds(), "state": state()})
             self._saved_at = time.monotonic()
-
-    def finish(self) -> None:
-        (self.folder / PROGRESS).unlink(missing_ok=True)

@@ -123,3 +123,16 @@ def test_no_network_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cifar.urllib.request, "urlopen", offline)
     with pytest.raises(InputError, match="cannot download .*fetch it on a machine with a network"):
         cifar.cifar(classes=10, root=str(tmp_path), download=True, **SETTINGS).split()
+
+
+def test_foreign_contents_are_told_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / PYTHON.folder
+    folder.mkdir()
+    pixels, labels = images(3)
+    for content in (pickle.dumps([1, 2]), pickle.dumps({b"data": None, b"labels": [1]}),
+                    pickle.dumps({b"data": pixels / 255, b"labels": labels.tolist()})):  # fmt: skip
+        for name in (*PYTHON.train, *PYTHON.test):
+            (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match="not the official cifar10 files") as caught:
+            read_cifar(folder, PYTHON, 10)
+        assert len(str(caught.value).splitlines()) == 1

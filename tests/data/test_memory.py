@@ -1,5 +1,6 @@
 """Batched augmentation is cropping one image at a time; splits are disjoint, stratified and repeatable."""
 
+import pytest
 import torch
 from conftest import CPU
 from torch.nn import functional as F
@@ -7,6 +8,7 @@ from torch.nn import functional as F
 from compress.data.base import hold_out
 from compress.data.digits import digits, read_digits
 from compress.data.memory import MemoryData, shifted_crops
+from compress.settings import InputError
 
 
 def test_the_view_holds_every_crop() -> None:
@@ -89,3 +91,10 @@ def test_drawn_images_are_some_of_the_part_and_repeat(digit_data: MemoryData) ->
     }
     assert {tuple(x.flatten().tolist()) for x in one[0][0]} <= everything
     assert sum(len(y) for _, y in digit_data.drawn("held_out", 10_000, 512, 0, CPU)) == 269
+
+
+def test_a_split_leaves_both_parts_some_images() -> None:
+    for share in (0.0001, 0.9999):
+        data = digits(image_size=None, mean=[0.3], std=[0.4], pad=0, flip=False, held_out=share, split_seed=0)
+        with pytest.raises(InputError, match=f"dataset.held_out={share}: holds"):
+            data.split()

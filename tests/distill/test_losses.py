@@ -77,6 +77,8 @@ def test_losses_are_computed_in_float32_under_autocast() -> None:
     assert kinds == [torch.float32, torch.float32]
 
 
-def test_a_distillation_without_terms_is_refused() -> None:
-    with pytest.raises(InputError, match="must name at least one term"):
+def test_a_distillation_without_terms_or_stages_is_refused() -> None:
+    with pytest.raises(InputError, match=r"distill.terms=\{\}: must name at least one"):
         Distill(stages=["finetune"], ce_weight=1.0, terms={})
+    with pytest.raises(InputError, match=r"distill.stages=\[\]: must name at least one"):
+        Distill(stages=[], ce_weight=1.0, terms={"kd": WeightedTerm(weight=1.0, loss=kd)})

@@ -90,9 +90,12 @@ class Evil:
 def test_a_file_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "evil.th")
     (tmp_path / "cut.th").write_bytes((tmp_path / "evil.th").read_bytes()[:100])
-    for name in ("evil.th", "cut.th"):
-        with pytest.raises(InputError, match="cannot be loaded as plain tensors"):
+    (tmp_path / "empty.th").write_bytes(b"")
+    for name in ("evil.th", "cut.th", "empty.th"):
+        with pytest.raises(InputError, match="cut short, or not a file of plain tensors"):
             read_checkpoint(tmp_path / name)
+    with pytest.raises(InputError, match="is a folder; give a state dict"):
+        read_checkpoint(tmp_path)
     assert capsys.readouterr().out == ""
 
 

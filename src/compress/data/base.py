@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from compress.settings import InputError
+
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
 
@@ -36,7 +38,11 @@ class Data(Protocol):
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split images into (train, held out), class by class: (N,) -> sorted indices of both."""
+    """Split images into (train, held out), class by class: (N,) -> sorted indices of both.
+
+    Raises:
+        InputError: one of the two would be empty.
+    """
     generator = torch.Generator().manual_seed(seed)
     held = []
     for label in labels.unique():
@@ -44,6 +50,10 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(members), generator=generator)
         held.append(members[order[: round(share * len(members))]])
     held_out = torch.cat(held).sort().values
+    if not 0 < len(held_out) < len(labels):
+        raise InputError(
+            f"dataset.held_out={share:g}: holds {len(held_out)} of {len(labels)} images out; each part needs some"
+        )
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[held_out] = False
     return is_train.nonzero().flatten(), held_out

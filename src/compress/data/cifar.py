@@ -19,7 +19,7 @@ import torch
 
 from compress.data.memory import MemoryData, MemorySettings, Pixels
 from compress.files import atomic
-from compress.settings import InputError
+from compress.settings import InputError, first_line
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 IMAGE_BYTES = 3 * 32 * 32
@@ -133,11 +133,12 @@ def read_cifar(source: Path, layout: Layout, classes: int) -> Pixels:
         for names, count in ((layout.train, 50_000), (layout.test, 10_000)):
             parsed = [parse(contents[name], layout) for name in names]
             images, labels = (np.concatenate(part) for part in zip(*parsed, strict=True))
-            if len(images) != count or labels.min() < 0 or labels.max() >= classes:
-                raise ValueError(f"{len(images)} images where {count} belong, labels up to {labels.max()}")
+            if images.dtype != np.uint8 or len(images) != count or labels.min() < 0 or labels.max() >= classes:
+                raise ValueError(f"{len(images)} {images.dtype} images where {count} of bytes belong")
             arrays += [torch.from_numpy(images.copy()), torch.from_numpy(labels)]
-    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, pickle.UnpicklingError) as error:
-        raise InputError(f"{source}: not the official cifar{classes} files ({error}); fetch them again") from None
+    except Exception as error:  # a foreign file can fail in any way
+        reason = first_line(error)
+        raise InputError(f"{source}: not the official cifar{classes} files ({reason}); fetch them again") from None
     return Pixels(*arrays)
 
 
@@ -147,17 +148,18 @@ def fetch_archive(folder: Path, layout: Layout) -> Path:
     Raises:
         InputError: no network, or other bytes than the official ones.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / layout.archive
+    md5 = hashlib.md5(usedforsecurity=False)
     try:
-        with urllib.request.urlopen(URL + layout.archive, timeout=60) as reply, atomic(target) as part:
-            md5 = hashlib.md5(usedforsecurity=False)
-            with open(part, "wb") as file:
-                while block := reply.read(1 << 20):
-                    file.write(block)
-                    md5.update(block)
-            if md5.hexdigest() != layout.md5:
-                raise InputError(f"{URL}{layout.archive}: MD5 {md5.hexdigest()}, expected {layout.md5}; try again")
+        with urllib.request.urlopen(URL + layout.archive, timeout=60) as reply:
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic(target) as part:
+                with open(part, "wb") as file:
+                    while block := reply.read(1 << 20):
+                        file.write(block)
+                        md5.update(block)
+                if md5.hexdigest() != layout.md5:
+                    raise InputError(f"{URL}{layout.archive}: MD5 {md5.hexdigest()}, not {layout.md5}; try again")
     except OSError as error:
         raise InputError(
             f"cannot download {URL}{layout.archive} ({error}); fetch it on a machine with a network "

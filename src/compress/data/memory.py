@@ -23,7 +23,7 @@ class MemorySettings(TypedDict):
     image_size: Annotated[int, Bound(ge=4, le=512)] | None
     mean: list[float]
     std: list[float]
-    pad: Natural
+    pad: Annotated[int, Bound(ge=0, le=64)]
     flip: bool
     held_out: Annotated[float, Bound(gt=0, lt=1)]
     split_seed: Natural

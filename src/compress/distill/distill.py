@@ -29,8 +29,9 @@ class Distill:
     terms: Mapping[str, WeightedTerm]
 
     def __post_init__(self) -> None:
-        if not self.terms:
-            raise InputError("distill.terms={}: must name at least one term, such as distill=kd does")
+        for name, value in (("terms", self.terms), ("stages", self.stages)):
+            if not value:
+                raise InputError(f"distill.{name}={value}: must name at least one, such as distill=kd does")
 
     def loss(self, recipe: Recipe, teacher: nn.Module) -> Loss:
         """The teacher answers in eval mode, without gradient; all terms are computed in float32."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.files import JSON
-from compress.settings import InputError
+from compress.settings import InputError, first_line
 
 OURS = "compress.models."
 IMAGENET_CLASSES = 1000  # of torchvision's pretrained weights
@@ -34,8 +34,8 @@ class ModelSpec:
     classes: int
     checkpoint: str | None = None
 
-    def build(self) -> nn.Module:
-        """The network with fresh weights (or the pretrained ones that its arguments name).
+    def build(self, tried: bool = True) -> nn.Module:
+        """The network with fresh weights (or the pretrained ones that its arguments name), `tried` on one image.
 
         Raises:
             InputError: the arguments do not go together, or the network cannot take such images.
@@ -45,7 +45,8 @@ class ModelSpec:
         given = {"in_channels": self.shape[0], "num_classes": self.classes, "image_size": self.shape[1]}
         takes = inspect.signature(make).parameters
         network: nn.Module = make(**self.args, **{key: given[key] for key in given if key in takes})
-        self._try(network)
+        if tried:
+            self._try(network)
         return network
 
     def _try(self, network: nn.Module) -> None:
@@ -55,9 +56,8 @@ class ModelSpec:
                 logits = network.eval()(torch.zeros(1, *self.shape))
         except (RuntimeError, ValueError, AssertionError) as error:
             size = "x".join(map(str, self.shape))
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"model: cannot take {size} images ({reason}); try dataset.image_size=32 or larger"
+                f"model: cannot take {size} images ({first_line(error)}); try dataset.image_size=32 or larger"
             ) from None
         finally:
             network.train(was_training)
@@ -73,6 +73,11 @@ class ModelSpec:
         """The same architecture, with no argument that would fetch weights."""
         fetching = {key: value for key, value in {"weights": None, "download": False}.items() if key in self.args}
         return replace(self, args={**self.args, **fetching}, checkpoint=None)
+
+    def describe(self) -> str:
+        """resnet(depth=56, width=16, ...), for people."""
+        settings = ", ".join(f"{key}={value}" for key, value in self.args.items())
+        return f"{self.target.rpartition('.')[2]}({settings})"
 
     def checkpoint_digest(self) -> str:
         assert self.checkpoint is not None
@@ -103,7 +108,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         InputError: missing, not loadable as plain tensors, or without a state dict.
     """
     if not path.is_file():
-        raise InputError(f"model.checkpoint={path}: no such file; give a state dict, or null to train")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"model.checkpoint={path}: {what}; give a state dict, or null to train")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -112,8 +118,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
-        reason = str(error).splitlines()[0]
-        raise InputError(f"model.checkpoint={path}: cannot be loaded as plain tensors ({reason})") from None
+        # torch's own words advise to load such a file all the same; we do not
+        kind = type(error).__name__
+        raise InputError(f"model.checkpoint={path}: cut short, or not a file of plain tensors ({kind})") from None
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

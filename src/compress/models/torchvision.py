@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from compress.settings import InputError
+from compress.settings import InputError, first_line
 
 
 def _names() -> list[str]:
@@ -117,6 +117,6 @@ def _available(arch: str, weights: str, download: bool) -> Any:
     try:
         entry.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = type(error).__name__ if isinstance(error, UnpicklingError) else first_line(error)
         raise InputError(f"model.weights={weights}: cannot load {file.name} of {entry.url} ({reason})") from None
     return entry

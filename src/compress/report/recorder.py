@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ class Recorder:
         self._file = open(folder / METRICS, "w")  # noqa: SIM115 (open as long as the run)
         self._board: Any = None
         self._count: Counter[str] = Counter()
+        shutil.rmtree(folder / "tb", ignore_errors=True)  # all rows are written again
         if tensorboard:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of its own dependencies

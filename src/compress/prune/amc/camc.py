@@ -65,10 +65,13 @@ class Camc:
     plan_only: ClassVar = frozenset({"rollouts", "rollout_sigma"})
 
     def __post_init__(self) -> None:
+        problems = []
         if not self.targets or sorted(set(self.targets)) != self.targets:
-            raise InputError(f"method.targets={self.targets}: must be ascending shares of MACs, each once")
+            problems.append(f"method.targets={self.targets}: must be ascending shares of MACs, each once")
         if self.lbound > self.rbound:
-            raise InputError(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
+            problems.append(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
+        if problems:
+            raise InputError(*problems)
 
     def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> None:
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
