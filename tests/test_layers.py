@@ -24,7 +24,7 @@ PARTS = [
     ["models"],
     ["work"],
     ["files"],
-    ["settings", "paths"],
+    ["settings", "paths", "seeds"],
 ]
 LEVEL = {part: level for level, parts in enumerate(PARTS) for part in parts}
 ROOT = Path(compress.__file__).parent

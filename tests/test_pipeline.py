@@ -165,12 +165,20 @@ def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]
         plain = settings(stage)
         for change in ("dataset.pad=0", "dataset.flip=true", f"{stage}.epochs=3", "seed=1", "dataset.held_out=0.3"):
             assert settings(stage, change) != plain, change
-        for same in ("preserve_ratio=0.3", "outputs=elsewhere", "threads=1", "tensorboard=false", "reward=acc"):
+        for same in (
+            "preserve_ratio=0.3",
+            "method.default_budget.preserve_ratio=0.3",
+            "outputs=elsewhere",
+            "threads=1",
+            "tensorboard=false",
+            "reward=acc",
+        ):
             assert settings(stage, same) == plain, same
     assert settings("sparsify") == settings("sparsify", "preserve_ratio=0.3") != settings("sparsify", "reward=acc")
     assert (
         settings("sparsify") == settings("sparsify", "method.rollouts=1") != settings("sparsify", "method.lbound=0.3")
     )
+    assert settings("sparsify") == settings("sparsify", "method.default_budget.preserve_ratio=0.3")
     assert settings("prune") != settings("prune", "preserve_ratio=0.3")
 
 
@@ -212,6 +220,7 @@ def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp
     small = ("model.depth=8", "model.width=8", *QUICK)
     zoo = command(*small, "teacher=zoo", "teacher.model.depth=8", "teacher.model.width=8", "distill=kd")
     assert zoo.returncode == 0, zoo.stderr
+    assert "teacher" in {row["stage"] for row in read_rows(run_folder(zoo.stdout, tmp_path))}
     assert "the teacher's held-out top-1 is" in zoo.stdout
     summary = read_json(run_folder(zoo.stdout, tmp_path) / "summary.json")
     assert (
@@ -235,6 +244,20 @@ def test_a_checkpoint_replaces_pretraining(command: Command, tmp_path: Path) -> 
     assert read_json(run_folder(second.stdout, tmp_path) / "summary.json")["stages"]["pretrain"]["source"].endswith(
         "model.safetensors"
     )
+
+
+def test_a_finished_run_is_not_that_of_another_file_of_the_same_name(command: Command, tmp_path: Path) -> None:
+    small = ("model.depth=8", "model.width=8", "stages=[pretrain,eval]", *QUICK)
+    for seed in (0, 1):
+        command(*small, f"seed={seed}", f"hydra.run.dir=run{seed}")
+    arguments = (*small, "model.checkpoint=mine.safetensors", "hydra.run.dir=checked")
+    for seed in (0, 1):
+        (tmp_path / "mine.safetensors").write_bytes((tmp_path / f"run{seed}" / "model.safetensors").read_bytes())
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert "nothing to do" not in done.stdout
+        expected = read_json(tmp_path / f"run{seed}" / "summary.json")["results"]["dense"]["top1"]
+        assert read_json(tmp_path / "checked" / "summary.json")["results"]["dense"]["top1"] == expected
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:

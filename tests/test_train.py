@@ -34,6 +34,16 @@ def test_hold_then_step_drops_where_the_recipe_says() -> None:
     assert rates == pytest.approx([0.05, 0.005, 0.005, 0.0005, 0.00005])
 
 
+def test_steps_without_a_hold_begin_at_the_peak() -> None:
+    recipe = make_recipe(epochs=90, lr=0.1, schedule="step", step_epochs=30)
+    assert [learning_rate(recipe, at) for at in (0, 29.9, 30, 60)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_no_epochs_report_the_network_as_it_is(tiny: nn.Module, digit_data: MemoryData, tmp_path: Path) -> None:
+    result = run(tiny, digit_data, make_recipe(epochs=0), tmp_path / "a")
+    assert result["held_out_top1"] == result["best_held_out_top1"] > 0
+
+
 def run(model: nn.Module, data: MemoryData, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     work = more.pop("work", None) or Work(folder)

@@ -163,7 +163,7 @@ def build(config: JSON) -> Job:
         distill=distill,
         stages=tuple(config["stages"]),
         force=frozenset(config["force"]),
-        asked={group: config.get(group) for group in rules.GROUPS},
+        asked={group: _for_callees(config.get(group)) for group in rules.GROUPS},
     )
 
 

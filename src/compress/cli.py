@@ -122,12 +122,12 @@ def task(config: DictConfig) -> None:
         torch.set_num_threads(mine["threads"])
     try:
         _tell(foreign_run(folder, mine))
-        done = finished_summary(folder, digest)
+        job = build(mine)
+        done = finished_summary(folder, job, digest)
         if done is not None and not mine["force"]:
             log.info("%s is a finished run of this config: nothing to do\n%s", folder, show(done, folder))
             return
         cache = Path(mine["outputs"]) / "cache"
-        job = build(mine)
         summary = run(job, mine, digest, folder, cache, tensorboard=mine["tensorboard"], plots=mine["plots"])
         log.info("%s", show(summary, folder))
     except InputError as error:

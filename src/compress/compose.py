@@ -132,7 +132,7 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
             base = compose(name, [*search, *_first_job(choices)])
         except COMPOSING as error:
             return problems or [first_line(error)]
-        known = [*_keys(plain_or_raw(base)), *groups]
+        known = [*_keys(raw(base)), *groups]
         right = [*choices]
         for override in values:
             if _known_key(override, base, known, problems):
@@ -164,7 +164,7 @@ def _is_choice(override: Override, groups: Mapping[str, list[str]]) -> bool:
     return override.key_or_group in groups or override.package is not None
 
 
-def plain_or_raw(config: DictConfig) -> JSON:
+def raw(config: DictConfig) -> JSON:
     content: Any = OmegaConf.to_container(config, resolve=False)
     return content  # type: ignore[no-any-return]
 

@@ -48,6 +48,11 @@ def read_rows(folder: Path) -> list[JSON]:
     return [json.loads(line) for line in lines]
 
 
+def digest_of(path: Path) -> str:
+    """A short name for a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def hash_of(content: Any, length: int = 12) -> str:
     """A short name for settings: the same content, the same name."""
     text = json.dumps(content, sort_keys=True, default=str)

@@ -1,7 +1,6 @@
 """A run: its stages folded over one state, each from the cache or computed; then the run's own folder."""
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.distill.teacher import ZooTeacher
-from compress.files import JSON, Row, read_json, read_rows, write_json
+from compress.files import JSON, Row, atomic, read_json, read_rows, write_json
 from compress.paths import MODEL, PLAN, SPLIT, SUMMARY
 from compress.report.figures import draw_run
 from compress.report.recorder import Recorder
 from compress.report.table import results_table
 from compress.stages import STAGES, Job, RunState, Stage, device_name, teacher_job
-from compress.store import Finished, Store
+from compress.store import Finished, Store, stage_key
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,10 @@ def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], 
     state = RunState(job, {})
     if job.distill is not None and isinstance(job.teacher, ZooTeacher):
         log.info("teacher: %s", job.teacher.spec.describe())
-        trained = _stage(store, "pretrain", RunState(teacher_job(job), {}), None, False, lambda row: None)
+        state = RunState(teacher_job(job), {})
+        trained = _stage(store, "pretrain", state, None, False, lambda row: on_row({**row, "stage": "teacher"}))
         summary["stages"]["teacher"] = _stage_json(trained)
-        state = replace(state, done={"teacher": trained.folder})
+        state = RunState(job, {"teacher": trained.folder})
     parent: str | None = None
     redo = False
     for name in job.stages:
@@ -107,8 +107,21 @@ def _stage(
         log.info("%s: done in %.1f s", name, seconds)
         return {"made": stage.makes, **result, "seconds": seconds}
 
-    depends = {"settings": stage.settings(state.job), "parent": parent, "version": stage.version}
-    return store.stage(name, depends, compute, redo=redo, on_row=on_row)
+    return store.stage(name, depends(name, state.job, parent), compute, redo=redo, on_row=on_row)
+
+
+def depends(name: str, job: Job, parent: str | None) -> JSON:
+    """All that the result of a stage depends on."""
+    return {"settings": STAGES[name].settings(job), "parent": parent, "version": STAGES[name].version}
+
+
+def stage_keys(job: Job) -> dict[str, str]:
+    """The keys that the stages of a job will have, without running any."""
+    keys: dict[str, str] = {}
+    parent: str | None = None
+    for name in job.stages:
+        parent = keys[name] = stage_key(name, depends(name, job, parent))
+    return keys
 
 
 def _stage_json(finished: Finished) -> JSON:
@@ -131,9 +144,8 @@ def _collect(state: RunState, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, part)
-    os.replace(part, target)
+    with atomic(target) as part:
+        shutil.copyfile(source, part)
 
 
 def _group_widths(folder: Path) -> dict[str, list[int]] | None:
@@ -157,14 +169,16 @@ def _commit() -> str | None:
     return found.stdout.strip() or None if found is not None and found.returncode == 0 else None
 
 
-def finished_summary(folder: Path, config_hash: str) -> JSON | None:
-    """The summary of a finished run of the same config in `folder`, if there is one."""
+def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
+    """The summary of a finished run in `folder` of the same config, images and checkpoints, if there is one."""
     path = folder / SUMMARY
     if not path.is_file():
         return None
     summary: JSON = read_json(path)
-    done = summary["status"] == "done" and summary["config_hash"] == config_hash
-    return summary if done and (folder / MODEL).is_file() else None
+    done = summary["status"] == "done" and summary["config_hash"] == config_hash and (folder / MODEL).is_file()
+    if not done or any(summary["stages"][name]["key"] != key for name, key in stage_keys(job).items()):
+        return None
+    return summary
 
 
 def show(summary: JSON, folder: Path) -> str:

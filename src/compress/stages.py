@@ -31,8 +31,9 @@ from compress.prune.method import Decision, Method, Problem
 from compress.prune.network import load_network, save_network
 from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference
+from compress.seeds import derive_seed
 from compress.settings import Budget, EvalSettings, InputError, Recipe
-from compress.train import Loss, cross_entropy, derive_seed, train
+from compress.train import Loss, cross_entropy, train
 from compress.work import Work
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def _pretrain_settings(job: Job) -> JSON:
 
 def _training_images(job: Job) -> JSON:
     """All that decides which pixels a training sees: the images, the split, and how they are augmented."""
-    where = ("root", "download", "name")
+    where = ("root", "download")
     settings = {key: value for key, value in job.asked["dataset"].items() if key not in where}
     return {"fingerprint": job.data.fingerprint(), **settings}
 
@@ -151,8 +152,11 @@ def _train(
 
 
 def sparsify(state: RunState, work: Work) -> JSON:
-    """The method learns what can go."""
-    return state.job.method.sparsify(state.problem(), work)
+    """The method learns what can go, once surgery has shown on some plan that it is right for this network."""
+    problem = state.problem()
+    half = Plan({group.name: tuple(range((group.width + 1) // 2)) for group in problem.graph.groups})
+    _check(problem, cut(problem.model, problem.graph, half), half)
+    return state.job.method.sparsify(problem, work)
 
 
 def _sparsify_settings(job: Job) -> JSON:
@@ -353,8 +357,9 @@ def needs(name: str, before: tuple[str, ...], method: Method) -> None:
     Raises:
         InputError: a stage whose input is made by one that is not in the list.
     """
-    wanted = {"sparsify": ["pretrain"], "prune": ["pretrain"], "finetune": ["pretrain"], "eval": ["pretrain"]}
-    required = wanted.get(name, []) + (["sparsify"] if name == "prune" and method.needs_sparsify else [])
+    required = ["pretrain"] if name != "pretrain" else []
+    if name == "prune" and method.needs_sparsify:
+        required.append("sparsify")
     missing = [stage for stage in required if stage not in before]
     if missing:
         raise InputError(f"stages=[{', '.join((*before, name))}]: {name} needs {missing[0]} before it")

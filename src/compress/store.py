@@ -32,6 +32,11 @@ class Finished:
     reused: bool
 
 
+def stage_key(name: str, depends: Mapping[str, Any]) -> str:
+    """The name of a stage's result among those of its kind."""
+    return hash_of({"stage": name, **depends})
+
+
 class Store:
     """The cache of finished stages under one folder."""
 
@@ -53,7 +58,7 @@ class Store:
         `compute(work)` returns the result to report, with `seconds` and, in a word, what was `made`. With `redo`,
         what is cached is replaced once the new result is whole.
         """
-        key = hash_of({"stage": name, **depends})
+        key = stage_key(name, depends)
         folder = self._root / f"{name}-{key}"
         if not redo and _whole(folder):
             return self._reuse(name, folder, key, on_row)

@@ -4,7 +4,6 @@ Everything random in an epoch (order, crops, dropout) comes from (seed, epoch), 
 generator state.
 """
 
-import hashlib
 import logging
 import math
 import time
@@ -20,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from compress.data.base import Data
 from compress.files import JSON
 from compress.measure.accuracy import accuracy
+from compress.seeds import derive_seed
 from compress.settings import InputError, Recipe
 from compress.work import Work
 
@@ -29,16 +29,12 @@ log = logging.getLogger(__name__)
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def derive_seed(*parts: object) -> int:
-    """A seed for one purpose: the same words and numbers, the same seed."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
-
-
 def learning_rate(recipe: Recipe, epoch: float) -> float:
     """The rate at a point of the training, in epochs from its start; steps fall on whole epochs.
 
     Warm-up rises linearly to `lr`, `hold_epochs` more stay there, then the schedule runs to the end: cosine to 0
-    (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts), or steps.
+    (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts), or steps: a drop every
+    `step_epochs`, the first one right after a hold.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs
@@ -46,7 +42,8 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     if epoch < start or recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
-        return recipe.lr * float(recipe.step_factor ** (1 + (epoch - start) // recipe.step_epochs))
+        drops = (epoch - start) // recipe.step_epochs + (recipe.hold_epochs > 0)
+        return recipe.lr * float(recipe.step_factor**drops)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / max(recipe.epochs - start, 1e-9), 1)))
 
 
@@ -74,8 +71,7 @@ def train(
 ) -> JSON:
     """Train `model` in place to its last epoch; returns what there is to report.
 
-    The best weights by held-out top-1 are kept beside the last ones, as `best.safetensors` of the work folder,
-    never instead of them.
+    The best weights by held-out top-1 come beside the last ones (`best_weights`), never instead of them.
 
     Raises:
         InputError: the loss is no longer a number.
@@ -135,10 +131,12 @@ def train(
             work.progress(lambda state=state: state)  # type: ignore[misc]
             bar.update()
             bar.set_postfix(loss=f"{mean_loss:.3f}", held_out=f"{top1:.2f} %")
+    if ended == 0:
+        top1 = best = accuracy(model, data.ordered("held_out", 512, device)).top1
     return {
         "epochs": ended,
         "held_out_top1": top1,
-        "best_held_out_top1": max(best, 0.0),
+        "best_held_out_top1": best,
         "best_epoch": best_epoch,
         "best_weights": best_weights,
     }

@@ -55,3 +55,14 @@ def test_fingerprint_follows_the_files(folder: Path) -> None:
 def test_missing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must hold train/<class>/\* and val/<class>/\*"):
         make(tmp_path)
+
+
+def test_settings_that_do_not_go_together_are_refused(folder: Path) -> None:
+    settings = {"root": str(folder), "image_size": 16, "workers": 0, "held_out": 0.25, "split_seed": 0}
+    for change, words in (
+        ({"std": [0.0, 1.0, 1.0]}, "dataset.std"),
+        ({"mean": [0.5]}, "dataset.mean"),
+        ({"resize": 8}, "dataset.resize=8: must not be below"),
+    ):
+        with pytest.raises(InputError, match=words):
+            imagefolder(**({"resize": 20, "mean": [0.5] * 3, "std": [0.25] * 3} | settings | change))  # type: ignore[arg-type]

@@ -167,3 +167,23 @@ def test_pretrained_weights_that_are_there_are_used_and_may_hold_no_code(
     with pytest.raises(InputError, match="cannot load resnet18-"):
         spec.build()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+def test_networks_with_training_heads_are_rebuilt_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    from torchvision import models
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = tmp_path / "checkpoints" / Path(models.get_model_weights(arch).IMAGENET1K_V1.url).name
+    file.parent.mkdir()
+    torch.save(models.get_model(arch, weights=None, init_weights=False).state_dict(), file)
+    args = {"arch": arch, "weights": "IMAGENET1K_V1", "download": False}
+    spec = ModelSpec("compress.models.torchvision.classifier", args, (3, 96, 96), 10)
+    model = spec.build().eval()
+    again = spec.without_pretrained().build().eval()
+    load_strictly(again, model.state_dict(), "itself")
+    images = torch.randn(1, 3, 96, 96)
+    assert torch.equal(model(images), again(images))
+    assert ModelSpec(spec.target, args, (1, 96, 96), 10).build().eval()(images[:, :1]).shape == (1, 10)

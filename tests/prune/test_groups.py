@@ -80,6 +80,12 @@ class Net(nn.Module):
             return self.head8(b.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).mean((2, 3)))
         if self.kind == "layer norm":
             return self.head8(self.norm(a.permute(0, 2, 3, 1)).mean((1, 2)))
+        if self.kind == "expand":
+            return self.head8((a.mean((2, 3), keepdim=True).expand(-1, 8, 4, 4) * a).mean((2, 3)))
+        if self.kind == "size":
+            return self.head8((a / a.shape[1]).mean((2, 3)))
+        if self.kind == "named":
+            return self.head8(torch.mean(input=torch.add(a, other=b), dim=(2, 3)))
         if self.kind == "literal":
             return self.head8(a.mean((2, 3)).view(-1, 8))
         if self.kind == "squeeze-excite":
@@ -123,10 +129,18 @@ def test_what_a_cut_would_make_wrong_is_frozen_and_named() -> None:
         ("shuffle", "b", "view"),
         ("layer norm", "a", "norm"),
         ("literal", "a", "view"),
+        ("expand", "a", "expand"),
+        ("size", "a", "a computed number"),
     ):
         graph = graph_of(kind)
         assert layer not in widths(graph), kind
         assert word in graph.frozen[layer], kind
+
+
+def test_arguments_by_name_are_the_same_ops() -> None:
+    graph = graph_of("named")
+    assert widths(graph) == {"a": 8}
+    assert {axis.tensor for axis in graph.groups[0].positions} >= {"a.weight", "b.weight"}
 
 
 def test_the_logits_are_never_cut_and_not_reported() -> None:

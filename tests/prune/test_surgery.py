@@ -66,6 +66,15 @@ def test_masked_equals_cut_and_the_cost_model_equals_fvcore(name: str) -> None:
     assert all(p.grad is not None and p.grad.shape == p.shape for p in small.parameters())
 
 
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "regnet_y_400mf", "mobilenet_v2"])
+def test_one_channel_per_group_is_still_a_network(name: str) -> None:
+    make, shape = zoo()[name]
+    model = livened(make())
+    graph = channel_graph(model, shape)
+    plan = Plan({group.name: (group.width // 2,) for group in graph.groups})
+    assert difference(model, cut(model, graph, plan), graph, plan, torch.randn(2, *shape)) < 1e-10
+
+
 def test_a_wrong_cut_fails_the_law() -> None:
     """Breaking surgery once: another channel of one batch norm, and the law must notice."""
     model = livened(resnet(depth=8, width=8, shortcut="conv", in_channels=3, num_classes=10))

@@ -1,7 +1,7 @@
 """What every image set offers to training, search and measuring."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -57,6 +57,18 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[held_out] = False
     return is_train.nonzero().flatten(), held_out
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """
+    Raises:
+        InputError: not one value per channel, or a spread that is not positive.
+    """
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise InputError(f"dataset.{key}={list(values)}: must have {channels} value(s), one per channel")
+    if not all(value > 0 for value in std):
+        raise InputError(f"dataset.std={list(std)}: every value must be > 0")
 
 
 def draw(size: int, count: int, seed: int) -> Tensor:

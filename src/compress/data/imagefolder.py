@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from compress.data.base import Batch, Part, digest, draw, hold_out
+from compress.data.base import Batch, Part, check_normalisation, digest, draw, hold_out
 from compress.settings import Bound, Count, InputError, Natural
 
 
@@ -48,6 +48,10 @@ class ImageFolderData:
         return {"train": train, "held_out": held_out, "test": torch.arange(len(self._test))}
 
     def fingerprint(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         """Of names, sizes and the split: reading every pixel of ImageNet would take an hour."""
         files = [
             f"{Path(file).relative_to(folder.root)} {Path(file).stat().st_size}"
@@ -99,5 +103,8 @@ def imagefolder(
     tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
     if not (folder / "train").is_dir() or not tests:
         raise InputError(f"dataset.root={root}: must hold train/<class>/* and val/<class>/* (or test/<class>/*)")
+    check_normalisation(mean, std, 3)
+    if resize < image_size:
+        raise InputError(f"dataset.resize={resize}: must not be below dataset.image_size={image_size}")
     norm = {"mean": mean, "std": std}
     return ImageFolderData(folder / "train", tests[0], image_size, resize, norm, workers, (held_out, split_seed))

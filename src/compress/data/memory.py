@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.data.base import Batch, Part, digest, draw, hold_out
-from compress.settings import Bound, InputError, Natural
+from compress.data.base import Batch, Part, check_normalisation, digest, draw, hold_out
+from compress.settings import Bound, Natural
 
 
 class MemorySettings(TypedDict):
@@ -65,11 +65,7 @@ class MemoryData:
     ) -> None:
         channels, height, width = shape
         mean, std, image_size = settings["mean"], settings["std"], settings["image_size"]
-        for key, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise InputError(f"dataset.{key}={values}: must have {channels} value(s), one per channel")
-        if not all(value > 0 for value in std):
-            raise InputError(f"dataset.std={std}: every value must be > 0")
+        check_normalisation(mean, std, channels)
         self.name = name
         self.classes = classes
         self.shape = (channels, image_size or height, image_size or width)

@@ -1,9 +1,9 @@
 """Where a teacher comes from: an earlier run, or a network of the zoo (from a file, or pretrained like any other)."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress.files import digest_of
 from compress.models.spec import ModelSpec
 from compress.paths import MODEL
 from compress.settings import InputError
@@ -26,7 +26,7 @@ class RunTeacher:
         return Path(self.run).expanduser() / MODEL
 
     def digest(self) -> str:
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
+        return digest_of(self.file)
 
     def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         """

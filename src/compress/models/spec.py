@@ -4,7 +4,6 @@ A network on disk is its spec (a function of this package and its arguments) + a
 pickled, and only functions of `compress.models` are ever called when a file is read.
 """
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.files import JSON
+from compress.files import JSON, digest_of
 from compress.settings import InputError, first_line
 
 OURS = "compress.models."
@@ -57,7 +56,8 @@ class ModelSpec:
         except (RuntimeError, ValueError, AssertionError) as error:
             size = "x".join(map(str, self.shape))
             raise InputError(
-                f"model: cannot take {size} images ({first_line(error)}); try dataset.image_size=32 or larger"
+                f"model: cannot take {size} images ({first_line(error)}); "
+                "try another dataset.image_size, such as 32 or 224"
             ) from None
         finally:
             network.train(was_training)
@@ -81,7 +81,7 @@ class ModelSpec:
 
     def checkpoint_digest(self) -> str:
         assert self.checkpoint is not None
-        return hashlib.sha256(Path(self.checkpoint).read_bytes()).hexdigest()[:16]
+        return digest_of(Path(self.checkpoint))
 
     def to_json(self) -> JSON:
         args = self.without_pretrained().args

@@ -74,15 +74,22 @@ def classifier(*, arch: str, weights: str | None, download: bool, in_channels: i
     if arch not in _names():
         near = difflib.get_close_matches(arch, _names(), 5) or ["resnet18", "mobilenet_v2", "vgg16_bn"]
         raise InputError(f"model.arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
-    # Heads that only exist in training are left out: a pruned network has one output.
-    options: dict[str, Any] = {"aux_logits": False} if arch in ("googlenet", "inception_v3") else {}
-    if arch in ("googlenet", "inception_v3") and weights is None:
-        options["init_weights"] = True
+    # These two have heads that only exist in training, which are left out (a pruned network has one output), and
+    # their weights expect an input that they rescale themselves.
+    inception = arch in ("googlenet", "inception_v3")
     if weights is None:
+        options = (
+            {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3} if inception else {}
+        )
         model = models.get_model(arch, weights=None, num_classes=num_classes, **options)
     else:
         with _plain_tensors_only():
-            model = models.get_model(arch, weights=_available(arch, weights, download), **options)
+            model = models.get_model(arch, weights=_available(arch, weights, download))
+        if inception:
+            model.aux_logits, model.transform_input = False, in_channels == 3
+            for head in ("aux1", "aux2", "AuxLogits"):
+                if head in dict(model.named_children()):
+                    setattr(model, head, None)
         with_classes(model, 1000, num_classes)
     with_input_channels(model, in_channels)
     return model  # type: ignore[no-any-return]

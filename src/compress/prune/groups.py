@@ -49,7 +49,6 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     Raises:
         InputError: the network cannot be traced.
     """
-    was_training = model.training
     modes = {name: module.training for name, module in model.named_modules()}
     model.eval()
     try:
@@ -59,7 +58,6 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
         with torch.no_grad():
             run.run(images, *defaults)
     finally:
-        model.train(was_training)
         for name, module in model.named_modules():
             module.training = modes[name]
     return _collect(run)

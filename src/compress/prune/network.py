@@ -26,10 +26,10 @@ def load_network(path: Path, fresh: Callable[[], nn.Module] | None = None) -> tu
         InputError: not such a file, a network that only `fresh` can make, or weights that do not fit.
     """
     weights, header = read_weights(path)
-    spec = spec_from_json(header["model"]) if fresh is None else None
     shape = tuple(header["model"]["shape"])
+    make = fresh or spec_from_json(header["model"]).build
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away; the caller's draws stay
-        model = fresh() if fresh is not None else spec.build() if spec is not None else nn.Identity()
+        model = make()
     plan = plan_from_json(header["plan"])
     if plan.kept:
         model = cut(model, channel_graph(model, shape), plan)

@@ -44,8 +44,7 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
 def _restate(module: nn.Module) -> None:
     """Bring a layer's own description in line with its weights."""
     if isinstance(module, nn.Conv2d):
-        depthwise = module.weight.shape[1] == 1 and module.groups > 1
-        if depthwise:
+        if module.groups > 1 and module.groups == module.in_channels:  # depthwise: a conv group per channel
             module.groups = module.groups * module.weight.shape[0] // module.out_channels
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups

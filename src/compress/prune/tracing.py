@@ -40,7 +40,7 @@ REDUCTIONS = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
 RESHAPES = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 MOVES = {
     torch.permute, torch.transpose, torch.unsqueeze, torch.squeeze, "permute", "transpose", "unsqueeze", "squeeze",
-    "expand", "t",
+    "t",
 }  # fmt: skip
 SHAPE_READS = {"size", "dim"}
 
@@ -231,6 +231,10 @@ class NumberRun(fx.Interpreter):
         return self._call(target, method, args, kwargs)
 
     def _call(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        named = [kwargs[name] for name in ("input", "other") if name in kwargs]
+        if named:  # torch.add(x, other=y), torch.mean(input=x)
+            args = (*named, *args) if "input" in kwargs else (*args, *named)
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("input", "other")}
         inputs = [value for value in pytree.tree_leaves((args, kwargs)) if is_numbers(value)]
         if not inputs or op in SHAPE_READS or op is getattr:
             return function(*args, **kwargs)
@@ -246,6 +250,8 @@ class NumberRun(fx.Interpreter):
             return function(*args, **kwargs)
         if op in (torch.chunk, "chunk"):
             return self._chunk(function, args, kwargs)
+        if op == "expand":
+            return self._expand(function, args, kwargs)
         if op in RESHAPES:
             sizes = [a for a in pytree.tree_leaves(self._node.args[1:]) if isinstance(a, int)]
             return self._reshape(function, args, kwargs, () if op in ("flatten", torch.flatten) else sizes)
@@ -258,7 +264,11 @@ class NumberRun(fx.Interpreter):
     def _binary(self, args: Any) -> Any:
         a, b = args[0], args[1]
         if not (is_numbers(a) and is_numbers(b)):
-            return a if is_numbers(a) else b
+            x, other = (a, b) if is_numbers(a) else (b, a)
+            computed = isinstance(other, int | float) and other not in self._node.args
+            if computed:  # from a size, perhaps the number of channels
+                self.numbers.freeze(x, "is scaled by a computed number, which a cut may change")
+            return x
         self.numbers.unite(compact(a), compact(b))
         shape = torch.broadcast_shapes(a.shape, b.shape)
         wider = a if compact(a).numel() >= compact(b).numel() else b
@@ -302,6 +312,14 @@ class NumberRun(fx.Interpreter):
             if not set(touched) & set(varying(x)):
                 return x[index]
         return self._unknown(operator.getitem, (x, index), {})
+
+    def _expand(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Sizes may be written out where there are no channels."""
+        x, sizes = args[0], pytree.tree_leaves(self._node.args[1:])
+        shift = len(sizes) - x.dim()
+        if any(isinstance(sizes[dim + shift], int) and sizes[dim + shift] != -1 for dim in varying(x)):
+            return self._unknown(function, args, kwargs)
+        return function(*args, **kwargs)
 
     def _reshape(self, function: Callable[..., Any], args: Any, kwargs: Any, literals: Sequence[int]) -> Any:
         x = args[0]

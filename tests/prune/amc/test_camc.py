@@ -122,6 +122,11 @@ def test_impossible_budgets_name_the_bounds_before_anything_runs(problem: Proble
     ):
         with pytest.raises(InputError, match=f"^{budget.kind}=.*{words}"):
             CAMC.check(problem.graph, problem.cost, budget)
+    little = replace(CAMC, rbound=0.6, targets=[0.2])
+    with pytest.raises(InputError, match=r"^percent=0.1: out of reach; .* between 0.4"):
+        little.check(problem.graph, problem.cost, Budget("percent", 0.1))
+    with pytest.raises(InputError, match=r"^preserve_ratio=0.9: out of reach; .* largest share of MACs"):
+        replace(little, budget_mode="upper").check(problem.graph, problem.cost, Budget("preserve_ratio", 0.9))
     with pytest.raises(InputError, match="method.targets=0.3: out of reach"):
         replace(CAMC, lbound=0.9).check(problem.graph, problem.cost, Budget("preserve_ratio", 0.9))
 

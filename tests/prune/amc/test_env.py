@@ -71,7 +71,7 @@ def test_reachable_bounds_are_named() -> None:
     assert 0.2 < low < 0.4
     assert high == 1
     with pytest.raises(InputError, match=f"ratio=0.1: out of reach; .* smallest share of MACs is {low:.4f}"):
-        check_target("ratio=0.1", 0.1, (low, high), "exact")
+        check_target("ratio=0.1", 0.1, (low, high))
 
 
 def test_the_interface_is_gymnasiums() -> None:
@@ -90,6 +90,16 @@ def test_the_interface_is_gymnasiums() -> None:
         rewards.append(reward)
     assert rewards[:-1] == [0.0] * (env.steps - 1)
     assert rewards[-1] == info["reward"] == pytest.approx(info["accuracy"] / 100)
+
+
+def test_an_agent_that_knows_no_targets_gets_them_drawn() -> None:
+    env = make_env()
+    env._targets = [0.3, 0.5, 0.7]
+    drawn = [env.reset(seed=1 if i == 0 else None)[1]["target"] for i in range(20)]
+    assert set(drawn) == {0.3, 0.5, 0.7}
+    assert drawn == [env.reset(seed=1 if i == 0 else None)[1]["target"] for i in range(20)]
+    assert env.action_space.contains(env.action_space.sample(seed=0))
+    assert not env.action_space.contains([1.5])
 
 
 def test_the_state_counts_macs_and_carries_the_target() -> None:
@@ -119,3 +129,4 @@ def test_rewards_by_hand() -> None:
     outcome = Outcome(accuracy=58.5333, reference=73.0, target=0.5, ratio=0.4948)
     assert acc(outcome) == pytest.approx(0.585333)
     assert acc_normalize(outcome) == pytest.approx(0.8018, abs=1e-4)
+    assert acc_normalize(Outcome(accuracy=50.0, reference=0.0, target=0.5, ratio=0.5)) == 50

@@ -1,5 +1,6 @@
 """Least squares from Gram matrices is least squares on the rows."""
 
+import pytest
 import torch
 from conftest import livened
 from torch import nn
@@ -64,6 +65,27 @@ def test_nested_solves_equal_direct_ones_for_every_width() -> None:
     nested = NestedRefit(weight, gram_of(rows), order)
     for count in range(1, 7):
         assert torch.allclose(nested(count), refit(weight, gram_of(rows), order[:count]), atol=1e-4)
+
+
+def test_what_the_samples_say_nothing_of_stays_as_it_was() -> None:
+    """Fewer rows than inputs: the Gram matrix is singular, and both ways must agree on rows never seen."""
+    torch.manual_seed(0)
+    weight, rows, new = torch.randn(4, 60, 1, 1), torch.randn(20, 60), torch.randn(200, 60)
+    order = torch.arange(60)
+    nested, direct = NestedRefit(weight, gram_of(rows), order)(59), refit(weight, gram_of(rows), order[:59])
+    old = new @ weight.flatten(1).T
+    for found in (nested, direct):
+        apart = (new @ found.flatten(1).T - old).norm() / old.norm()
+        assert apart < 0.5, apart
+    assert torch.allclose(nested, direct, atol=1e-3)
+
+
+def test_layers_too_wide_for_a_gram_matrix_keep_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.prune.amc.reconstruct.MOST_COLUMNS", 20)
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 2))
+    graph = channel_graph(net, (1, 2, 2))
+    grams = gram_matrices(net, graph, [torch.randn(30, 1, 2, 2)], 4, torch.Generator().manual_seed(0))
+    assert set(grams) == {"3"}  # the 3x3 layer has 27 columns
 
 
 def test_refitted_outputs_are_nearer_to_the_old_ones() -> None:

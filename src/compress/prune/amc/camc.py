@@ -29,8 +29,8 @@ from compress.prune.graph import ChannelGraph
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
 from compress.prune.surgery import masked
+from compress.seeds import derive_seed
 from compress.settings import BUDGETS, Budget, Count, InputError, Natural, NonNegative, Share
-from compress.train import derive_seed
 from compress.work import Work, read_state, write_state
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,13 @@ class Camc:
         if budget.kind != "percent":
             asked[str(budget)] = preserve_ratio(budget, cost)
         for name, target in asked.items():
-            check_target(name, target, reach, self.budget_mode)
-        most = 1 - sum(int(widths[0]) for widths in options) / int(cost.full_widths.sum())
-        if budget.kind == "percent" and budget.value > most:
+            check_target(name, target, reach)
+        full = int(cost.full_widths.sum())
+        least, most = (1 - sum(int(widths[end]) for widths in options) / full for end in (-1, 0))
+        if budget.kind == "percent" and not least <= budget.value <= most:
             raise InputError(
-                f"{budget}: with method.lbound and method.round_to as they are, at most {most:.3f} of the channels "
-                "can go; ask for at most that or lower method.lbound"
+                f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are between "
+                f"{least:.3f} and {most:.3f} of the channels can go"
             )
 
     def sparsify(self, problem: Problem, work: Work) -> JSON:
@@ -211,6 +212,7 @@ class Lab:
             rbound=settings.rbound,
             round_to=settings.round_to,
             budget_mode=settings.budget_mode,
+            targets=settings.targets,
         )
 
     def new_agent(self) -> DDPG:

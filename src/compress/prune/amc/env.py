@@ -9,8 +9,10 @@ episode, the first included; `reduced` and `rest` count MACs, later groups at fu
 The interface is Gymnasium's (`reset`, `step`), without the dependency.
 """
 
+import random
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +29,21 @@ Policy = Callable[[int, Vector], float]  # (step, observation) -> action
 BudgetMode = Literal["upper", "exact"]
 
 
-class Box(NamedTuple):
-    """Bounds and shape of a space, named as Gymnasium names them."""
+@dataclass(frozen=True)
+class Box:
+    """A space of vectors between two bounds, with what agents ask of Gymnasium's class of this name."""
 
     low: float
     high: float
     shape: tuple[int, ...]
+    dtype: type = np.float32
+
+    def sample(self, seed: int | None = None) -> Vector:
+        return np.random.default_rng(seed).uniform(self.low, self.high, self.shape).astype(np.float32)
+
+    def contains(self, x: Any) -> bool:
+        vector = np.asarray(x)
+        return vector.shape == self.shape and bool(((vector >= self.low) & (vector <= self.high)).all())
 
 
 def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -> NDArray[np.int64]:
@@ -60,7 +71,7 @@ def reachable(cost: CostModel, options: Sequence[NDArray[np.int64]]) -> tuple[fl
     return float(low), float(high)
 
 
-def check_target(name: str, target: float, reach: tuple[float, float], mode: BudgetMode) -> None:
+def check_target(name: str, target: float, reach: tuple[float, float]) -> None:
     """
     Raises:
         InputError: no strategy can meet this share of MACs, asked for by `name`; names what can be met.
@@ -71,7 +82,7 @@ def check_target(name: str, target: float, reach: tuple[float, float], mode: Bud
             f"{name}: out of reach; with method.lbound and method.round_to as they are the smallest share of MACs is "
             f"{low:.4f}; ask for at least that or lower method.lbound"
         )
-    if target > high and mode == "exact":
+    if target > high:
         raise InputError(
             f"{name}: out of reach; with method.rbound as it is the largest share of MACs is {high:.4f}; ask for at "
             "most that or raise method.rbound"
@@ -130,6 +141,7 @@ class ChannelEnv:
         rbound: float,
         round_to: int,
         budget_mode: BudgetMode,
+        targets: Sequence[float] = (0.5,),
     ) -> None:
         """`accuracy` scores the widths of a finished strategy, in percent, without the test set."""
         self._cost, self._accuracy, self._reward, self._mode = cost, accuracy, reward, budget_mode
@@ -140,7 +152,8 @@ class ChannelEnv:
         self._most = np.array([widths[-1] for widths in self._choices])
         self._full = cost.full_widths
         self._references: dict[float, float] = {}
-        self._target, self._step, self._previous = 1.0, 0, 1.0
+        self._targets, self._random = list(targets), random.Random()
+        self._target, self._step, self._previous = self._targets[0], 0, 1.0
         self._widths = self._full.copy()
 
     @property
@@ -150,8 +163,11 @@ class ChannelEnv:
     # -- Gymnasium ---------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: JSON | None = None) -> tuple[Vector, JSON]:
-        """Begin an episode for `options={"target": share of MACs}`; the environment itself draws nothing."""
-        self._target = float((options or {}).get("target", self._target))
+        """Begin an episode for `options={"target": share of MACs}`, else for one of the targets, drawn."""
+        if seed is not None:
+            self._random.seed(seed)
+        drawn = self._random.choice(self._targets)
+        self._target = float((options or {}).get("target", drawn))
         self._step, self._previous = 0, 1.0
         self._widths = self._full.copy()
         return self._observe(), {"target": self._target}

@@ -10,6 +10,7 @@ k x k convolutions are the same with im2col rows. Where the kept channels are al
 Cholesky factor G = L L^T of the reordered matrix serves every width: its leading block is the factor of G_KK.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from compress.prune.graph import ChannelGraph, Layer
 
+log = logging.getLogger(__name__)
+
+MOST_COLUMNS = 8192  # a Gram matrix of so many takes half a GiB; a layer with more inputs keeps its weights
 RIDGE = 1e-9  # times the mean of G's diagonal: dead channels make G singular
 
 
@@ -46,7 +50,10 @@ def gram_matrices(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], points: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """X^T X of every layer that reads cuttable channels, in float64: name -> (C * k * k, C * k * k)."""
-    wanted = dict.fromkeys(name for group in graph.groups for name in group.consumers)
+    wanted = list(dict.fromkeys(name for group in graph.groups for name in group.consumers))
+    for name in [name for name in wanted if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
+        log.info("%s: more than %d inputs per output; it is not refitted", name, MOST_COLUMNS)
+        wanted.remove(name)
     grams: dict[str, Tensor] = {}
 
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -54,7 +61,10 @@ def gram_matrices(
             rows = sampled_rows(layer, inputs[0].detach(), points, generator)
             if rows is not None:
                 rows = rows.double()
-                grams[name] = grams.get(name, 0) + rows.T @ rows
+                if name in grams:
+                    grams[name].addmm_(rows.T, rows)
+                else:
+                    grams[name] = rows.T @ rows
 
         return layer.register_forward_pre_hook(add)
 
@@ -79,7 +89,8 @@ def refit(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
     columns = columns.repeat_interleave(area)
     flat = weight.detach().flatten(1).double()
     inner = gram[columns][:, columns]
-    factor = torch.linalg.cholesky(inner + _ridge(gram) * torch.eye(len(inner), dtype=gram.dtype, device=gram.device))
+    inner.diagonal().add_(_ridge(gram))
+    factor = torch.linalg.cholesky(inner)
     moved = torch.cholesky_solve(gram[columns][:, ~columns] @ flat[:, ~columns].T, factor)
     new = torch.zeros_like(flat)
     new[:, columns] = flat[:, columns] + moved.T
@@ -100,8 +111,8 @@ class NestedRefit:
         self._per_channel = area
         self._weight = weight.detach()
         ordered = gram[self._columns][:, self._columns]
-        eye = torch.eye(len(ordered), dtype=gram.dtype, device=gram.device)
-        self._factor = torch.linalg.cholesky(ordered + _ridge(gram) * eye)
+        ordered.diagonal().add_(_ridge(gram))  # on both sides: what the samples say nothing of stays as it was
+        self._factor = torch.linalg.cholesky(ordered)
         flat = self._weight.flatten(1).double()[:, self._columns]
         self._solved = torch.linalg.solve_triangular(self._factor, ordered @ flat.T, upper=False)
 

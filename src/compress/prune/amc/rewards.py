@@ -19,6 +19,8 @@ class Outcome:
     ratio: float  # share of MACs kept
 
 
+LEAST_REFERENCE = 1.0  # percent: uniform widths that get nothing right must not make every other strategy a wonder
+
 Reward = Callable[[Outcome], float]
 
 
@@ -27,4 +29,4 @@ def acc(outcome: Outcome) -> float:
 
 
 def acc_normalize(outcome: Outcome) -> float:
-    return outcome.accuracy / max(outcome.reference, 1e-6)
+    return outcome.accuracy / max(outcome.reference, LEAST_REFERENCE)

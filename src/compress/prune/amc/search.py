@@ -19,8 +19,8 @@ from compress.agents.noise import decayed_sigma
 from compress.agents.replay import Replay
 from compress.files import JSON
 from compress.prune.amc.env import ChannelEnv, Policy, Vector
+from compress.seeds import derive_seed
 from compress.settings import Bound, Count, Natural, NonNegative
-from compress.train import derive_seed
 from compress.work import Work
 
 SAVE_EVERY_SECONDS = 1.0  # an episode can take milliseconds; at most so much of the search is repeated after a kill
