@@ -18,10 +18,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from compress.compose import COMPOSING, config_hash, diagnose, plain, register_resolvers, sweep_problems
+from compress.compose import COMPOSING, config_hash, diagnose, plain, register_resolvers, sweep_problems, told
 from compress.files import JSON, read_json
 from compress.paths import CONF, SUMMARY
-from compress.settings import InputError, first_line
+from compress.settings import InputError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class CheckBeforeStart(Callback):
         try:
             mine, folder = plain(config), Path(config.hydra.run.dir)
         except OmegaConfBaseException as error:
-            _refuse([first_line(error)])
+            _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
         else:
             _refuse(problems_of(mine) + foreign_run(folder, mine) or unwritable(folder, Path(mine["outputs"])))
 
@@ -195,7 +195,7 @@ def main() -> None:
     except COMPOSING as error:
         if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_composing(error):
             raise
-        _refuse(diagnose(sys.argv[1:], problems_of) or [first_line(error)])
+        _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
     except KeyboardInterrupt:
         print("compress: interrupted; the same command continues from the last epoch or episode", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -33,6 +33,11 @@ COMPOSING = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
 
 
+def told(error: Exception) -> str:
+    """What an error of composing says, in one line; a YAML error says where in the next lines."""
+    return " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
+
+
 def plain(config: DictConfig) -> JSON:
     """The config of a run as plain dicts, interpolations resolved, without Hydra's own node."""
     mine = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
@@ -95,11 +100,11 @@ def sweep_problems(config: DictConfig, check: Callable[[JSON], list[str]]) -> li
                 problems += check(plain(composed))
                 folders[_folder(composed)] += 1
             except COMPOSING as error:
-                problems.append(first_line(error))
+                problems.append(told(error))
         lines += [f"{' '.join(job)} -> {problem}" for problem in problems]
     bad = {line.split(" -> ")[0] for line in lines}
-    lines += [f"hydra.sweep.subdir: {n} jobs would share the folder {path}" for path, n in folders.items() if n > 1]
-    return [f"{len(bad)} of {len(jobs)} jobs are wrong; nothing was started", *lines] if lines else []
+    shared = [f"hydra.sweep.subdir: {n} jobs would share the folder {path}" for path, n in folders.items() if n > 1]
+    return [*([f"{len(bad)} of {len(jobs)} jobs are wrong; nothing was started"] if bad else []), *lines, *shared]
 
 
 def _folder(job: DictConfig) -> str:
@@ -131,7 +136,7 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
         try:
             base = compose(name, [*search, *_first_job(choices)])
         except COMPOSING as error:
-            return problems or [first_line(error)]
+            return problems or [told(error)]
         known = [*_keys(raw(base)), *groups]
         right = [*choices]
         for override in values:
@@ -140,12 +145,12 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
                     compose(name, [*search, *_first_job([*choices, override])])
                     right.append(override)
                 except COMPOSING as error:
-                    problems.append(f"{override.input_line}: {first_line(error)}")
+                    problems.append(f"{override.input_line}: {told(error)}")
         try:
             for job in sweep_jobs([str(override.input_line) for override in right]) or [[]]:
                 problems += check(plain(compose(name, [*search, *job])))
         except COMPOSING as error:
-            problems.append(first_line(error))
+            problems.append(told(error))
     return list(dict.fromkeys(problems))
 
 
