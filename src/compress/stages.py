@@ -110,16 +110,13 @@ def pretrain(state: RunState, work: Work) -> JSON:
 
 def _pretrain_settings(job: Job) -> JSON:
     spec = job.model
-    recipe = {} if spec.checkpoint or spec.is_pretrained else {**asdict(job.pretrain), "seed": job.seed}
-    data = {} if spec.checkpoint or spec.is_pretrained else {"data": _training_images(job)}
-    content = {"checkpoint": spec.checkpoint_digest()} if spec.checkpoint else {}
-    return {
-        "model": {"target": spec.target, "args": spec.args},
-        "shape": job.data.shape,
-        **recipe,
-        **data,
-        **content,
-    }
+    args = {key: value for key, value in spec.args.items() if key != "download"}
+    settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
+    if spec.checkpoint is not None:
+        return {**settings, "checkpoint": spec.checkpoint_digest()}
+    if spec.is_pretrained:
+        return settings
+    return {**settings, "recipe": asdict(job.pretrain), "seed": job.seed, "data": _training_images(job)}
 
 
 def _training_images(job: Job) -> JSON:

@@ -1,4 +1,4 @@
-"""Finished stages, kept once under outputs/cache and shared by every run; and a run's own folder.
+"""Finished stages, kept once under outputs/cache and shared by every run.
 
 A stage's name is a hash of all that its result depends on. It is computed in `<stage>-<key>.partial` and renamed
 when whole, under a lock that the operating system frees when its holder dies.
@@ -23,12 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that is done: its folder, its key, what it reported and what it took."""
+    """A stage that is done: its folder, its key and what it reported."""
 
     folder: Path
     key: str
     result: JSON
-    seconds: float
     reused: bool
 
 
@@ -73,14 +72,14 @@ class Store:
             sizes = {path.name: path.stat().st_size for path in partial.iterdir() if path.name != PROGRESS}
             write_json(partial / RESULT, {**result, "files": sizes})
             _publish(folder)
-        return Finished(folder, key, result, result["seconds"], reused=False)
+        return Finished(folder, key, result, reused=False)
 
     def _reuse(self, name: str, folder: Path, key: str, on_row: Callable[[Row], None]) -> Finished:
         result = {key: value for key, value in read_json(folder / RESULT).items() if key != "files"}
         for row in read_rows(folder):
             on_row(row)
         log.info("%s: the %s is reused from %s (saves %.1f s)", name, result["made"], folder, result["seconds"])
-        return Finished(folder, key, result, result["seconds"], reused=True)
+        return Finished(folder, key, result, reused=True)
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
