@@ -58,6 +58,8 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["dataset=imagefolder"], "dataset.root: must be given"),
         (["+dataset.sizes=3"], "unknown key dataset.sizes; there are "),
         (["stages=[eval,pretrain]"], "stages=[eval,pretrain]: must be some of pretrain, "),
+        (["stages=3"], "stages=3: must be a list"),
+        (["stages=[[prune]]"], "stages[0]=['prune']: must be one of pretrain, "),
         (["stages=[]"], "stages=[]: must be some of pretrain, "),
         (["stages=[pretrain,cook]"], "stages[1]=cook: must be one of pretrain, sparsify, "),
         (["stages=[pretrain]", "force=[eval]"], "force=[eval]: eval is not among the stages of this run"),
@@ -139,6 +141,11 @@ def test_what_hydra_refuses_is_explained(argv: list[str], expected: list[str]) -
     assert len(problems) <= len(expected)
 
 
+@pytest.mark.parametrize("stages", ["3", "[[prune]]", "prune", "[]"])
+def test_stages_of_any_shape_are_told_and_never_a_traceback(stages: str) -> None:
+    assert any(problem.startswith("stages") for problem in problems_of(compose_config(f"stages={stages}")))
+
+
 def test_parts_are_checked_without_each_other() -> None:
     wrong = ["dataset=cifar10", "dataset.root=/nope", "model.depth=21", "model.checkpoint=/nope.th"]
     told = problems_of(compose_config(*wrong, "teacher=run", "teacher.run=/nope", "distill=kd"))
@@ -147,6 +154,12 @@ def test_parts_are_checked_without_each_other() -> None:
     assert len(told) == 4
     bounds = problems_of(compose_config("method.lbound=0.9", "method.rbound=0.1", "method.targets=[0.5,0.2]"))
     assert len(bounds) == 2
+
+
+def test_a_run_that_prunes_nothing_is_not_held_to_a_budget() -> None:
+    narrow = ["model.depth=8", "model.width=4"]
+    assert any("out of reach" in problem for problem in problems_of(compose_config(*narrow)))
+    assert problems_of(compose_config(*narrow, "stages=[pretrain,eval]")) == []
 
 
 def test_a_method_says_which_budgets_it_takes(tmp_path: Path) -> None:

@@ -134,12 +134,16 @@ def build(config: JSON) -> Job:
     distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
     teacher = part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") else None
     budget, _ = rules.choose_budget(config)
+    if budget is not None and budget.kind in bad:
+        budget = None
     if method is not None and "stages" not in bad:
         for at, name in enumerate(config["stages"]):
             parts(needs, name, tuple(config["stages"][:at]), method)
     if method is not None and distill is not None:
         parts(_check_distill, distill, method, config)
-    if data is not None and spec is not None and method is not None and budget is not None and budget.kind not in bad:
+    # without these stages the method and its budget play no part
+    decides = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
+    if decides and data is not None and spec is not None and method is not None and budget is not None:
         parts(_check_budget, spec, method, budget)
     problems += parts.problems
     if problems:

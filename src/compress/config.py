@@ -153,7 +153,11 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
 
 def check_stages(config: Mapping[str, Any]) -> list[str]:
     stages, force = config.get("stages"), config.get("force")
-    if not isinstance(stages, list) or not isinstance(force, list) or set(stages) - set(STAGE_ORDER):
+    if (
+        not isinstance(stages, list)
+        or not isinstance(force, list)
+        or any(stage not in STAGE_ORDER for stage in stages)
+    ):
         return []  # reported with its type
     problems = []
     if not stages or stages != [stage for stage in STAGE_ORDER if stage in stages]:
@@ -161,7 +165,7 @@ def check_stages(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"stages=[{','.join(stages)}]: must be some of {order}, in this order, each once")
     for stage in force:
         if stage in STAGE_ORDER and stage not in stages:
-            problems.append(f"force=[{','.join(force)}]: {stage} is not among the stages of this run")
+            problems.append(f"force=[{','.join(map(str, force))}]: {stage} is not among the stages of this run")
     return problems
 
 

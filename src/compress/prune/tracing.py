@@ -36,7 +36,7 @@ BINARY = {
 }  # fmt: skip
 SPATIAL = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate}
 REDUCTIONS = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
-# Ops that may run on the numbers as they are; `_stale` says when a cut would make their arguments wrong.
+# Ops that may run on the numbers as they are, unless a cut would make their sizes wrong (`splits`, `fixes`).
 RESHAPES = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 MOVES = {
     torch.permute, torch.transpose, torch.unsqueeze, torch.squeeze, "permute", "transpose", "unsqueeze", "squeeze",
