@@ -1,8 +1,11 @@
 """The zoo by published counts, and files that fit, or say why not."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from torch import nn
 from compress.measure.macs import count_macs, count_params
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
+from compress.models.resnet_x4 import resnet_x4
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint, spec_from_json
 from compress.settings import InputError
 
@@ -99,6 +103,63 @@ def test_a_file_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == ""
 
 
+def crd_file(path: Path, key: str, **more: Any) -> dict[str, torch.Tensor]:
+    """As the authors of resnet8x4 and resnet32x4 save: the weights, their command line and numpy numbers."""
+    weights = resnet_x4(depth=8, in_channels=3, num_classes=100).state_dict()
+    wrapped = {f"module.{name}": value for name, value in weights.items()}
+    beside = {
+        "opt": Namespace(lr=0.05, milestones=[150, 180, 210]),
+        "best_acc": np.float64(72.5),
+        "epoch": np.int64(1),
+    }
+    torch.save({**beside, key: wrapped, **more}, path)
+    return weights
+
+
+@pytest.mark.parametrize("key", ["model", "net", "state_dict"])
+def test_checkpoints_with_a_command_line_beside_the_weights_load(tmp_path: Path, key: str) -> None:
+    weights = crd_file(tmp_path / "net.pth", key)
+    assert {"conv1.weight", "bn1.weight", "layer1.0.downsample.0.weight", "layer3.0.downsample.1.running_var"} < set(
+        weights
+    )
+    assert {"layer2.0.conv2.weight", "layer2.0.bn2.bias", "fc.weight", "fc.bias"} < set(weights)
+    model = resnet_x4(depth=8, in_channels=3, num_classes=100)
+    load_strictly(model, read_checkpoint(tmp_path / "net.pth"), "net.pth")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    deeper = resnet_x4(depth=14, in_channels=3, num_classes=100)
+    with pytest.raises(InputError, match=r"net.pth: does not fit the network \(missing: layer1.1.conv1.weight"):
+        load_strictly(deeper, read_checkpoint(tmp_path / "net.pth"), "net.pth")
+
+
+def test_a_wrong_name_in_a_checkpoint_is_listed(tmp_path: Path) -> None:
+    weights = crd_file(tmp_path / "net.pth", "model")
+    weights["layer9.0.conv1.weight"] = weights.pop("layer1.0.conv1.weight")
+    model = resnet_x4(depth=8, in_channels=3, num_classes=100)
+    with pytest.raises(InputError, match=r"missing: layer1.0.conv1.weight; unknown: layer9.0.conv1.weight"):
+        load_strictly(model, weights, "net.pth")
+
+
+def test_numbers_of_an_older_numpy_load(tmp_path: Path) -> None:
+    crd_file(tmp_path / "new.pth", "model")
+    with ZipFile(tmp_path / "new.pth") as new, ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            for module in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+                content = content.replace(module, b"numpy.core.multiarray")
+            old.writestr(name, content)
+    assert read_checkpoint(tmp_path / "old.pth").keys() == read_checkpoint(tmp_path / "new.pth").keys()
+
+
+@pytest.mark.parametrize("foreign", [Evil(), Namespace(hidden=Evil()), Path("x")])
+def test_nothing_else_is_unpickled_beside_the_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], foreign: Any
+) -> None:
+    crd_file(tmp_path / "net.pth", "model", foreign=foreign)
+    with pytest.raises(InputError, match="not a file of plain tensors"):
+        read_checkpoint(tmp_path / "net.pth")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_spec_survives_json_and_calls_only_our_functions() -> None:
     content = spec().to_json()
     assert spec_from_json(content).build().state_dict().keys() == spec().build().state_dict().keys()
@@ -169,9 +230,10 @@ def test_pretrained_weights_that_are_there_are_used_and_may_hold_no_code(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("aux_heads", [False, True])
 @pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
 def test_networks_with_training_heads_are_rebuilt_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, aux_heads: bool
 ) -> None:
     from torchvision import models
 
@@ -179,9 +241,11 @@ def test_networks_with_training_heads_are_rebuilt_alike(
     file = tmp_path / "checkpoints" / Path(models.get_model_weights(arch).IMAGENET1K_V1.url).name
     file.parent.mkdir()
     torch.save(models.get_model(arch, weights=None, init_weights=False).state_dict(), file)
-    args = {"arch": arch, "weights": "IMAGENET1K_V1", "download": False}
+    args = {"arch": arch, "weights": "IMAGENET1K_V1", "download": False, "aux_heads": aux_heads}
     spec = ModelSpec("compress.models.torchvision.classifier", args, (3, 96, 96), 10)
     model = spec.build().eval()
+    heads = [name for name in ("aux1", "aux2", "AuxLogits") if getattr(model, name, None) is not None]
+    assert len(heads) == ({"googlenet": 2, "inception_v3": 1}[arch] if aux_heads else 0)
     again = spec.without_pretrained().build().eval()
     load_strictly(again, model.state_dict(), "itself")
     images = torch.randn(1, 3, 96, 96)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from compress.measure.macs import in_eval_mode
+
 
 class Accuracy(NamedTuple):
     top1: float
@@ -20,14 +22,11 @@ def correct(logits: Tensor, labels: Tensor, k: int) -> int:
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
     """Of a model in eval mode; the mode it was in is restored."""
-    was_training = model.training
-    model.eval()
     hits1 = hits5 = images = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), in_eval_mode(model):
         for x, y in batches:
             logits = model(x)
             hits1 += correct(logits, y, 1)
             hits5 += correct(logits, y, 5)
             images += len(y)
-    model.train(was_training)
     return Accuracy(100 * hits1 / images, 100 * hits5 / images)

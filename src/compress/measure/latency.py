@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from compress.measure.macs import in_eval_mode
+
 
 class Latency(NamedTuple):
     median_ms: float
@@ -20,10 +22,8 @@ def measure_latency(
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA compilers on import
     from torch.utils.benchmark import Timer
 
-    was_training = model.training
     image = torch.zeros(1, *shape, device=device)
-    with torch.inference_mode():
-        timer = Timer("model(image)", globals={"model": model.eval(), "image": image}, num_threads=threads)
+    with torch.inference_mode(), in_eval_mode(model):
+        timer = Timer("model(image)", globals={"model": model, "image": image}, num_threads=threads)
         taken = timer.blocked_autorange(min_run_time=seconds)
-    model.train(was_training)
     return Latency(taken.median * 1e3, taken.iqr * 1e3, threads)

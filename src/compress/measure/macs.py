@@ -1,12 +1,14 @@
 """Multiply-adds by fvcore: convolutions, linear layers and matrix products; nothing else.
 
-fvcore calls multiply-adds "flops" and also counts normalisation and pooling; the papers this project compares
-with do not, so those are given a count of zero. (`set_op_handle(op, None)`, fvcore's documented way to leave an
-op out, has no effect for ops it has a handle for.)
+fvcore calls multiply-adds "flops" and also counts normalisation, pooling and resizing; the papers this project
+compares with do not, so those operators are left out of the sum. `compress.measure.counts` has the other conventions.
 """
 
 import logging
 import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -25,10 +27,6 @@ UNCOUNTED = (
 )
 
 
-def _zero(inputs: list[Any], outputs: list[Any]) -> int:
-    return 0
-
-
 def _attention(inputs: list[Any], outputs: list[Any]) -> int:
     """q (..., L, E), k (..., S, E), v (..., S, V): L*S*E for the scores and L*S*V for the mix."""
     from fvcore.nn.jit_handles import get_shape
@@ -37,28 +35,43 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
     return int(prod(q[:-1]) * k[-2] * (q[-1] + v[-1]))
 
 
-def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """MACs of one image (C, H, W)."""
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode; afterwards each in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str]:
+    """What fvcore counts for one image (C, H, W), by operator; attention, which it has no count for, is added."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore still uses torch.jit.script
         from fvcore.nn import FlopCountAnalysis
 
         example = next(model.parameters())
-        was_training, fastpath = model.training, torch.backends.mha.get_fastpath_enabled()
+        fastpath = torch.backends.mha.get_fastpath_enabled()
         # fvcore and torch's tracer report every op that fvcore has no count for; those are the ones without MACs
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque op that fvcore cannot see into
         try:
-            images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
-            count = FlopCountAnalysis(model.eval(), images)
-            count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-            for op in UNCOUNTED:
-                count.set_op_handle(f"aten::{op}", _zero)
-            count.set_op_handle("aten::scaled_dot_product_attention", _attention)
-            return int(count.total())
+            with in_eval_mode(model):
+                images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
+                count = FlopCountAnalysis(model, images)
+                count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+                count.set_op_handle("aten::scaled_dot_product_attention", _attention)
+                return Counter({op: int(n) for op, n in count.by_operator().items()})
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
-            model.train(was_training)
+
+
+def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """MACs of one image (C, H, W)."""
+    return sum(n for op, n in count_operators(model, shape).items() if op not in UNCOUNTED)
 
 
 def count_params(model: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """Layers of our own that the channel graph knows by name."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,3 +20,26 @@ class ChannelPad(nn.Module):
 
     def extra_repr(self) -> str:
         return f"before={self.before}, after={self.after}"
+
+
+class ChannelSelection(nn.Module):
+    """Some of the channels, by index: (B, channels, H, W) -> (B, len(indices), H, W).
+
+    Stands where a layer wants fewer channels than a residual stream carries: the stream keeps its width, and what
+    reads it does so through the selection (Liu et al., "Learning Efficient Convolutional Networks through Network
+    Slimming", ICCV 2017, arXiv:1708.06519, section 3). The indices are whole numbers in a buffer: no gradient
+    reaches them, and they are saved with the weights.
+    """
+
+    indices: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("indices", torch.arange(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if len(self.indices) == self.channels else x.index_select(1, self.indices)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.indices)} of {self.channels}"

@@ -7,7 +7,6 @@ arXiv:1704.04861, table 1: 568.7 M multiply-adds at 224 px. The same strides are
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from compress.settings import Positive
 
@@ -32,13 +31,14 @@ class MobileNetV1(nn.Module):
             blocks.append(nn.Sequential(conv_bn(c_in, c_in, 3, stride, groups=c_in), conv_bn(c_in, c_out, 1, 1)))
             c_in = c_out
         self.features = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(c_in, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))  # type: ignore[no-any-return]
+        return self.classifier(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
 
 
 def mobilenetv1(*, width: Positive, stem_stride: Literal[1, 2], in_channels: int, num_classes: int) -> MobileNetV1:

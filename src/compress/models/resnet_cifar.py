@@ -2,7 +2,9 @@
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, section 4.2. Two shortcuts
 where the shape changes: `pad` is the paper's option A (every second pixel, zero channels on both sides; without
-weights, state dicts as in the widely used public checkpoints), `conv` a bare 1x1 convolution without BN.
+weights, state dicts as in the widely used public checkpoints), `conv` a bare 1x1 convolution without BN. With an
+`expansion` of 4 the blocks are bottlenecks of two 3x3 convolutions: stages of four times the width around the same
+inner ones, as channel-pruning studies widen the residual stream ("resnet20(w)").
 """
 
 from typing import Annotated, Literal
@@ -34,11 +36,11 @@ def make_shortcut(c_in: int, c_out: int, stride: int, kind: Shortcut) -> nn.Modu
 
 
 class Block(nn.Module):
-    def __init__(self, c_in: int, c_out: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(self, c_in: int, inner: int, c_out: int, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(c_in, inner, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, c_out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.shortcut = make_shortcut(c_in, c_out, stride, shortcut)
 
@@ -48,35 +50,43 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of `blocks` blocks, `width`, 2 and 4 times `width` channels: (B, C, H, W) -> (B, classes)."""
+    """Three stages of `blocks` blocks: (B, C, H, W) -> (B, classes).
 
-    def __init__(self, blocks: int, width: int, shortcut: Shortcut, in_channels: int, num_classes: int) -> None:
+    Inner channels are `width`, 2 and 4 times `width`, the outputs of a stage `expansion` times that.
+    """
+
+    def __init__(
+        self, blocks: int, width: int, expansion: int, shortcut: Shortcut, in_channels: int, num_classes: int
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._stage(width, width, blocks, 1, shortcut)
-        self.layer2 = self._stage(width, 2 * width, blocks, 2, shortcut)
-        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2, shortcut)
-        self.linear = nn.Linear(4 * width, num_classes)
+        outs = [width * expansion, 2 * width * expansion, 4 * width * expansion]
+        self.layer1 = self._stage(width, width, outs[0], blocks, 1, shortcut)
+        self.layer2 = self._stage(outs[0], 2 * width, outs[1], blocks, 2, shortcut)
+        self.layer3 = self._stage(outs[1], 4 * width, outs[2], blocks, 2, shortcut)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(outs[2], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
-    def _stage(c_in: int, c_out: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
-        first = Block(c_in, c_out, stride, shortcut)
-        return nn.Sequential(first, *(Block(c_out, c_out, 1, shortcut) for _ in range(blocks - 1)))
+    def _stage(c_in: int, inner: int, c_out: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
+        first = Block(c_in, inner, c_out, stride, shortcut)
+        return nn.Sequential(first, *(Block(c_out, inner, c_out, 1, shortcut) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.linear(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
 def resnet(
     *,
     depth: Annotated[int, Bound(ge=8)],
     width: Count,
+    expansion: Count = 1,
     shortcut: Shortcut,
     in_channels: int,
     num_classes: int,
@@ -87,4 +97,4 @@ def resnet(
     """
     if (depth - 2) % 6:
         raise InputError(f"model.depth={depth}: must be 6n + 2, such as 20, 32, 44, 56, 110")
-    return ResNet((depth - 2) // 6, width, shortcut, in_channels, num_classes)
+    return ResNet((depth - 2) // 6, width, expansion, shortcut, in_channels, num_classes)

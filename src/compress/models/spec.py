@@ -6,11 +6,13 @@ pickled, and only functions of `compress.models` are ever called when a file is 
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,17 +45,35 @@ class ModelSpec:
         make = getattr(importlib.import_module(module), name)
         given = {"in_channels": self.shape[0], "num_classes": self.classes, "image_size": self.shape[1]}
         takes = inspect.signature(make).parameters
-        network: nn.Module = make(**self.args, **{key: given[key] for key in given if key in takes})
+        args = {key: given[key] for key in given if key in takes} | dict(self.args)
+        try:
+            network: nn.Module = make(**args)
+        except Exception as error:
+            if self.is_ours:
+                raise
+            raise InputError(f"model._target_={self.target}: raises {type(error).__name__}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise InputError(f"model._target_={self.target}: must return an nn.Module, not {type(network).__name__}")
         if tried:
             self._try(network)
         return network
 
+    @property
+    def is_ours(self) -> bool:
+        return self.target.startswith(OURS)
+
+    def source_digest(self) -> str:
+        """Of the file that a network of somebody else's is written in: an edited network is another one."""
+        file = inspect.getsourcefile(importlib.import_module(self.target.rpartition(".")[0]))
+        return digest_of(Path(file)) if file else ""
+
     def _try(self, network: nn.Module) -> None:
         was_training = network.training
+        foreseen = (RuntimeError, ValueError, AssertionError) if self.is_ours else Exception
         try:
             with torch.no_grad():
                 logits = network.eval()(torch.zeros(1, *self.shape))
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except foreseen as error:
             size = "x".join(map(str, self.shape))
             raise InputError(
                 f"model: cannot take {size} images ({first_line(error)}); "
@@ -61,8 +81,9 @@ class ModelSpec:
             ) from None
         finally:
             network.train(was_training)
-        if tuple(logits.shape) != (1, self.classes):
-            raise InputError(f"model: gives {tuple(logits.shape)} for one image, not (1, {self.classes})")
+        gives = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if gives != (1, self.classes):
+            raise InputError(f"model: gives {gives} for one image, not (1, {self.classes})")
 
     @property
     def is_pretrained(self) -> bool:
@@ -116,7 +137,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_beside_weights()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
         # torch's own words advise to load such a file all the same; we do not
         kind = type(error).__name__
@@ -128,6 +150,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"model.checkpoint={path}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _beside_weights() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What published files hold beside tensors: command lines and numpy numbers. Reading these runs no code."""
+    number = np.float64(0).__reduce__()[0]
+    assert callable(number)
+    names = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]  # before and from numpy 2
+    dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    return [Namespace, np.dtype, *dtypes, *((number, name) for name in names)]
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
