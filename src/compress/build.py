@@ -19,6 +19,7 @@ from compress.data.base import Data
 from compress.distill.distill import Distill
 from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
 from compress.files import JSON
+from compress.models.onnx import require_onnx
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
 from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
@@ -136,6 +137,8 @@ def build(config: JSON) -> Job:
     budget, _ = rules.choose_budget(config)
     if budget is not None and budget.kind in bad:
         budget = None
+    if "eval" not in bad and config["eval"]["onnx"]:
+        parts(require_onnx, "eval.onnx=true")
     if method is not None and "stages" not in bad:
         for at, name in enumerate(config["stages"]):
             parts(needs, name, tuple(config["stages"][:at]), method)

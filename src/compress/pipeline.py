@@ -14,7 +14,7 @@ from typing import Any
 
 from compress.distill.teacher import ZooTeacher
 from compress.files import JSON, Row, atomic, read_json, read_rows, write_json
-from compress.paths import MODEL, PLAN, SPLIT, SUMMARY
+from compress.paths import MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.report.figures import draw_run
 from compress.report.recorder import Recorder
 from compress.report.table import results_table
@@ -141,6 +141,8 @@ def _collect(state: RunState, folder: Path) -> None:
     _copy(state.done[state.latest()] / MODEL, folder / MODEL)
     if "prune" in state.done:
         _copy(state.done["prune"] / PLAN, folder / PLAN)
+    if "eval" in state.done and (state.done["eval"] / ONNX).is_file():
+        _copy(state.done["eval"] / ONNX, folder / ONNX)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -90,6 +90,7 @@ class EvalSettings:
     batch_size: Count
     latency_seconds: Positive  # measuring time per model
     latency_threads: Threads
+    onnx: bool
 
 
 @dataclass(frozen=True, kw_only=True)

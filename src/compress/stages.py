@@ -19,10 +19,12 @@ from compress.distill.distill import Distill
 from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
 from compress.files import JSON, write_json
 from compress.measure.accuracy import accuracy
+from compress.measure.counts import counts
 from compress.measure.latency import measure_latency
-from compress.measure.macs import count_macs, count_params
+from compress.measure.macs import count_macs
+from compress.models.onnx import export_onnx
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
-from compress.paths import MODEL
+from compress.paths import MODEL, ONNX
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.cost import cost_model
 from compress.prune.graph import ChannelGraph
@@ -38,7 +40,7 @@ from compress.work import Work
 
 log = logging.getLogger(__name__)
 
-SAME = 1e-9  # largest relative difference of masked and cut logits in float64
+SAME = 1e-10  # largest relative difference of masked and cut logits in float64
 NEAR_BUDGET = 0.01  # relative; a result further off, and by more than one rounding step, is flagged
 
 
@@ -112,6 +114,8 @@ def _pretrain_settings(job: Job) -> JSON:
     spec = job.model
     args = {key: value for key, value in spec.args.items() if key != "download"}
     settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
+    if not spec.is_ours:
+        settings["source"] = spec.source_digest()
     if spec.checkpoint is not None:
         return {**settings, "checkpoint": spec.checkpoint_digest()}
     if spec.is_pretrained:
@@ -193,7 +197,7 @@ def _check(problem: Problem, small: nn.Module, plan: Plan) -> float:
     model, narrow = copy.deepcopy(problem.model).cpu(), copy.deepcopy(small).cpu()
     apart = difference(model, narrow, problem.graph, plan, images)
     assert apart < SAME, f"masked and cut networks differ by {apart:.2e}"
-    counted, priced = count_macs(small, problem.data.shape), problem.cost.macs(problem.graph.widths(plan))[0]
+    counted, priced = count_macs(small, problem.data.shape), problem.cost.macs(plan)
     assert counted == priced, f"the pruned network has {counted} MACs, the cost model says {priced}"
     return apart
 
@@ -300,8 +304,7 @@ def evaluate(state: RunState, work: Work) -> JSON:
             rows[name] = {
                 "top1": top1,
                 "top5": top5,
-                "macs": count_macs(model, job.data.shape),
-                "params": count_params(model),
+                **asdict(counts(model, job.data.shape)),
                 "bytes": (state.done[stage] / MODEL).stat().st_size,
                 "latency_ms": latency.median_ms,
                 "latency_spread_ms": latency.spread_ms,
@@ -309,7 +312,10 @@ def evaluate(state: RunState, work: Work) -> JSON:
                 "latency_device": device_name(job.device),
             }
             work.row(stage="eval", network=name, top1=top1, top5=top5, macs=rows[name]["macs"])
-    return {"results": rows}
+    if not job.evaluate.onnx:
+        return {"results": rows}
+    model, _ = state.network(state.latest())
+    return {"results": rows, "onnx_difference": export_onnx(model, work.folder / ONNX, job.data.shape)}
 
 
 def device_name(device: torch.device) -> str:
@@ -342,10 +348,10 @@ class Stage:
 
 STAGES = {
     "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 1),  # dense network to its baseline accuracy
-    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 1),  # learn what can go
-    "prune": Stage(prune, _prune_settings, "plan", 1),  # decide, to the budget, and cut
+    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 2),  # learn what can go
+    "prune": Stage(prune, _prune_settings, "plan", 2),  # decide, to the budget, and cut
     "finetune": Stage(finetune, _finetune_settings, "finetuned network", 1),  # recover
-    "eval": Stage(evaluate, _evaluate_settings, "measurement", 1),  # accuracy, MACs, params, size, latency
+    "eval": Stage(evaluate, _evaluate_settings, "measurement", 2),  # accuracy, MACs, params, size, latency
 }
 
 

@@ -25,6 +25,10 @@ from compress.work import Work
 
 log = logging.getLogger(__name__)
 
+# Of the loss of heads that only exist in training: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015,
+# arXiv:1409.4842, section 5.
+AUXILIARY_WEIGHT = 0.3
+
 # (logits (B, C), labels (B,), images (B, C, H, W)) -> scalar
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -142,6 +146,11 @@ def train(
     }
 
 
+def _outputs(output: Tensor | tuple[Tensor | None, ...]) -> list[Tensor]:
+    """The logits, and those of heads that only exist in training."""
+    return [logits for logits in output if logits is not None] if isinstance(output, tuple) else [output]
+
+
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
@@ -173,8 +182,10 @@ def _epoch(
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(recipe, device):
-            logits = model(images)
+            logits, *heads = _outputs(model(images))
             value = loss(logits, labels, images)
+            for head in heads:
+                value = value + AUXILIARY_WEIGHT * cross_entropy(recipe)(head, labels, images)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         if recipe.clip_norm is not None:

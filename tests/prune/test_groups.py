@@ -4,9 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.models.layers import ChannelSelection
 from compress.models.resnet_cifar import resnet
 from compress.prune.graph import ChannelGraph
 from compress.prune.groups import channel_graph
+from compress.prune.plan import Plan
+from compress.prune.surgery import cut, difference
 
 
 def widths(graph: ChannelGraph) -> dict[str, int]:
@@ -56,7 +59,8 @@ class Net(nn.Module):
         self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1)
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.grouped = nn.Conv2d(8, 8, 1, groups=2)
-        self.norm = nn.LayerNorm(8)
+        self.norm, self.group_norm = nn.LayerNorm(8), nn.GroupNorm(4, 8)
+        self.selection = ChannelSelection(8)
         self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
         self.head8, self.head16, self.head4 = nn.Linear(8, 5), nn.Linear(16, 5), nn.Linear(4, 5)
 
@@ -80,6 +84,26 @@ class Net(nn.Module):
             return self.head8(b.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).mean((2, 3)))
         if self.kind == "layer norm":
             return self.head8(self.norm(a.permute(0, 2, 3, 1)).mean((1, 2)))
+        if self.kind == "group norm":
+            return self.head8(self.group_norm(a).mean((2, 3)))
+        if self.kind == "selection":
+            return self.head8(self.selection(a).mean((2, 3)))
+        if self.kind == "split":
+            left, right = torch.split(a, a.shape[1] // 2, 1)
+            return self.head4((left * right).mean((2, 3)))
+        if self.kind == "split in fours":
+            left, right = a.split(4, 1)
+            return self.head4((left * right).mean((2, 3)))
+        if self.kind == "space":
+            return self.head8(F.pad(a, (1, 1, 1, 1))[:, :, 1:, ::2].mean((2, 3)))
+        if self.kind == "expand_as":
+            n, c, _, _ = a.size()
+            scale = self.squeeze(F.adaptive_avg_pool2d(a, 1))
+            scale = torch.sigmoid(self.excite(scale)).view(n, c).view(n, c, 1, 1)
+            return self.head8((a * scale.expand_as(a)).mean((2, 3)))
+        if self.kind == "training head":
+            main = self.head8(a.mean((2, 3)))
+            return (main, self.head16(torch.cat([a, b], 1).mean((2, 3)))) if self.training else main
         if self.kind == "expand":
             return self.head8((a.mean((2, 3), keepdim=True).expand(-1, 8, 4, 4) * a).mean((2, 3)))
         if self.kind == "size":
@@ -127,7 +151,6 @@ def test_what_a_cut_would_make_wrong_is_frozen_and_named() -> None:
         ("slice", "a", "getitem"),
         ("pad", "a", "pad"),
         ("shuffle", "b", "view"),
-        ("layer norm", "a", "norm"),
         ("literal", "a", "view"),
         ("expand", "a", "expand"),
         ("size", "a", "a computed number"),
@@ -146,7 +169,8 @@ def test_arguments_by_name_are_the_same_ops() -> None:
 def test_the_logits_are_never_cut_and_not_reported() -> None:
     graph = graph_of("cat")
     assert "head16" not in widths(graph)
-    assert graph.frozen == {}
+    assert "head16" not in graph.frozen
+    assert set(graph.frozen.values()) == {"is never run"}  # the layers of the other kinds
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -171,3 +195,79 @@ def test_value_dependent_control_flow_is_told_with_its_line() -> None:
 
     with pytest.raises(InputError, match=r"Dynamic cannot be traced at .*test_groups.py:\d+: .*# the line"):
         channel_graph(Dynamic(), (3, 4, 4))
+
+
+def test_norms_over_all_channels_can_be_cut() -> None:
+    graph = graph_of("layer norm")
+    assert widths(graph) == {"a": 8}
+    assert graph.norms == {"norm": 3}
+    assert widths(graph_of("group norm")) == {"a": 2}  # four norm groups keep as many channels each
+
+
+def test_a_selection_is_a_choice_of_its_own_and_leaves_the_stream_wide() -> None:
+    graph = graph_of("selection")
+    assert widths(graph) == {"selection": 8}
+    assert graph.groups[0].consumers == ("head8",)
+    assert graph.frozen["a"] == "is selected from by selection"
+
+
+def test_parts_of_a_computed_size_stay_equal_and_written_sizes_freeze() -> None:
+    assert widths(graph_of("split")) == {"a": 4}
+    assert "split" in graph_of("split in fours").frozen["a"]
+
+
+def test_padding_and_slicing_in_space_leave_channels_alone() -> None:
+    assert widths(graph_of("space")) == {"a": 8}
+
+
+def test_squeeze_excite_as_most_people_write_it() -> None:
+    assert widths(graph_of("expand_as")) == {"a": 8, "squeeze": 2}
+
+
+def test_layers_that_only_run_in_training_read_channels_too_and_cost_nothing() -> None:
+    graph = graph_of("training head")
+    assert widths(graph) == {"a": 8, "b": 8}
+    assert graph.groups[0].consumers == ("head8", "head16")
+    uses = {layer.name: layer.macs_per_weight for layer in graph.layers}
+    assert uses == {"a": 16, "b": 16, "head8": 1, "head16": 0}
+
+
+def test_a_training_head_that_cannot_run_is_named() -> None:
+    class Tall(Net):
+        def forward(self, x: Tensor, unused: bool = False) -> Tensor:
+            main = self.head8(self.a(x).mean((2, 3)))
+            return (main, F.avg_pool2d(self.b(x), 9)) if self.training else main  # type: ignore[return-value]
+
+    graph = channel_graph(Tall("training head"), (3, 4, 4))
+    assert widths(graph) == {"a": 8}
+    assert graph.frozen["depthwise"].startswith("does not run in evaluation, and training cannot run")
+
+
+def test_weights_that_two_layers_share_are_cut_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(3, 8, 1, bias=False)
+            self.b.weight = self.a.weight
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.a(x), self.b(x * 2)], 1).mean((2, 3)))
+
+    model = Shared()
+    graph = channel_graph(model, (3, 4, 4))
+    assert widths(graph) == {"a": 8}
+    plan = Plan({"a": [1, 5]})
+    small = cut(model, graph, plan)
+    assert small.get_parameter("b.weight") is small.get_parameter("a.weight")
+    assert difference(model, small, graph, plan, torch.randn(2, 3, 4, 4)) < 1e-12
+
+
+def test_computed_weights_are_frozen() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 5, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    graph = channel_graph(net, (3, 4, 4))
+    assert len(graph) == 0
+    assert "parametrizations" in graph.frozen["0"] or "'1'" in graph.frozen["0"]

@@ -16,7 +16,7 @@ from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
 from compress.prune.plan import Plan, plan_from_json
-from compress.prune.surgery import cut, difference, masked
+from compress.prune.surgery import Masks, cut, difference, masked
 
 
 def zoo() -> dict[str, tuple[Any, tuple[int, int, int]]]:
@@ -40,7 +40,8 @@ def zoo() -> dict[str, tuple[Any, tuple[int, int, int]]]:
         "squeezenet1_1": (tv("squeezenet1_1"), (3, 64, 64)),
         "densenet121": (tv("densenet121"), (3, 64, 64)),
         "shufflenet_v2_x0_5": (tv("shufflenet_v2_x0_5"), (3, 64, 64)),
-        "googlenet": (tv("googlenet", aux_logits=False, init_weights=False), (3, 64, 64)),
+        "googlenet": (tv("googlenet", init_weights=False), (3, 64, 64)),
+        "convnext_tiny": (tv("convnext_tiny"), (3, 64, 64)),
         "efficientnet_b0": (tv("efficientnet_b0"), (3, 64, 64)),
         "regnet_y_400mf": (tv("regnet_y_400mf"), (3, 64, 64)),
     }
@@ -61,8 +62,8 @@ def test_masked_equals_cut_and_the_cost_model_equals_fvcore(name: str) -> None:
     widths = graph.widths(plan)
     assert cost.macs(widths)[0] == count_macs(small, shape) < cost.full_macs
     assert cost.params(widths)[0] == count_params(small)
-    logits = small.train()(torch.randn(2, *shape))
-    logits.sum().backward()
+    outputs = small.train()(torch.randn(2, *shape))
+    (sum(outputs).sum() if isinstance(outputs, tuple) else outputs.sum()).backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in small.parameters())
 
 
@@ -73,6 +74,33 @@ def test_one_channel_per_group_is_still_a_network(name: str) -> None:
     graph = channel_graph(model, shape)
     plan = Plan({group.name: (group.width // 2,) for group in graph.groups})
     assert difference(model, cut(model, graph, plan), graph, plan, torch.randn(2, *shape)) < 1e-10
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(64), nn.GroupNorm(4, 64), nn.GroupNorm(64, 64), nn.GroupNorm(1, 64)])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
+def test_norms_over_several_channels_keep_their_order_at_any_share(norm: nn.Module, share: float) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Conv2d(3, 64, 1), norm, nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            if isinstance(self.norm, nn.LayerNorm):
+                x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            else:
+                x = self.norm(x)
+            return self.b(x.square().mean((2, 3)))
+
+    model = Normed()
+    for tensor in norm.parameters():
+        nn.init.uniform_(tensor, 0.5, 2)
+    graph = channel_graph(model, (3, 4, 4))
+    plan = random_plan(graph, share)
+    small = cut(model, graph, plan)
+    assert len(small.get_parameter("norm.weight")) == round(share * graph[0].width) * 64 // graph[0].width
+    assert difference(model, small, graph, plan, torch.randn(2, 3, 4, 4)) < 1e-12
+    assert "forward" not in vars(model.norm)  # the mask is off again
 
 
 def test_a_wrong_cut_fails_the_law() -> None:
@@ -111,6 +139,42 @@ def test_cutting_leaves_the_model_and_the_small_one_inherits_its_state(tiny: nn.
     assert (conv.in_channels, conv.out_channels) == (1, 2)
 
 
+def test_no_grad_and_inference_mode_of_the_caller_do_not_reach_the_small_one(tiny: nn.Module) -> None:
+    graph = channel_graph(tiny, (1, 8, 8))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            small = cut(tiny, graph, random_plan(graph, 0.5))
+            assert not torch.is_grad_enabled()
+        small(torch.randn(2, 1, 8, 8)).sum().backward()
+        assert all(p.grad is not None for p in small.parameters())
+        assert all(p.requires_grad and p.grad is None for p in tiny.parameters())
+
+
+def test_modes_of_single_modules_stay_as_they_were(tiny: nn.Module) -> None:
+    tiny.train()
+    tiny.get_submodule("bn1").eval()  # a frozen batch norm
+    before = [module.training for module in tiny.modules()]
+    graph = channel_graph(tiny, (1, 8, 8))
+    cost_model(tiny, graph, (1, 8, 8))
+    small = cut(tiny, graph, random_plan(graph, 0.5))
+    assert [module.training for module in tiny.modules()] == before == [module.training for module in small.modules()]
+
+
+def test_masks_for_many_plans_are_the_same_masks(tiny: nn.Module) -> None:
+    graph = channel_graph(tiny, (1, 8, 8))
+    masks, images = Masks(tiny.eval(), graph), torch.randn(2, 1, 8, 8)
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    with torch.no_grad():
+        for seed in range(5):
+            plan = random_plan(graph, 0.3 + 0.1 * seed, seed)
+            with masks(plan) as net:
+                again = net(images)
+            with masked(tiny, graph, plan) as net:
+                assert torch.equal(again, net(images))
+            assert torch.allclose(again, cut(tiny, graph, plan)(images), atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
+
+
 def test_a_mask_is_lifted_even_after_an_error(tiny: nn.Module) -> None:
     graph = channel_graph(tiny, (1, 8, 8))
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
@@ -144,6 +208,19 @@ def test_batches_of_plans_are_priced_at_once_and_more_channels_never_cost_less(t
     more = np.minimum(batch + 1, cost.full_widths)
     assert (cost.macs(more) >= cost.macs(batch)).all()
     assert cost.macs(cost.full_widths)[0] == cost.full_macs
+
+
+def test_a_hundred_thousand_plans_of_resnet50_have_exact_prices() -> None:
+    model = models.resnet50(weights=None)
+    graph = channel_graph(model, (3, 224, 224))
+    cost = cost_model(model, graph, (3, 224, 224))
+    random = np.random.default_rng(0)
+    batch = random.integers(1, cost.full_widths + 1, (100_000, len(graph)))
+    prices = cost.macs(batch)
+    assert prices.shape == (100_000,)
+    for at in random.integers(0, 100_000, 3):
+        plan = Plan({name: range(width) for name, width in zip(cost.names, batch[at].tolist(), strict=True)})
+        assert prices[at] == cost.macs(plan) == count_macs(cut(model, graph, plan), (3, 224, 224))
 
 
 def test_every_published_amc_strategy_has_its_published_macs() -> None:

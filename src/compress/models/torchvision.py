@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import nn
 from torchvision import models
 
 from compress.settings import InputError, first_line
+
+HEADS = {"aux1", "aux2", "AuxLogits"}  # of googlenet and inception_v3, in training only
 
 
 def _names() -> list[str]:
@@ -66,29 +69,42 @@ def with_classes(model: nn.Module, had: int, wanted: int) -> None:
     model.set_submodule(name, new)
 
 
-def classifier(*, arch: str, weights: str | None, download: bool, in_channels: int, num_classes: int) -> nn.Module:
+def classifier(
+    *,
+    arch: str,
+    weights: str | None,
+    download: bool,
+    aux_heads: bool = False,
+    in_channels: int,
+    num_classes: int,
+) -> nn.Module:
     """
+    `aux_heads` keeps the heads of googlenet and inception_v3 that only exist in training; they need images of about
+    the size that the network was made for.
+
     Raises:
         InputError: no such name, no such weights, or weights that are not on this machine.
     """
     if arch not in _names():
         near = difflib.get_close_matches(arch, _names(), 5) or ["resnet18", "mobilenet_v2", "vgg16_bn"]
         raise InputError(f"model.arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
-    # These two have heads that only exist in training, which are left out (a pruned network has one output), and
-    # their weights expect an input that they rescale themselves.
+    # These two have heads that only exist in training, and weights that expect an input that they rescale themselves.
     inception = arch in ("googlenet", "inception_v3")
     if weights is None:
-        options = (
-            {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3} if inception else {}
-        )
+        own = {"aux_logits": aux_heads, "init_weights": True, "transform_input": in_channels == 3}
+        options = own if inception else {}
         model = models.get_model(arch, weights=None, num_classes=num_classes, **options)
     else:
-        with _plain_tensors_only():
-            model = models.get_model(arch, weights=_available(arch, weights, download))
+        asked = {"aux_logits": True} if aux_heads and arch == "googlenet" else {}
+        with _plain_tensors_only(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")  # they are trained here
+            model = models.get_model(arch, weights=_available(arch, weights, download), **asked)
         if inception:
-            model.aux_logits, model.transform_input = False, in_channels == 3
-            for head in ("aux1", "aux2", "AuxLogits"):
-                if head in dict(model.named_children()):
+            model.aux_logits, model.transform_input = aux_heads, in_channels == 3
+            for head in HEADS & dict(model.named_children()).keys():
+                if aux_heads:
+                    with_classes(model.get_submodule(head), 1000, num_classes)
+                else:
                     setattr(model, head, None)
         with_classes(model, 1000, num_classes)
     with_input_channels(model, in_channels)

@@ -15,7 +15,7 @@ def removed_percent(graph: ChannelGraph, plan: Plan) -> float:
 
 def achieved(graph: ChannelGraph, cost: CostModel, plan: Plan) -> JSON:
     """What a plan comes to, in the terms of all three budgets."""
-    macs = int(cost.macs(graph.widths(plan))[0])
+    macs = cost.macs(plan)
     return {
         "preserve_ratio": macs / cost.full_macs,
         "percent": removed_percent(graph, plan),

@@ -4,15 +4,17 @@ A convolution's MACs are k*k*H*W * c_in * c_out / groups: bilinear in the widths
 axes. One `CostModel`, made once, prices a batch of plans with two matrix products; it equals fvcore to the unit.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from compress.measure.macs import count_macs
 from compress.prune.graph import Axis, ChannelGraph
+from compress.prune.plan import Plan, check_names
 
 Widths = NDArray[np.int64]
 
@@ -31,8 +33,12 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Prices of plans of one network; widths are (plans, groups) or (groups,), in the order of `graph.groups`."""
+    """Prices of plans of one network: of one `Plan`, or of many at once by their widths (plans, groups).
 
+    Widths stand in the order of `names`, as the groups do in the graph.
+    """
+
+    names: tuple[str, ...]
     full_widths: Widths
     fixed_macs: int  # of operations without weights that a plan changes: attention's matrix products
     _uses: NDArray[np.float64]  # of one weight position of each layer
@@ -42,20 +48,42 @@ class CostModel:
     _dim0: _Sizes
     _dim1: _Sizes
 
-    def macs(self, widths: Any) -> NDArray[np.int64]:
-        """MACs of each plan for one image: (plans, groups) -> (plans,). Exact, as float64 is up to 2^53."""
-        batch = np.atleast_2d(np.asarray(widths))
+    @overload
+    def macs(self, plans: Plan) -> int: ...
+    @overload
+    def macs(self, plans: ArrayLike) -> NDArray[np.int64]: ...
+    def macs(self, plans: Plan | ArrayLike) -> int | NDArray[np.int64]:
+        """MACs for one image: of a plan, or (plans, groups) -> (plans,). Exact, as float64 is up to 2^53."""
+        if isinstance(plans, Plan):
+            return int(self.macs(self.widths(plans))[0])
+        batch = np.atleast_2d(np.asarray(plans))
         total = (self._out(batch) * self._in(batch)) @ self._uses
         return np.rint(total).astype(np.int64) + self.fixed_macs
 
-    def params(self, widths: Any) -> NDArray[np.int64]:
-        """Parameters of each plan: (plans, groups) -> (plans,)."""
-        batch = np.atleast_2d(np.asarray(widths))
+    @overload
+    def params(self, plans: Plan) -> int: ...
+    @overload
+    def params(self, plans: ArrayLike) -> NDArray[np.int64]: ...
+    def params(self, plans: Plan | ArrayLike) -> int | NDArray[np.int64]:
+        """Parameters: of a plan, or (plans, groups) -> (plans,)."""
+        if isinstance(plans, Plan):
+            return int(self.params(self.widths(plans))[0])
+        batch = np.atleast_2d(np.asarray(plans))
         return np.rint((self._dim0(batch) * self._dim1(batch)) @ self._rest).astype(np.int64)
 
-    @property
+    def widths(self, plan: Plan) -> Widths:
+        """(groups,)
+
+        Raises:
+            ValueError: the plan names a group that is not there.
+        """
+        check_names(plan, self.names)
+        full = zip(self.names, self.full_widths.tolist(), strict=True)
+        return np.array([len(plan.kept[name]) if name in plan.kept else width for name, width in full])
+
+    @cached_property
     def full_macs(self) -> int:
-        return int(self.macs(self.full_widths)[0])
+        return self.macs(Plan())
 
 
 def _sizes(graph: ChannelGraph, axes: list[Axis | None], lengths: list[int]) -> _Sizes:
@@ -82,8 +110,9 @@ def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int
     dim1 = _sizes(graph, [Axis(n, 1) for n in names], [shape[1] if len(shape) > 1 else 1 for shape in shapes])
     rest = [shape[2:].numel() if len(shape) > 2 else 1 for shape in shapes]
 
+    group_names = tuple(group.name for group in graph.groups)
     full = np.array([group.width for group in graph.groups], dtype=np.int64)
-    prices = CostModel(full, 0, np.array(uses, float), outs, ins, np.array(rest, float), dim0, dim1)
+    prices = CostModel(group_names, full, 0, np.array(uses, float), outs, ins, np.array(rest, float), dim0, dim1)
     fixed = count_macs(model, shape) - prices.full_macs
     assert fixed >= 0, f"the channel graph counts {-fixed} MACs more than fvcore"
-    return CostModel(full, fixed, prices._uses, outs, ins, prices._rest, dim0, dim1)
+    return replace(prices, fixed_macs=fixed)

@@ -1,14 +1,14 @@
 """What a channel graph is: groups of channels that live and die together, and the layers they run through."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from compress.prune.plan import Plan
+from compress.prune.plan import Plan, check_names
 
 
 class Axis(NamedTuple):
@@ -43,18 +43,33 @@ class ChannelGroup:
     width: int
     positions: Mapping[Axis, Tensor]
     consumers: tuple[str, ...]  # layers that read these channels, in order of execution
+    copies: int = 1  # how many outputs of a layer one channel is: one per conv group of a grouped convolution
 
 
 @dataclass(frozen=True)
-class ChannelGraph:
-    """All groups of a network in order of execution, its weighted layers, and what could not be cut and why."""
+class ChannelGraph(Sequence[ChannelGroup]):
+    """All groups of a network in order of execution, its weighted layers, and what could not be cut and why.
+
+    A sequence of its groups: `graph[0].width`, `for group in graph`.
+    """
 
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
     frozen: Mapping[str, str]
+    norms: Mapping[str, int]  # layer and group norms, which see all channels at once: the dimension these lie on
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, at: int) -> ChannelGroup: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[ChannelGroup, ...]: ...
+    def __getitem__(self, at: int | slice) -> ChannelGroup | tuple[ChannelGroup, ...]:
+        return self.groups[at]
 
     def kept(self, plan: Plan) -> dict[str, Tensor]:
         """Kept channels of every group, checked against its width.
@@ -63,9 +78,8 @@ class ChannelGraph:
             ValueError: the plan names a group or a channel that is not there.
         """
         widths = {group.name: group.width for group in self.groups}
+        check_names(plan, widths)
         for name, channels in plan.kept.items():
-            if name not in widths:
-                raise ValueError(f"plan names group {name!r}; there are {', '.join(widths)}")
             if channels[0] < 0 or channels[-1] >= widths[name]:
                 raise ValueError(f"plan for {name}: channels must be in [0, {widths[name]}), got {list(channels)}")
         return {
@@ -76,14 +90,16 @@ class ChannelGraph:
     def widths(self, plan: Plan) -> list[int]:
         return [len(plan.kept.get(group.name, range(group.width))) for group in self.groups]
 
-    def dropped(self, plan: Plan) -> dict[Axis, Tensor]:
-        """Places on each axis that the plan takes away."""
+    def dropped(self, plan: Plan, axes: Collection[Axis] | None = None) -> dict[Axis, Tensor]:
+        """Places on each axis (of these, if given) that the plan takes away."""
         kept = self.kept(plan)
         gone: dict[Axis, list[Tensor]] = defaultdict(list)
         for group in self.groups:
             if len(kept[group.name]) < group.width:
                 out = torch.ones(group.width, dtype=torch.bool)
                 out[kept[group.name]] = False
+                missing = out.nonzero().flatten()
                 for axis, places in group.positions.items():
-                    gone[axis].append(places[out].flatten())
-        return {axis: torch.cat(places).sort().values for axis, places in gone.items()}
+                    if axes is None or axis in axes:
+                        gone[axis].append(places[missing].flatten())
+        return {axis: parts[0] if len(parts) == 1 else torch.cat(parts) for axis, parts in gone.items()}

@@ -13,15 +13,18 @@ to layer with index mappings; executing the ops on numbers needs no mapping per 
 """
 
 import inspect
+import math
 import traceback
 from collections import Counter, defaultdict
 
+import numpy as np
 import torch
 from torch import fx, nn
 
-from compress.prune.graph import Axis, ChannelGraph, ChannelGroup
+from compress.measure.macs import in_eval_mode
+from compress.prune.graph import ChannelGraph, ChannelGroup
 from compress.prune.numbers import FROZEN
-from compress.prune.tracing import NumberRun, Tracer
+from compress.prune.tracing import OUTPUT, Channels, NumberRun, Tracer
 from compress.settings import InputError
 
 
@@ -46,59 +49,72 @@ def _trace(model: nn.Module) -> fx.GraphModule:
 def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph:
     """Find the groups of a network for images (C, H, W). The model is left as it was.
 
+    Layers that only run in training (auxiliary heads) are found by a second run in train mode: they read channels
+    too, and cost no MACs.
+
     Raises:
-        InputError: the network cannot be traced.
+        InputError: the network cannot be traced, or cannot take such images.
     """
-    modes = {name: module.training for name, module in model.named_modules()}
-    model.eval()
-    try:
-        run = NumberRun(_trace(model))
-        images = torch.zeros(1, dtype=torch.int64).expand(1, *shape)
-        defaults = [node.args[0] for node in run.graph.nodes if node.op == "placeholder" and node.args]
-        with torch.no_grad():
-            run.run(images, *defaults)
-    finally:
-        for name, module in model.named_modules():
-            module.training = modes[name]
-    return _collect(run)
+    found = Channels(model)
+    why_idle = "is never run"
+    with in_eval_mode(model):
+        _run(model, shape, found, counted=True)
+        if found.idle():
+            try:
+                _run(model.train(), shape, found, counted=False)
+            except InputError as error:
+                why_idle = f"does not run in evaluation, and training {error}"
+    frozen = _frozen(found) | dict.fromkeys(found.idle(), why_idle)
+    return ChannelGraph(_groups(found), tuple(found.layers.values()), frozen, found.norms)
 
 
-def _collect(run: NumberRun) -> ChannelGraph:
-    """Group the numbers by the set of places they sit in."""
-    places: dict[int, list[tuple[Axis, int]]] = defaultdict(list)
-    order: dict[int, tuple[int, int]] = {}  # of the first axis that carries a number
-    for rank, (axis, numbers) in enumerate(run.axes.items()):
-        for position, root in enumerate(run.numbers.roots(numbers).tolist()):
-            if root != FROZEN:
-                places[root].append((axis, position))
-                order.setdefault(root, (rank, position))
-    alike: dict[tuple[tuple[Axis, int], ...], list[int]] = defaultdict(list)
-    for root in sorted(places, key=order.__getitem__):
-        count = Counter(axis for axis, _ in places[root])
-        alike[tuple(sorted(count.items()))].append(root)
+def _run(model: nn.Module, shape: tuple[int, int, int], found: Channels, counted: bool) -> None:
+    traced = _trace(model)
+    images = torch.zeros(1, dtype=torch.int64).expand(1, *shape)
+    defaults = [node.args[0] for node in traced.graph.nodes if node.op == "placeholder" and node.args]
+    with torch.no_grad():
+        NumberRun(traced, found, counted).run(images, *defaults)
 
+
+def _groups(found: Channels) -> tuple[ChannelGroup, ...]:
+    """Numbers that sit on the same axes, equally often on each, are channels of one group."""
+    axes = list(found.axes)
+    roots = found.numbers.roots(torch.cat(list(found.axes.values()))).numpy()
+    lengths = [len(numbers) for numbers in found.axes.values()]
+    on_axis = np.repeat(np.arange(len(axes)), lengths)
+    position = np.concatenate([np.arange(length) for length in lengths])
+    free = roots != FROZEN
+    roots, on_axis, position = roots[free], on_axis[free], position[free]
+
+    # One stretch per number, its places in the order of the axes.
+    order = np.argsort(roots, kind="stable")
+    on_axis, position = on_axis[order], position[order]
+    starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for stretch in np.lexsort((position[starts], on_axis[starts])):  # by first appearance in the network
+        alike[on_axis[starts[stretch] : ends[stretch]].tobytes()].append(stretch)
+
+    layers = list(found.layers.values())
     groups: list[ChannelGroup] = []
     names: Counter[str] = Counter()
-    for roots in alike.values():
-        positions: dict[Axis, list[list[int]]] = {}
-        for root in roots:
-            mine: dict[Axis, list[int]] = defaultdict(list)
-            for axis, position in places[root]:
-                mine[axis].append(position)
-            for axis, where in mine.items():
-                positions.setdefault(axis, []).append(where)
-        consumers = tuple(layer.name for layer in run.layers.values() if layer.in_axis in positions)
+    for stretches in alike.values():
+        first = starts[stretches]
+        places = position[first[:, None] + np.arange(ends[stretches[0]] - first[0])]  # (width, places of a channel)
+        where = on_axis[first[0] : ends[stretches[0]]]
+        positions = {axes[axis]: torch.from_numpy(places[:, where == axis]) for axis in np.unique(where)}
+        consumers = tuple(layer.name for layer in layers if layer.in_axis in positions)
         if not consumers:
             continue  # computed and never read
-        producer = next(iter(positions)).tensor.rpartition(".")[0]
+        producer = axes[where[0]].tensor.rpartition(".")[0]
         names[producer] += 1
         name = producer if names[producer] == 1 else f"{producer}#{names[producer]}"
-        tensors = {axis: torch.tensor(where) for axis, where in positions.items()}
-        groups.append(ChannelGroup(name, len(roots), tensors, consumers))
+        outputs = [positions[layer.out_axis].shape[1] for layer in layers if layer.out_axis in positions]
+        groups.append(ChannelGroup(name, len(stretches), positions, consumers, math.gcd(*outputs) or 1))
+    return tuple(groups)
 
-    frozen = {}
-    for layer in run.layers.values():
-        why = run.numbers.why(run.axes[layer.out_axis])
-        if why is not None and why != "is the network's output":
-            frozen[layer.name] = why
-    return ChannelGraph(tuple(groups), tuple(run.layers.values()), frozen)
+
+def _frozen(found: Channels) -> dict[str, str]:
+    """Layers with outputs that cannot be cut, and why; the network's output is not worth a word."""
+    reasons = {layer.name: found.numbers.why(found.axes[layer.out_axis]) for layer in found.layers.values()}
+    return {name: why for name, why in reasons.items() if why is not None and why != OUTPUT}

@@ -34,12 +34,18 @@ class Numbers:
         return number
 
     def roots(self, numbers: Tensor) -> Tensor:
-        return torch.tensor([self.root(number) for number in numbers.flatten().tolist()]).view(numbers.shape)
+        parent = torch.tensor(self._parent)
+        while not torch.equal(parent, above := parent[parent]):
+            parent = above
+        return parent[numbers]
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Element by element, after broadcasting."""
-        pairs = torch.stack([part.flatten() for part in torch.broadcast_tensors(a, b)])
-        for left, right in pairs.unique(dim=1).T.tolist():
+        a, b = torch.broadcast_tensors(a, b)
+        differ = a != b
+        count = len(self._parent)
+        pairs = (a[differ] * count + b[differ]).unique()  # of one number each: sorted far faster than pairs are
+        for left, right in zip((pairs // count).tolist(), (pairs % count).tolist(), strict=True):
             x, y = self.root(left), self.root(right)
             if x != y:
                 self._parent[max(x, y)] = min(x, y)
@@ -53,10 +59,9 @@ class Numbers:
 
     def why(self, numbers: Tensor) -> str | None:
         """Why a frozen channel of these is frozen."""
-        for number in numbers.flatten().tolist():
-            if self.root(number) == FROZEN and number in self._why:
-                return self._why[number]
-        return "is united with channels that cannot be cut" if FROZEN in self.roots(numbers) else None
+        frozen = [number for number in numbers.flatten().tolist() if self.root(number) == FROZEN]
+        reasons = (self._why[number] for number in frozen if number in self._why)
+        return next(reasons, "is united with channels that cannot be cut" if frozen else None)
 
 
 def compact(numbers: Tensor) -> Tensor:

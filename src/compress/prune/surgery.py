@@ -1,88 +1,159 @@
 """Cutting channels out of a network, and the same thing as zeros in place.
 
 Law: `masked` and `cut` give the same outputs for the same plan. A mask zeroes what *reads* the dropped channels, so
-that nothing a dropped channel holds (a BN shift, a sigmoid's 0.5) can matter.
+that nothing a dropped channel holds (a BN shift, a sigmoid's 0.5) can matter. Norms over several channels read them
+too: while masked they run as they will when cut.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from compress.models.layers import ChannelPad
 from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.plan import Plan
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """A smaller copy of `model`; the model itself is left as it was."""
-    small = copy.deepcopy(model)
-    tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers())
-    touched = set()
-    for axis, dropped in graph.dropped(plan).items():
-        owner = small.get_submodule(axis.tensor.rpartition(".")[0])
-        name = axis.tensor.rpartition(".")[2]
-        touched.add(owner)
-        if isinstance(owner, ChannelPad):
-            setattr(owner, name, getattr(owner, name) - len(dropped))
-            continue
-        old = tensors[axis.tensor]
-        stays = torch.ones(old.shape[axis.dim], dtype=torch.bool)
-        stays[dropped] = False
-        new = old.detach().index_select(axis.dim, stays.nonzero().flatten().to(old.device)).clone()
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-        setattr(owner, name, new)
-        tensors[axis.tensor] = new
-    for module in touched:
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    pads = []
+    for axis, places in graph.dropped(plan).items():
+        if axis.tensor in tensors:
+            cuts[axis.tensor][axis.dim] = places
+        else:  # one of the two numbers of a ChannelPad
+            pads.append((axis.tensor.rpartition("."), len(places)))
+    with torch.inference_mode(False):
+        # What is cut is never copied whole: the copy finds the narrow tensor in its memo.
+        memo = {id(tensors[name]): _narrowed(tensors[name], dropped) for name, dropped in cuts.items()}
+        small = copy.deepcopy(model, memo)
+    for (owner, _, name), count in pads:
+        pad = small.get_submodule(owner)
+        setattr(pad, name, getattr(pad, name) - count)
+    for module in small.modules():
         _restate(module)
     return small
+
+
+def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor]) -> Tensor:
+    """A copy without the dropped places of each dimension; a parameter stays one."""
+    new = tensor.detach()
+    for dim, places in dropped.items():
+        new = new.index_select(dim, kept_places(new.shape[dim], places).to(new.device))
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def kept_places(length: int, dropped: Tensor) -> Tensor:
+    stays = torch.ones(length, dtype=torch.bool)
+    stays[dropped] = False
+    return stays.nonzero().flatten()
 
 
 def _restate(module: nn.Module) -> None:
     """Bring a layer's own description in line with its weights."""
     if isinstance(module, nn.Conv2d):
+        weight = module._parameters.get("weight")
+        if weight is None:
+            return  # computed from other parameters; never cut
         if module.groups > 1 and module.groups == module.in_channels:  # depthwise: a conv group per channel
-            module.groups = module.groups * module.weight.shape[0] // module.out_channels
-        module.out_channels = module.weight.shape[0]
-        module.in_channels = module.weight.shape[1] * module.groups
+            module.groups = module.groups * weight.shape[0] // module.out_channels
+        module.out_channels = weight.shape[0]
+        module.in_channels = weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if (weight := module._parameters.get("weight")) is not None:
+            module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d):
         kept = module.weight if module.weight is not None else module.running_mean
-        assert kept is not None
-        module.num_features = len(kept)
+        if kept is not None:
+            module.num_features = len(kept)
+    elif isinstance(module, nn.GroupNorm):
+        if module.weight is not None:
+            if module.num_groups == module.num_channels:
+                module.num_groups = len(module.weight)
+            module.num_channels = len(module.weight)
+    elif isinstance(module, nn.LayerNorm):
+        if module.weight is not None and len(module.normalized_shape) == 1:
+            module.normalized_shape = (len(module.weight),)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 
 
-@contextmanager
+class Masks:
+    """Masks of one network, for search loops: what they write to is allocated once and used again for every plan."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, buffers: dict[str, Tensor] | None = None) -> None:
+        self._model, self._graph = model, graph
+        self._reads = {layer.in_axis for layer in graph.layers if layer.in_axis is not None}
+        self._norms = {Axis(f"{name}.weight", 0): name for name in graph.norms}
+        self._parameters = dict(model.named_parameters())
+        self._buffers = {} if buffers is None else buffers
+        self._is_on = False
+
+    @contextmanager
+    def __call__(self, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """The model in place as if `plan` were cut (full shapes), restored at the end.
+
+        `weights` replaces parameters for the while, by name and at full shape, before the mask is laid on. Changes
+        made to a masked weight meanwhile are undone with it.
+        """
+        assert not self._is_on, "one plan at a time"
+        dropped = self._graph.dropped(plan, self._reads | self._norms.keys())
+        given = weights or {}
+        masked = {axis.tensor for axis in dropped if axis in self._reads}
+        # Weights are swapped, not overwritten: nothing has to be copied back.
+        saved = {name: self._parameters[name].data for name in masked | given.keys()}
+        norms = {name: dropped[axis] for axis, name in self._norms.items() if axis in dropped}
+        self._is_on = True
+        try:
+            for name, value in given.items():
+                self._parameters[name].data = value.to(saved[name])
+            for axis in self._reads & dropped.keys():
+                self._mask(axis, dropped[axis])
+            for name, places in norms.items():
+                norm = self._model.get_submodule(name)
+                norm.forward = _as_cut(norm, self._graph.norms[name], places)
+            yield self._model
+        finally:
+            for name in norms:
+                self._model.get_submodule(name).__dict__.pop("forward", None)
+            for name, value in saved.items():
+                self._parameters[name].data = value
+            self._is_on = False
+
+    def _mask(self, axis: Axis, dropped: Tensor) -> None:
+        weight = self._parameters[axis.tensor]
+        keep = torch.ones(weight.shape[axis.dim], dtype=weight.dtype)
+        keep[dropped] = 0
+        keep = keep.view([-1 if dim == axis.dim else 1 for dim in range(weight.dim())]).to(weight.device)
+        buffer = self._buffers.get(axis.tensor)
+        if buffer is None or buffer.dtype != weight.dtype or buffer.device != weight.device:
+            buffer = self._buffers[axis.tensor] = torch.empty_like(weight.data)
+        weight.data = torch.mul(weight.data, keep, out=buffer)
+
+
 def masked(
     model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None
-) -> Iterator[nn.Module]:
-    """The model in place as if `plan` were cut (full shapes), restored at the end.
+) -> AbstractContextManager[nn.Module]:
+    """The model in place as if `plan` were cut, once; `Masks` for many plans."""
+    return Masks(model, graph)(plan, weights)
 
-    `weights` replaces parameters for the while, by name and at full shape, before the mask is laid on.
-    """
-    dropped = graph.dropped(plan)
-    reads: list[Axis] = [layer.in_axis for layer in graph.layers if layer.in_axis in dropped]
-    given = weights or {}
-    parameters = dict(model.named_parameters())
-    saved = {name: parameters[name].detach().clone() for name in {axis.tensor for axis in reads} | set(given)}
-    try:
-        with torch.no_grad():
-            for name, value in given.items():
-                parameters[name].copy_(value)
-            for axis in reads:
-                weight = parameters[axis.tensor]
-                weight.index_fill_(axis.dim, dropped[axis].to(weight.device), 0)
-        yield model
-    finally:
-        with torch.no_grad():
-            for name, value in saved.items():
-                parameters[name].copy_(value)
+
+def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Tensor]:
+    """The norm as if it were cut, its output at full shape with zeros for the dropped channels."""
+    tensors = {name: _narrowed(tensor, {0: dropped}) for name, tensor in norm.named_parameters()}
+    small = copy.deepcopy(norm, {id(norm.get_parameter(name)): tensor for name, tensor in tensors.items()})
+    _restate(small)
+
+    def forward(x: Tensor) -> Tensor:
+        kept = kept_places(x.shape[dim], dropped).to(x.device)
+        narrow: Tensor = small(x.index_select(dim, kept))
+        return narrow.new_zeros(x.shape).index_copy(dim, kept, narrow)
+
+    return forward
 
 
 def difference(model: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan, images: Tensor) -> float:

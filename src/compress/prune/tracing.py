@@ -5,6 +5,7 @@ Adding an op: a module type or function in one of the tables, or a method beside
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +13,18 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from compress.models.layers import ChannelPad
+from compress.models.layers import ChannelPad, ChannelSelection
 from compress.prune.graph import Axis, Layer
 from compress.prune.numbers import INDEX, Numbers, compact, fixes, is_numbers, splits, varying
+from compress.settings import InputError, first_line
+
+OUTPUT = "is the network's output"
+LEAVES = (ChannelPad, ChannelSelection, nn.LayerNorm, nn.GroupNorm)  # never looked into, whoever wrote them
 
 ELEMENTWISE_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-    nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Dropout, nn.Dropout2d, nn.AlphaDropout,
+    nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
+    nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink,
 )  # fmt: skip
 SPATIAL_MODULES = (
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d,
@@ -26,13 +32,15 @@ SPATIAL_MODULES = (
 )  # fmt: skip
 ELEMENTWISE = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid,
-    F.hardtanh, F.dropout, F.dropout2d, torch.relu, torch.sigmoid, torch.tanh, torch.clone, torch.clamp,
-    "relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach", "float", "clamp",
+    F.hardtanh, F.softplus, F.selu, F.celu, F.dropout, F.dropout2d, torch.relu, torch.sigmoid, torch.tanh,
+    torch.clone, torch.clamp, torch.exp, torch.abs, torch.sqrt, torch.square, operator.neg,
+    "relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach", "float", "to", "type_as", "clamp", "clamp_",
+    "exp", "abs", "sqrt", "square", "neg", "requires_grad_",
 }  # fmt: skip
 BINARY = {
     operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
-    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum, "add", "add_",
-    "sub", "mul", "mul_", "div",
+    operator.itruediv, operator.pow, torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum,
+    torch.minimum, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow",
 }  # fmt: skip
 SPATIAL = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate}
 REDUCTIONS = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
@@ -47,39 +55,73 @@ SHAPE_READS = {"size", "dim"}
 
 class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-class NumberRun(fx.Interpreter):
-    """Executes a traced network on channel numbers and records which numbers sit on which axis."""
+class Channels:
+    """What runs on channel numbers leave behind: which numbers sit on which axis, and the layers that were run."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=True)
-        self.extra_traceback = False
+    def __init__(self, model: nn.Module) -> None:
         self.numbers = Numbers()
         self.axes: dict[Axis, Tensor] = {}
         self.layers: dict[str, Layer] = {}
+        self.norms: dict[str, int] = {}  # of norms over several channels: the dimension of the channels
+        # A parameter that two modules share has one name.
+        first: dict[int, str] = {}
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        self._name = {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
+        self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+    def axis(self, tensor: str, dim: int) -> Axis:
+        return Axis(self._name.get(tensor, tensor), dim)
+
+    def ran(self, module: str) -> None:
+        """A module and all in it."""
+        self._idle = {name for name in self._idle if name != module and not name.startswith(f"{module}.")}
+
+    def idle(self) -> list[str]:
+        """Convolutions and linear layers that no run has met."""
+        return sorted(self._idle)
+
+
+class NumberRun(fx.Interpreter):
+    """Executes a traced network on channel numbers and records in `found` which numbers sit on which axis.
+
+    Layers that only this run meets are not `counted`: they cost nothing in evaluation.
+    """
+
+    def __init__(self, module: fx.GraphModule, found: Channels, counted: bool) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.extra_traceback = False
+        self.numbers, self._found, self._counted = found.numbers, found, counted
         self._node = next(iter(module.graph.nodes))
 
     def run_node(self, n: fx.Node) -> Any:
+        """
+        Raises:
+            InputError: the network cannot take such images; names the op.
+        """
         self._node = n
-        return super().run_node(n)
+        try:
+            return super().run_node(n)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(f"cannot run {n.target} on such images ({first_line(error)})") from error
 
     # -- recording ---------------------------------------------------------------------------------------------
 
     def _record(self, tensor: str, dim: int, numbers: Tensor) -> None:
         """The numbers on an axis; a layer that runs twice must agree with itself."""
-        axis = Axis(tensor, dim)
-        if axis in self.axes:
-            self.numbers.unite(self.axes[axis], numbers)
+        axes, axis = self._found.axes, self._found.axis(tensor, dim)
+        if axis in axes:
+            self.numbers.unite(axes[axis], numbers)
         else:
-            self.axes[axis] = numbers
+            axes[axis] = numbers
 
     def _issue(self, tensor: str, dim: int, count: int) -> Tensor:
-        axis = Axis(tensor, dim)
-        if axis not in self.axes:
-            self.axes[axis] = self.numbers.fresh(count)
-        return self.axes[axis]
+        axes, axis = self._found.axes, self._found.axis(tensor, dim)
+        if axis not in axes:
+            axes[axis] = self.numbers.fresh(count)
+        return axes[axis]
 
     def _along(self, x: Tensor, dim: int, what: str) -> Tensor:
         """The numbers along one dimension, (C,); where they also change along another, all are frozen."""
@@ -129,13 +171,18 @@ class NumberRun(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module, name = self.fetch_attr(target), str(target)
+        self._found.ran(name)
         x: Any = args[0] if args else None
-        if isinstance(module, nn.Conv2d) and x.dim() == 4:
+        if isinstance(module, nn.Conv2d) and x.dim() == 4 and "weight" in module._parameters:
             return self._conv(name, module, x)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and "weight" in module._parameters:
             return self._linear(name, module, x)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            return self._batch_norm(name, module, x)
+            return self._norm(name, module, x, 1)
+        if isinstance(module, nn.InstanceNorm2d | nn.GroupNorm) and module.affine:
+            return self._norm(name, module, x, 1)
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine and len(module.normalized_shape) == 1:
+            return self._layer_norm(name, module, x)
         if isinstance(module, nn.PReLU):
             if module.num_parameters > 1:
                 self._record(f"{name}.weight", 0, self._along(x, 1, name))
@@ -146,6 +193,8 @@ class NumberRun(fx.Interpreter):
             return self._spatial(module, args, kwargs)
         if isinstance(module, ChannelPad):
             return self._channel_pad(name, module, x)
+        if isinstance(module, ChannelSelection):
+            return self._selection(name, module, x)
         if isinstance(module, nn.Flatten):
             return self._reshape(module, (x,), {}, literals=())
         own = dict(module.named_parameters()) | dict(module.named_buffers())
@@ -158,7 +207,7 @@ class NumberRun(fx.Interpreter):
     def _conv(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
         inputs = self._along(x, 1, name)
         outputs = self._issue(f"{name}.weight", 0, conv.out_channels)
-        in_axis: Axis | None = Axis(f"{name}.weight", 1)
+        in_axis: Axis | None = self._found.axis(f"{name}.weight", 1)
         per_group = conv.in_channels // conv.groups
         if conv.groups == 1:
             self._record(f"{name}.weight", 1, inputs)
@@ -182,7 +231,8 @@ class NumberRun(fx.Interpreter):
         ).shape
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         uses = shape[2] * shape[3]
-        self._layer(Layer(name, "conv", Axis(f"{name}.weight", 0), in_axis, uses, kernel, stride, conv.groups))
+        out_axis = self._found.axis(f"{name}.weight", 0)
+        self._layer(Layer(name, "conv", out_axis, in_axis, uses, kernel, stride, conv.groups))
         return self._spread(outputs, shape)
 
     def _linear(self, name: str, linear: nn.Linear, x: Tensor) -> Tensor:
@@ -191,22 +241,35 @@ class NumberRun(fx.Interpreter):
         if linear.bias is not None:
             self._record(f"{name}.bias", 0, outputs)
         uses = x[..., 0].numel()
-        axes = Axis(f"{name}.weight", 0), Axis(f"{name}.weight", 1)
+        axes = self._found.axis(f"{name}.weight", 0), self._found.axis(f"{name}.weight", 1)
         self._layer(Layer(name, "linear", *axes, uses, 1, 0, 1))
         return outputs.expand(*x.shape[:-1], -1)
 
     def _layer(self, layer: Layer) -> None:
-        if layer.name in self.layers:  # runs twice
-            before = self.layers[layer.name]
-            layer = Layer(**{**vars(layer), "macs_per_weight": layer.macs_per_weight + before.macs_per_weight})
-        self.layers[layer.name] = layer
+        before = self._found.layers.get(layer.name)
+        uses = before.macs_per_weight if before else 0  # more than 0: runs twice
+        if self._counted:
+            uses += layer.macs_per_weight
+        self._found.layers[layer.name] = replace(layer, macs_per_weight=uses)
 
-    def _batch_norm(self, name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-        channels = self._along(x, 1, name)
+    def _norm(self, name: str, norm: nn.Module, x: Tensor, dim: int) -> Tensor:
+        channels = self._along(x, dim, name)
         for tensor in ("weight", "bias", "running_mean", "running_var"):
-            if getattr(norm, tensor) is not None:
+            if getattr(norm, tensor, None) is not None:
                 self._record(f"{name}.{tensor}", 0, channels)
+        if isinstance(norm, nn.GroupNorm) and norm.num_channels > norm.num_groups:
+            by_group = channels.view(norm.num_groups, -1)  # every norm group must keep as many channels
+            self.numbers.unite(by_group, by_group[:1])
+        if isinstance(norm, nn.GroupNorm | nn.LayerNorm):
+            self._found.norms[name] = dim
         return x
+
+    def _layer_norm(self, name: str, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        """Over the last dimension; kinds of others that put the channels of (B, C, H, W) last themselves too."""
+        own_kind = type(norm) is not nn.LayerNorm and x.dim() == 4 and varying(x) == [1]
+        if own_kind and x.shape[1] == norm.normalized_shape[0]:
+            return self._norm(name, norm, x, 1)
+        return self._norm(name, norm, x, x.dim() - 1)
 
     def _spatial(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
         channels = self._along(args[0], 1, str(self._node.target))
@@ -218,6 +281,14 @@ class NumberRun(fx.Interpreter):
         after = self._issue(f"{name}.after", 0, pad.after)
         channels = torch.cat([before, self._along(x, 1, name), after])
         return self._spread(channels, torch.Size([x.shape[0], len(channels), *x.shape[2:]]))
+
+    def _selection(self, name: str, selection: ChannelSelection, x: Tensor) -> Tensor:
+        """What is selected from keeps its width; what is selected is a choice of its own for those who read it."""
+        self._freeze_all(x, f"is selected from by {name}")
+        return self._spread(
+            self._issue(f"{name}.indices", 0, len(selection.indices)),
+            torch.Size([x.shape[0], len(selection.indices), *x.shape[2:]]),
+        )
 
     # -- functions and methods ---------------------------------------------------------------------------------
 
@@ -238,6 +309,8 @@ class NumberRun(fx.Interpreter):
         inputs = [value for value in pytree.tree_leaves((args, kwargs)) if is_numbers(value)]
         if not inputs or op in SHAPE_READS or op is getattr:
             return function(*args, **kwargs)
+        if isinstance(op, type) and issubclass(op, tuple):  # several results under names
+            return op(*args, **kwargs)
         if op in ELEMENTWISE or getattr(op, "__name__", "") == "stochastic_depth":
             return args[0]
         if op in BINARY:
@@ -248,10 +321,14 @@ class NumberRun(fx.Interpreter):
             return self._reduce(function, args, kwargs)
         if op in (torch.cat, torch.concat):
             return function(*args, **kwargs)
-        if op in (torch.chunk, "chunk"):
-            return self._chunk(function, args, kwargs)
+        if op in (torch.chunk, "chunk", torch.split, "split"):
+            return self._chunk(op, function, args, kwargs)
         if op == "expand":
             return self._expand(function, args, kwargs)
+        if op == "expand_as":
+            return self._binary((args[0], args[1]))
+        if op is F.pad and len(args[1]) <= 2 * (args[0].dim() - 2):
+            return self._spatial(function, args, kwargs)
         if op in RESHAPES:
             sizes = [a for a in pytree.tree_leaves(self._node.args[1:]) if isinstance(a, int)]
             return self._reshape(function, args, kwargs, () if op in ("flatten", torch.flatten) else sizes)
@@ -286,11 +363,13 @@ class NumberRun(fx.Interpreter):
             x = x.narrow(dim, 0, 1) if keep else x.select(dim, 0)
         return x
 
-    def _chunk(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _chunk(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Equal parts stay equal; a written part size would be wrong after a cut."""
         parts = function(*args, **kwargs)
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % args[0].dim()
         if dim in varying(args[0]):
-            if len({part.shape for part in parts}) > 1:
+            written = op in (torch.split, "split") and not isinstance(self._node.args[1], fx.Node)
+            if written or len({part.shape for part in parts}) > 1:
                 return self._unknown(function, args, kwargs)
             for part in parts[1:]:  # all parts must keep as many channels
                 self.numbers.unite(compact(parts[0]), compact(part))
@@ -333,6 +412,7 @@ class NumberRun(fx.Interpreter):
         tensor = self.fetch_attr(target)
         if not isinstance(tensor, Tensor) or tensor.dim() == 0:
             return tensor
+        self._found.ran(str(target).rpartition(".")[0])
         long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
         if len(long) != 1 or not isinstance(tensor, nn.Parameter):
             kind = INDEX if tensor.dtype == torch.int64 else torch.int64
@@ -341,5 +421,5 @@ class NumberRun(fx.Interpreter):
         return numbers.view([-1 if dim == long[0] else 1 for dim in range(tensor.dim())])
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
-        self._freeze_all(args, "is the network's output")
+        self._freeze_all(args, OUTPUT)
         return args[0]

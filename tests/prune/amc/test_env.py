@@ -6,10 +6,9 @@ import torch
 
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
-from compress.prune.amc.env import BudgetMode, ChannelEnv, check_target, choices
+from compress.prune.amc.env import BudgetMode, ChannelEnv, check_target
 from compress.prune.amc.rewards import Outcome, acc, acc_normalize
 from compress.prune.cost import cost_model
-from compress.prune.graph import ChannelGroup
 from compress.prune.groups import channel_graph
 from compress.settings import InputError
 
@@ -29,23 +28,6 @@ def make_env(mode: BudgetMode = "exact", lbound: float = 0.2, round_to: int = 4,
     return ChannelEnv(
         model, graph, cost, accuracy, acc, lbound=lbound, rbound=1.0, round_to=round_to, budget_mode=mode
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("width", "round_to", "lowest", "highest", "expected"),
-    [
-        (16, 4, 0.2, 1.0, [4, 8, 12, 16]),
-        (64, 16, 0.5, 1.0, [32, 48, 64]),
-        (10, 8, 0.2, 1.0, [8, 10]),
-        (3, 8, 0.2, 1.0, [3]),
-        (8, 1, 0.0, 0.5, [1, 2, 3, 4]),
-        (32, 8, 0.9, 0.95, [32]),
-    ],
-)
-def test_widths_are_multiples_between_the_bounds_and_never_zero(
-    width: int, round_to: int, lowest: float, highest: float, expected: list[int]
-) -> None:
-    assert choices(ChannelGroup("g", width, {}, ()), round_to, lowest, highest).tolist() == expected
 
 
 @pytest.mark.parametrize("net", ["resnet", "mobilenet"])

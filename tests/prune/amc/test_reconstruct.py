@@ -9,12 +9,12 @@ from compress.models.resnet_cifar import resnet
 from compress.prune.amc.reconstruct import (
     NestedRefit,
     Reconstructor,
-    channel_orders,
     gram_matrices,
     refit,
     sampled_rows,
 )
 from compress.prune.groups import channel_graph
+from compress.prune.importance import channel_orders
 
 
 def gram_of(rows: torch.Tensor) -> torch.Tensor:

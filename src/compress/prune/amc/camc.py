@@ -19,16 +19,18 @@ from torch import Tensor
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.files import JSON
 from compress.measure.accuracy import accuracy
-from compress.prune.amc.env import ChannelEnv, Policy, all_choices, check_target, reachable
-from compress.prune.amc.reconstruct import Reconstructor, channel_orders, gram_matrices
+from compress.prune.amc.env import ChannelEnv, Policy, check_target
+from compress.prune.amc.reconstruct import Reconstructor, gram_matrices
 from compress.prune.amc.rewards import Reward
 from compress.prune.amc.search import SearchSettings, agent_policy, run_search
 from compress.prune.budget import preserve_ratio, removed_percent
 from compress.prune.cost import CostModel
 from compress.prune.graph import ChannelGraph
+from compress.prune.importance import channel_orders, plan_of
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
-from compress.prune.surgery import masked
+from compress.prune.surgery import Masks
+from compress.prune.widths import all_choices, reachable
 from compress.seeds import derive_seed
 from compress.settings import BUDGETS, Budget, Count, InputError, Natural, NonNegative, Share
 from compress.work import Work, read_state, write_state
@@ -199,6 +201,7 @@ class Lab:
         images = (x for x, _ in data.drawn("train", settings.calibration_images, 256, seed, device))
         generator = torch.Generator().manual_seed(seed)
         grams = gram_matrices(model, problem.graph, images, settings.calibration_points, generator)
+        self._masks = Masks(model, problem.graph)
         self._reconstructor = Reconstructor(model, problem.graph, grams, self.orders)
         self._held_out = list(data.drawn("held_out", settings.reward_images, 512, seed, device))
         self._scores: dict[tuple[int, ...], float] = {}
@@ -229,7 +232,7 @@ class Lab:
         return {g.name: self.orders[g.name][:width].sort().values for g, width in zip(groups, widths, strict=True)}
 
     def plan_of(self, widths: tuple[int, ...]) -> Plan:
-        return Plan({name: tuple(channels.tolist()) for name, channels in self.kept(widths).items()})
+        return plan_of(self.problem.graph, self.orders, widths)
 
     def realise(self, widths: tuple[int, ...]) -> tuple[Plan, dict[str, Tensor]]:
         """The plan of these widths and the refitted weights that go with it."""
@@ -239,7 +242,7 @@ class Lab:
         """Held-out accuracy in percent, without fine-tuning; the same widths are scored once."""
         if widths not in self._scores:
             plan, weights = self.realise(widths)
-            with masked(self.problem.model, self.problem.graph, plan, weights) as model:
+            with self._masks(plan, weights) as model:
                 self._scores[widths] = getattr(accuracy(model, self._held_out), self.settings.acc_metric)
         return self._scores[widths]
 

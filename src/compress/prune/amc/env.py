@@ -21,7 +21,8 @@ from torch import nn
 from compress.files import JSON
 from compress.prune.amc.rewards import Outcome, Reward
 from compress.prune.cost import CostModel
-from compress.prune.graph import ChannelGraph, ChannelGroup
+from compress.prune.graph import ChannelGraph
+from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.settings import InputError
 
 Vector = NDArray[np.float32]
@@ -44,31 +45,6 @@ class Box:
     def contains(self, x: Any) -> bool:
         vector = np.asarray(x)
         return vector.shape == self.shape and bool(((vector >= self.low) & (vector <= self.high)).all())
-
-
-def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -> NDArray[np.int64]:
-    """Allowed widths, ascending; at least one, never zero.
-
-    A group narrower than a multiple of `round_to` keeps the multiples below it and its full width.
-    """
-    full = group.width
-    steps = np.array(sorted({*range(round_to, full + 1, round_to), full}), dtype=np.int64)
-    low = steps[steps >= lowest * full - 1e-9][0]
-    high = steps[steps <= highest * full + 1e-9]
-    allowed: NDArray[np.int64] = steps[(steps >= low) & (steps <= max(low, high[-1] if len(high) else low))]
-    return allowed
-
-
-def all_choices(graph: ChannelGraph, round_to: int, lowest: float, highest: float) -> list[NDArray[np.int64]]:
-    """Allowed widths of every group."""
-    return [choices(group, round_to, lowest, highest) for group in graph.groups]
-
-
-def reachable(cost: CostModel, options: Sequence[NDArray[np.int64]]) -> tuple[float, float]:
-    """Smallest and largest share of MACs that these widths allow."""
-    ends = np.array([[widths[0] for widths in options], [widths[-1] for widths in options]])
-    low, high = cost.macs(ends) / cost.full_macs
-    return float(low), float(high)
 
 
 def check_target(name: str, target: float, reach: tuple[float, float]) -> None:
@@ -218,19 +194,13 @@ class ChannelEnv:
         return self.outcome(self.walk(target, policy))
 
     def uniform_widths(self, target: float) -> tuple[int, ...]:
-        """Every group at the same share, the largest that fits, within the walls."""
-        shares = np.linspace(0, 1, 201)
-        widths = np.stack([self._nearest(at, shares) for at in range(self.steps)], axis=1)
-        fits = shares[self._cost.macs(widths) <= target * self._cost.full_macs]
-        share = float(fits[-1]) if len(fits) else 0.0
-        return self.walk(target, lambda step, observation: share)
+        """Every group at about the same share, as many MACs as the target allows."""
+        return uniform_widths(self._cost, self._choices, target)
 
     def reference(self, target: float) -> float:
-        """Accuracy of uniform widths at a target, measured once; the episode that is under way goes on."""
+        """Accuracy of uniform widths at a target, measured once."""
         if target not in self._references:
-            under_way = self._target, self._step, self._previous, self._widths
             self._references[target] = self._accuracy(self.uniform_widths(target))
-            self._target, self._step, self._previous, self._widths = under_way
         return self._references[target]
 
     # -- the budget --------------------------------------------------------------------------------------------

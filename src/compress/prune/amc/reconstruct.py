@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from compress.measure.macs import in_eval_mode
 from compress.prune.graph import ChannelGraph, Layer
 
 log = logging.getLogger(__name__)
@@ -68,14 +69,12 @@ def gram_matrices(
 
         return layer.register_forward_pre_hook(add)
 
-    was_training = model.training
     handles = [watch(name, model.get_submodule(name)) for name in wanted]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_eval_mode(model):
             for images in batches:
-                model.eval()(images)
+                model(images)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return grams
@@ -179,22 +178,3 @@ class Reconstructor:
         stays = torch.ones(weight.shape[1], dtype=torch.bool)
         stays[torch.cat(dropped)] = False
         return refit(weight, gram, stays.nonzero().flatten().to(weight.device))
-
-
-def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """Channels of each group, most important first: (width,). Ties keep the lower one first.
-
-    AMC's measure, the L1 norm of the weights that read a channel; for coupled channels, summed over the readers.
-    """
-    orders = {}
-    axes = {layer.name: layer.in_axis for layer in graph.layers}
-    for group in graph.groups:
-        score = torch.zeros(group.width, dtype=torch.float64)
-        for name in group.consumers:
-            weight = model.get_parameter(f"{name}.weight").detach().double().cpu()
-            per_input = weight.abs().transpose(0, 1).flatten(1).sum(1)
-            axis = axes[name]
-            assert axis is not None
-            score += per_input[group.positions[axis]].sum(1)
-        orders[group.name] = score.sort(descending=True, stable=True).indices
-    return orders
