@@ -20,6 +20,7 @@ from compress.models.resnet_cifar import resnet
 from compress.paths import CONF
 from compress.prune.plan import Plan
 from compress.settings import Recipe
+from compress.zoo import zoo_spec
 
 CPU = torch.device("cpu")
 ORACLES = Path(__file__).parent / "oracles"
@@ -53,6 +54,11 @@ def compose_config(*overrides: str) -> dict[str, Any]:
     """The config of a command line, as the pipeline gets it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(compose("config", list(overrides)))
+
+
+def zoo(name: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, **changes: Any) -> nn.Module:
+    """A network as conf/model/<name>.yaml has it, but for `changes` of its settings."""
+    return zoo_spec(name, shape, classes, **changes).build(tried=False)
 
 
 def livened(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -20,7 +20,14 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
     seen = 0
     for group in ("dataset", "model", "method", "reward", "experiment"):
         for choice in choices(group):
-            more = ["dataset.root=x"] if choice == "imagefolder" else []
+            more = {
+                "imagefolder": ["dataset.root=x"],
+                "custom": [
+                    "model._target_=compress.models.mobilenetv1.mobilenetv1",
+                    "+model.width=1",
+                    "+model.stem_stride=2",
+                ],
+            }.get(choice, [])
             assert check(compose_config(f"{group}={choice}", *more)) == []
             seen += 1
     for teacher in choices("teacher"):

@@ -8,8 +8,9 @@ import compress
 PARTS = [
     ["__main__"],
     ["cli"],
+    ["api"],
     ["compose"],
-    ["build"],
+    ["build", "zoo"],
     ["pipeline"],
     ["config"],
     ["stages"],

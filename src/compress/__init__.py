@@ -1,33 +1,30 @@
-"""compress: a smaller image classifier from one configured command.
+"""compress: a smaller image classifier, from one configured command or from Python.
 
 compress.load("outputs/2026-11-20/10-00-00-000000")   # the run's network, an nn.Module in eval mode
+
+groups = compress.channel_groups(model, images)       # of any nn.Module; each with .name and .width
+plan = compress.Plan({groups[0].name: range(8)})      # the channels that stay
+small = compress.cut(model, plan)                     # a new module
+with compress.masked(model, plan): ...                # the same outputs, nothing copied
+compress.cost(model, images).macs(plan)               # without building anything
+compress.counts(compress.zoo("resnet20_cs"), images)  # the shipped networks, and every convention of counting
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from compress.api import channel_groups, cost, counts, cut, export_onnx, load, masked, uniform_plan, zoo
+    from compress.prune.plan import Plan
+
+__all__ = [
+    "Plan", "channel_groups", "cost", "counts", "cut", "export_onnx", "load", "masked", "uniform_plan", "zoo",
+]  # fmt: skip
 
 
-def load(run: str | Path, model: "nn.Module | None" = None) -> "nn.Module":
-    """The network that a run ended with, in eval mode, on the CPU.
+def __getattr__(name: str) -> Any:
+    """Loaded on first use: `compress --help` must not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'compress' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from compress import api
 
-    Args:
-        run: a run folder, or a `model.safetensors` that a run left.
-        model: the uncut network, for one that is not of `compress.models`; it is not changed.
-
-    Raises:
-        compress.settings.InputError: no such network, or it cannot be rebuilt safely.
-    """
-    import copy
-
-    from compress.paths import MODEL
-    from compress.prune.network import load_network
-    from compress.settings import InputError
-
-    path = Path(run)
-    path = path / MODEL if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(f"{run}: holds no {MODEL}; give the folder of a finished run")
-    return load_network(path, None if model is None else lambda: copy.deepcopy(model))[0]
+    return getattr(api, name)

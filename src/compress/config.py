@@ -21,6 +21,7 @@ from compress.settings import BUDGETS, STAGE_ORDER, Bound, Budget, RunSettings
 OUTSIDE = {"_target_", "_partial_", "name"}
 OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
+ANY_KEY = "**"
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward")
 
 
@@ -42,7 +43,10 @@ def find_target(path: str) -> Any:
 
 
 def parameters_of(target: Any) -> dict[str, Any]:
-    """Keyword parameters of a function or class with their annotations; `**settings: Unpack[...]` is opened up."""
+    """Keyword parameters of a function or class with their annotations; `**settings: Unpack[...]` is opened up.
+
+    `ANY_KEY` among them stands for `**settings` of which nothing is said.
+    """
     hints = typing.get_type_hints(
         target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target,
         include_extras=True,
@@ -53,6 +57,8 @@ def parameters_of(target: Any) -> dict[str, Any]:
         if parameter.kind is parameter.VAR_KEYWORD:
             if typing.get_origin(annotation) is typing.Unpack:
                 found |= typing.get_type_hints(typing.get_args(annotation)[0], include_extras=True)
+            else:
+                found[ANY_KEY] = Any
         elif parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             found[name] = annotation
     return found
@@ -105,6 +111,8 @@ def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: It
     Keys in `given` are handed over by `build`, not by the config.
     """
     if "_target_" in node:
+        if node["_target_"] == "???":
+            return [f"{path}._target_: must be given, the dotted path of your function or class"]
         try:
             target = find_target(node["_target_"])
         except (ImportError, AttributeError, ValueError) as error:
@@ -112,10 +120,11 @@ def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: It
     if target is None:
         return []
     takes = {name: rule for name, rule in parameters_of(target).items() if name not in given}
+    takes_any_key = takes.pop(ANY_KEY, None) is not None
     prefix = f"{path}." if path else ""
     problems = []
     for key, value in node.items():
-        if key not in takes and key not in OUTSIDE:
+        if key not in takes and key not in OUTSIDE and not takes_any_key:
             problems.append(f"unknown key {prefix}{key}; {nearest(key, takes)}")
         elif key in takes:
             problems += check_value(f"{prefix}{key}", value, takes[key])

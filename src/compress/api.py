@@ -1,0 +1,188 @@
+"""Surgery on a network of one's own, without a config: what `import compress` offers beside `compress.load`.
+
+A network's channel graph is found once and remembered for as long as the network lives and keeps its shapes.
+"""
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from compress.measure.counts import Counts
+from compress.measure.counts import counts as count
+from compress.models import onnx
+from compress.paths import MODEL
+from compress.prune import surgery
+from compress.prune.cost import CostModel, cost_model
+from compress.prune.graph import ChannelGraph
+from compress.prune.groups import channel_graph
+from compress.prune.importance import channel_orders, plan_of
+from compress.prune.network import load_network
+from compress.prune.plan import Plan
+from compress.prune.widths import all_choices, reachable, uniform_widths
+from compress.settings import InputError
+from compress.zoo import zoo_spec
+
+Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) of one
+
+
+@dataclass(frozen=True)
+class _Seen:
+    shape: tuple[int, int, int]
+    tensors: dict[str, tuple[int, ...]]  # shapes of parameters and buffers then
+    graph: ChannelGraph
+    buffers: dict[str, Tensor] = field(default_factory=dict)  # of masks
+
+
+_seen: "WeakKeyDictionary[nn.Module, _Seen]" = WeakKeyDictionary()
+
+
+def _shape_of(example: Example) -> tuple[int, int, int]:
+    shape = tuple(example.shape[1:] if isinstance(example, Tensor) else example)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(f"example: must be images (B, C, H, W) or the shape (C, H, W) of one; got {shape}")
+    return shape
+
+
+def _look(model: nn.Module, example: Example | None) -> _Seen:
+    """
+    Raises:
+        InputError: a network not seen before, and no example.
+    """
+    seen = _seen.get(model)
+    tensors = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if example is None and seen is None:
+        raise InputError(
+            f"{type(model).__name__}: its channels are not known yet; "
+            "call compress.channel_groups(model, example) first, or give example="
+        )
+    shape = _shape_of(example) if example is not None else seen.shape  # type: ignore[union-attr]
+    if seen is None or seen.shape != shape or seen.tensors != tensors:
+        seen = _seen[model] = _Seen(shape, tensors, channel_graph(model, shape))
+    return seen
+
+
+def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The network that a run ended with, in eval mode, on the CPU.
+
+    Args:
+        run: a run folder, or a `model.safetensors` that a run left.
+        model: the uncut network, for one that is not of `compress.models`; it is not changed.
+
+    Raises:
+        compress.settings.InputError: no such network, or it cannot be rebuilt safely.
+    """
+    path = Path(run)
+    path = path / MODEL if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{run}: holds no {MODEL}; give the folder of a finished run")
+    return load_network(path, None if model is None else lambda: copy.deepcopy(model))[0]
+
+
+def zoo(name: str, shape: Sequence[int] = (3, 32, 32), classes: int = 10, **settings: Any) -> nn.Module:
+    """A shipped network with fresh weights, as `model=<name>` makes it: `zoo("vgg19_bn", conv_bias=True)`.
+
+    Args:
+        name: a file of conf/model.
+        shape: of one image, (C, H, W).
+        settings: what stands in that file, changed.
+
+    Raises:
+        compress.settings.InputError: no such network or setting, or one that its rules forbid.
+    """
+    return zoo_spec(name, _shape_of(shape), classes, **settings).build()
+
+
+def channel_groups(model: nn.Module, example: Example) -> ChannelGraph:
+    """The groups of channels that live and die together, in order of execution; `.name` and `.width` of each.
+
+    Args:
+        model: any network that torch.fx can trace; it is left as it was.
+        example: images (B, C, H, W), or the shape (C, H, W) of one.
+
+    Returns:
+        A sequence of groups; its `.frozen` says of every layer that cannot be cut why not.
+
+    Raises:
+        compress.settings.InputError: control flow that depends on values, with the line; or images that do not fit.
+    """
+    return _look(model, example).graph
+
+
+def cut(model: nn.Module, plan: Plan, example: Example | None = None) -> nn.Module:
+    """A smaller copy with the channels of `plan` only, in the mode and with the frozen parameters of `model`.
+
+    Args:
+        example: needed only where `channel_groups` has not been called on this model.
+
+    Raises:
+        ValueError: a group or a channel that is not there; the message lists what is.
+    """
+    return surgery.cut(model, _look(model, example).graph, plan)
+
+
+def masked(model: nn.Module, plan: Plan, example: Example | None = None) -> AbstractContextManager[nn.Module]:
+    """`with masked(model, plan):` the model gives what `cut(model, plan)` gives, at its full shapes.
+
+    Much cheaper than a cut, for searches. Weights are put back at the end, also after an error; what was changed in
+    them meanwhile is lost. The memory for one masked copy of the weights stays with the model.
+    """
+    seen = _look(model, example)
+    return surgery.Masks(model, seen.graph, seen.buffers)(plan)
+
+
+def cost(model: nn.Module, example: Example) -> CostModel:
+    """Prices of all plans: `.macs(plan)`, `.params(plan)`, or of many by their widths, (plans, groups) -> (plans,).
+
+    MACs are multiply-adds of convolutions, linear layers and matrix products for one image, as fvcore counts them.
+    """
+    seen = _look(model, example)
+    return cost_model(model, seen.graph, seen.shape)
+
+
+def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, round_to: int = 8) -> Plan:
+    """About the same share of every group, at the most MACs within `preserve_ratio` of the dense network's.
+
+    Channels that are read with the largest weights (L1 norm) stay. Widths are multiples of `round_to` channels per
+    layer where a group has as many, and never zero; a larger ratio never gives a narrower group.
+
+    Raises:
+        compress.settings.InputError: a ratio that these widths cannot reach; names what they can.
+    """
+    if not 0 < preserve_ratio <= 1:
+        raise InputError(f"preserve_ratio={preserve_ratio}: must be in (0, 1]")
+    if round_to < 1:
+        raise InputError(f"round_to={round_to}: must be at least 1")
+    seen = _look(model, example)
+    prices = cost_model(model, seen.graph, seen.shape)
+    options = all_choices(seen.graph, round_to)
+    low, _ = reachable(prices, options)
+    if preserve_ratio < low:
+        raise InputError(
+            f"preserve_ratio={preserve_ratio}: out of reach; with round_to={round_to} the smallest share of MACs "
+            f"is {low:.4f}"
+        )
+    widths = uniform_widths(prices, options, preserve_ratio)
+    return plan_of(seen.graph, channel_orders(model, seen.graph), widths)
+
+
+def counts(model: nn.Module, example: Example) -> Counts:
+    """MACs and parameters of a network as it is, in every convention that published tables use."""
+    return count(model, _shape_of(example))
+
+
+def export_onnx(model: nn.Module, path: str | Path, example: Example) -> float:
+    """Write an ONNX file: "images" (B, C, H, W) to "logits" (B, classes), any batch size, in eval mode, float32.
+
+    Returns:
+        The largest difference of onnxruntime's logits to torch's, relative to the largest logit.
+
+    Raises:
+        compress.settings.InputError: the extra `onnx` is not installed.
+    """
+    return onnx.export_onnx(model, Path(path), _shape_of(example))

@@ -1,0 +1,143 @@
+"""What `import compress` offers, used as the documentation shows it."""
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import compress
+from compress.settings import InputError
+
+
+class Own(nn.Module):
+    """Somebody's network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Sequential(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.body(x)).mean((2, 3)))
+
+
+IMAGES = torch.randn(2, 3, 8, 8)
+
+
+def test_groups_plan_cut_mask_and_cost() -> None:
+    model = Own().eval()
+    groups = compress.channel_groups(model, IMAGES)
+    assert [(group.name, group.width) for group in groups] == [("stem", 16)]
+    plan = compress.Plan({groups[0].name: [0, 3, 4, 9]})
+    small = compress.cut(model, plan)
+    assert small is not model
+    assert small.stem.out_channels == 4
+    assert model.stem.out_channels == 16
+    with torch.no_grad(), compress.masked(model, plan) as wide:
+        assert wide is model
+        assert torch.allclose(wide(IMAGES), small(IMAGES), atol=1e-5)
+    assert not torch.allclose(model(IMAGES), small(IMAGES), atol=1e-3)
+    cost = compress.cost(model, IMAGES)
+    assert cost.macs(plan) == 64 * 9 * (3 * 4 + 4 * 4) + 4 * 4 == compress.counts(small, IMAGES).macs
+    assert cost.params(plan) == sum(p.numel() for p in small.parameters())
+    assert cost.macs([[16], [4]]).tolist() == [cost.full_macs, cost.macs(plan)]
+
+
+def test_plans_take_whatever_lists_whole_numbers() -> None:
+    expected = compress.Plan({"stem": (0, 1, 2)})
+    for given in ([0, 1, 2], range(3), torch.arange(3), torch.arange(3).numpy()):
+        assert compress.Plan({"stem": given}) == expected
+    for wrong in ([], [1, 0], [0, 0], [0.5], torch.tensor([True, False])):
+        with pytest.raises(ValueError, match="plan for stem"):
+            compress.Plan({"stem": wrong})
+
+
+def test_a_network_never_seen_needs_an_example() -> None:
+    model, plan = Own(), compress.Plan({"stem": range(4)})
+    with pytest.raises(InputError, match=r"Own: its channels are not known yet; call compress\.channel_groups"):
+        compress.cut(model, plan)
+    assert compress.cut(model, plan, example=(3, 8, 8)).stem.out_channels == 4
+    small = compress.cut(model, plan)
+    assert compress.channel_groups(small, IMAGES)[0].width == 4
+    with pytest.raises(InputError, match=r"example: must be images \(B, C, H, W\) or the shape"):
+        compress.channel_groups(model, IMAGES[0])
+    with pytest.raises(ValueError, match="plan names group 'stemm'; there are stem"):
+        compress.cost(model, IMAGES).macs(compress.Plan({"stemm": [0]}))
+
+
+def test_a_network_that_changed_is_looked_at_again() -> None:
+    model = Own()
+    assert compress.channel_groups(model, IMAGES)[0].width == 16
+    model.stem, model.body, model.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+    assert compress.channel_groups(model, IMAGES)[0].width == 6
+
+
+def test_looking_at_a_network_does_not_keep_it_alive() -> None:
+    def look() -> None:
+        model = Own()
+        plan = compress.Plan({compress.channel_groups(model, IMAGES)[0].name: range(4)})
+        with compress.masked(model, plan):
+            pass
+
+    look()
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is Own]
+
+
+def test_uniform_plans_meet_the_ratio() -> None:
+    model = Own()
+    cost = compress.cost(model, IMAGES)
+    for ratio in (0.3, 0.5, 0.9, 1.0):
+        plan = compress.uniform_plan(model, IMAGES, preserve_ratio=ratio, round_to=2)
+        assert len(plan.kept["stem"]) % 2 == 0
+        assert cost.macs(plan) <= ratio * cost.full_macs
+    with pytest.raises(InputError, match="out of reach; with round_to=8 the smallest share of MACs is"):
+        compress.uniform_plan(model, IMAGES, preserve_ratio=0.01)
+    with pytest.raises(InputError, match=r"preserve_ratio=1.5: must be in \(0, 1\]"):
+        compress.uniform_plan(model, IMAGES, preserve_ratio=1.5)
+
+
+def test_control_flow_on_values_is_told_with_its_line() -> None:
+    class Dynamic(Own):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.mean() > 0:
+                x = 2 * x
+            return super().forward(x)
+
+    with pytest.raises(InputError, match=r"test_api\.py:\d+: if x\.mean\(\) > 0: .* move what depends on values"):
+        compress.channel_groups(Dynamic(), IMAGES)
+
+
+def test_importing_compress_does_not_load_torch() -> None:
+    code = "import sys, compress; assert 'torch' not in sys.modules; compress.Plan; assert 'torch' in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'prunne'; it has Plan, channel_groups"):
+        _ = compress.prunne
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert len(compress.__all__) >= 9
+    for name in compress.__all__:
+        assert getattr(compress, name).__doc__, name
+
+
+def test_onnx_files_give_the_same_logits(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = Own()
+    compress.channel_groups(model, IMAGES)
+    small = compress.cut(model, compress.Plan({"stem": [1, 5, 7]}))
+    assert compress.export_onnx(small, tmp_path / "small.onnx", IMAGES) < 1e-4
+    assert small.training  # as it was
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, 8, 8)
+        (logits,) = session.run(None, {"images": images.numpy()})
+        assert torch.allclose(torch.from_numpy(logits), small.eval()(images), atol=1e-5)
