@@ -1,5 +1,6 @@
 """Shared by all tests: the real digits, a tiny network that is good at them, and the command in this process."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -101,18 +102,21 @@ def tiny() -> nn.Module:
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def run_command(
+    folder: Path, *arguments: str, timeout: float = 120, **env: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `compress ...` in a process of its own, in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "compress", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Run `compress ...` in a process of its own, in an empty folder."""
-
-    def run(*arguments: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "compress", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    return run
+    """`run_command` in an empty folder."""
+    return functools.partial(run_command, tmp_path)

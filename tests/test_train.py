@@ -11,7 +11,7 @@ from torch import nn
 from compress.data.memory import MemoryData
 from compress.measure.accuracy import accuracy
 from compress.settings import InputError, Recipe
-from compress.train import cross_entropy, learning_rate, train
+from compress.train import cross_entropy, learning_rate, train, training_loss
 from compress.work import Work
 
 
@@ -107,3 +107,31 @@ def test_bf16_and_channels_last_train_too(tiny: nn.Module, digit_data: MemoryDat
     recipe = make_recipe(epochs=1, amp="bf16", channels_last=True, label_smoothing=0.1, clip_norm=1.0)
     assert 0 < run(tiny, digit_data, recipe, tmp_path / "a")["held_out_top1"] <= 100
     assert next(tiny.parameters()).dtype == torch.float32
+
+
+class Helped(nn.Module):
+    """With a head that only exists in training, as googlenet has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.side = nn.Linear(64, 8), nn.Linear(8, 10), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.body(x.mean(1).flatten(1)).relu()
+        return (self.head(x), None, self.side(x)) if self.training else self.head(x)
+
+
+def test_heads_that_only_exist_in_training_are_trained_too(digit_data: MemoryData, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Helped()
+    before = model.side.weight.detach().clone()
+    result = run(model, digit_data, make_recipe(epochs=1), tmp_path / "a")
+    assert not torch.equal(model.side.weight, before)
+    assert result["held_out_top1"] > 0
+    images, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
+    outputs = model.train()(images)
+    plain = nn.functional.cross_entropy(outputs[0], labels)
+    assert torch.allclose(
+        training_loss(outputs, labels, images, make_recipe(), cross_entropy(make_recipe()))[1],
+        plain + 0.3 * nn.functional.cross_entropy(outputs[2], labels),
+    )

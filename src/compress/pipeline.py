@@ -51,7 +51,7 @@ def run(
         state = _fold(job, Store(cache), summary, recorder.row, folder)
         _collect(state, folder)
         if plots:
-            draw_run(folder, read_rows(folder), _group_widths(folder))
+            draw_run(folder, read_rows(folder), read_json(folder / PLAN) if (folder / PLAN).is_file() else None)
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["status"] = "done"
     except BaseException as error:
@@ -148,13 +148,6 @@ def _collect(state: RunState, folder: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     with atomic(target) as part:
         shutil.copyfile(source, part)
-
-
-def _group_widths(folder: Path) -> dict[str, list[int]] | None:
-    if not (folder / PLAN).is_file():
-        return None
-    groups = read_json(folder / PLAN)["groups"]
-    return {name: [group["width"], group["kept_width"]] for name, group in groups.items()}
 
 
 def _commit() -> str | None:

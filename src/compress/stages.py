@@ -27,7 +27,6 @@ from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
 from compress.paths import MODEL, ONNX
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.cost import cost_model
-from compress.prune.graph import ChannelGraph
 from compress.prune.groups import channel_graph
 from compress.prune.method import Decision, Method, Problem
 from compress.prune.network import load_network, save_network
@@ -180,8 +179,14 @@ def prune(state: RunState, work: Work) -> JSON:
     small = cut(problem.model, problem.graph, decision.plan)
     apart = _check(problem, small, decision.plan)
     save_network(work.model, small, state.job.model, decision.plan)
-    write_json(work.plan, _plan_json(problem.graph, decision))
+    write_json(work.plan, _plan_json(problem, decision))
     budget = _budget_json(problem, decision)
+    if problem.graph.frozen:
+        layer, why = next(iter(problem.graph.frozen.items()))
+        log.info(
+            "prune: %d of %d layers keep all of their outputs, such as %s, which %s; plan.json names each",
+            len(problem.graph.frozen), len(problem.graph.layers), layer, why,
+        )  # fmt: skip
     if not budget["met"]:
         log.warning(
             "prune: the budget %s was missed: %.4f of the MACs are left",
@@ -202,7 +207,8 @@ def _check(problem: Problem, small: nn.Module, plan: Plan) -> float:
     return apart
 
 
-def _plan_json(graph: ChannelGraph, decision: Decision) -> JSON:
+def _plan_json(problem: Problem, decision: Decision) -> JSON:
+    graph = problem.graph
     kept = graph.kept(decision.plan)
     groups = {
         group.name: {
@@ -212,7 +218,16 @@ def _plan_json(graph: ChannelGraph, decision: Decision) -> JSON:
         }
         for group in graph.groups
     }
-    return {"groups": groups, "own": decision.own, "frozen": dict(graph.frozen)}
+    dropped = graph.dropped(decision.plan)
+    layers = {
+        layer.name: {
+            "width": (width := problem.model.get_parameter(f"{layer.name}.weight").shape[0]),
+            "kept_width": width - len(dropped.get(layer.out_axis, ())),
+            "groups": [group.name for group in graph if layer.out_axis in group.positions],
+        }
+        for layer in graph.layers
+    }
+    return {"groups": groups, "layers": layers, "own": decision.own, "frozen": dict(graph.frozen)}
 
 
 def _budget_json(problem: Problem, decision: Decision) -> JSON:
@@ -315,7 +330,9 @@ def evaluate(state: RunState, work: Work) -> JSON:
     if not job.evaluate.onnx:
         return {"results": rows}
     model, _ = state.network(state.latest())
-    return {"results": rows, "onnx_difference": export_onnx(model, work.folder / ONNX, job.data.shape)}
+    apart = export_onnx(model, work.folder / ONNX, job.data.shape)
+    log.info("eval: %s gives torch's logits to %.1e in onnxruntime", ONNX, apart)
+    return {"results": rows, "onnx_difference": apart}
 
 
 def device_name(device: torch.device) -> str:

@@ -146,9 +146,15 @@ def train(
     }
 
 
-def _outputs(output: Tensor | tuple[Tensor | None, ...]) -> list[Tensor]:
-    """The logits, and those of heads that only exist in training."""
-    return [logits for logits in output if logits is not None] if isinstance(output, tuple) else [output]
+def training_loss(
+    output: Tensor | tuple[Tensor | None, ...], labels: Tensor, images: Tensor, recipe: Recipe, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and the loss; heads that only exist in training add theirs, from the labels alone."""
+    logits, *heads = [o for o in output if o is not None] if isinstance(output, tuple) else [output]
+    value = loss(logits, labels, images)
+    for head in heads:
+        value = value + AUXILIARY_WEIGHT * cross_entropy(recipe)(head, labels, images)
+    return logits, value
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -182,10 +188,7 @@ def _epoch(
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(recipe, device):
-            logits, *heads = _outputs(model(images))
-            value = loss(logits, labels, images)
-            for head in heads:
-                value = value + AUXILIARY_WEIGHT * cross_entropy(recipe)(head, labels, images)
+            logits, value = training_loss(model(images), labels, images, recipe, loss)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         if recipe.clip_norm is not None:

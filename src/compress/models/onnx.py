@@ -36,7 +36,8 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
     require_onnx("onnx")
     network = copy.deepcopy(model).float().cpu().eval()
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # tells of every pass
+    for speaks in ("torch.onnx", "onnxscript", "onnx_ir"):  # of every pass over the graph
+        logging.getLogger(speaks).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch itself uses
         torch.onnx.export(

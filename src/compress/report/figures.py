@@ -1,7 +1,7 @@
 """Pictures of one run, drawn from its rows and its plan alone."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 from compress.files import JSON
 
 
-def draw_run(folder: Path, rows: Sequence[JSON], groups: dict[str, list[int]] | None) -> list[Path]:
-    """Write plots/*.png; `groups` maps a group's name to (channels before, after)."""
+def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None) -> list[Path]:
+    """Write plots/*.png, from the rows of metrics.jsonl and the content of plan.json."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells of its font cache on first use
     import matplotlib
 
@@ -23,8 +23,8 @@ def draw_run(folder: Path, rows: Sequence[JSON], groups: dict[str, list[int]] | 
         drawn.append(_save(_training(trained), folder / "plots" / "training.png"))
     if searched:
         drawn.append(_save(_search(searched), folder / "plots" / "search.png"))
-    if groups:
-        drawn.append(_save(_widths(groups), folder / "plots" / "widths.png"))
+    if plan:
+        drawn.append(_save(_widths(plan["layers"]), folder / "plots" / "widths.png"))
     return drawn
 
 
@@ -74,16 +74,29 @@ def _search(rows: Sequence[JSON]) -> Any:
     return figure
 
 
-def _widths(groups: dict[str, list[int]]) -> Any:
+def _widths(layers: dict[str, JSON]) -> Any:
+    """Output channels per layer, dense and kept; layers that share a group share a colour."""
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(max(6, 0.34 * len(groups)), 4.2))
-    names = list(groups)
-    axis.bar(names, [groups[name][0] for name in names], color="0.85", label="dense")
-    axis.bar(names, [groups[name][1] for name in names], color="C0", label="kept")
-    for at, name in enumerate(names):
-        axis.text(at, groups[name][1], str(groups[name][1]), ha="center", va="bottom", fontsize=7)
-    axis.set(ylabel="channels", title="Channels per group")
-    axis.tick_params(axis="x", rotation=90, labelsize=7)
-    axis.legend()
+    sharing = Counter(group for layer in layers.values() for group in layer["groups"])
+    coupled = [group for group, count in sharing.items() if count > 1]
+    figure, axis = pyplot.subplots(figsize=(min(max(6.0, 0.3 * len(layers)), 40.0), 4.4))
+    axis.bar(range(len(layers)), [layer["width"] for layer in layers.values()], color="0.88", label="dense")
+    shown = set()
+    for at, layer in enumerate(layers.values()):
+        shared = [group for group in layer["groups"] if group in coupled]
+        if not layer["groups"]:
+            colour, label = "0.6", "kept whole"
+        elif shared:
+            colour, label = f"C{1 + coupled.index(shared[0]) % 9}", f"kept, coupled: {shared[0]}"
+        else:
+            colour, label = "C0", "kept"
+        axis.bar(at, layer["kept_width"], color=colour, label=None if label in shown else label)
+        axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
+        shown.add(label)
+    axis.set(ylabel="output channels", title="Width of every layer, before and after")
+    axis.set_xticks(range(len(layers)), list(layers), rotation=90, fontsize=7)
+    axis.margins(x=0.01)
+    if len(shown) <= 12:
+        axis.legend(fontsize=7, loc="upper left")
     return figure
