@@ -173,7 +173,8 @@ def families_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     shared = [r for r in everything if all(r[library].get("runs") for library in LIBRARIES)]
     rows.append(["**all**", len(everything), *_columns(everything)])
     rows.append(["**all that both run**", len(shared), *_columns(shared)])
-    headers = ["", "nets", "run", "train", "MACs", "graph + cut, s", "run", "train", "MACs", "graph + cut, s"]
+    parts = ("run", "train", "MACs", "graph + cut, s")
+    headers = ["", "nets", *(f"{library}: {part}" for library in LIBRARIES for part in parts)]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -208,11 +209,11 @@ def main() -> None:
         results[name] = {library: in_a_process("cut", name, library) for library in LIBRARIES}
         print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
     if results:
-        print(f"first four columns: compress; last four: torch-pruning; torch {torch.__version__}, CPU seconds\n")
+        print(f"torch {torch.__version__}; MACs: median share left; CPU seconds, one thread, of those that run\n")
         print(families_table(results), end="\n\n")
         both = [r for r in results.values() if all(r[library].get("runs") for library in LIBRARIES)]
         total = {lib: sum(r[lib]["graph"] + r[lib]["cut"] for r in both) for lib in LIBRARIES}
-        print(f"compress / torch-pruning on what both run: {total['ours'] / total['torch-pruning']:.3f}\n")
+        print(f"ours / torch-pruning on what both run: {total['ours'] / total['torch-pruning']:.3f}\n")
     rows = []
     for name in arguments.search:
         spent = [in_a_process("search", name, library)["milliseconds"] for library in LIBRARIES]

@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from compress.catalogue import zoo_spec
 from compress.cli import register_resolvers
 from compress.compose import plain
 from compress.data.digits import digits
@@ -21,7 +22,6 @@ from compress.models.resnet_cifar import resnet
 from compress.paths import CONF
 from compress.prune.plan import Plan
 from compress.settings import Recipe
-from compress.zoo import zoo_spec
 
 CPU = torch.device("cpu")
 ORACLES = Path(__file__).parent / "oracles"

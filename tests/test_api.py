@@ -141,3 +141,14 @@ def test_onnx_files_give_the_same_logits(tmp_path: Path) -> None:
         images = torch.randn(batch, 3, 8, 8)
         (logits,) = session.run(None, {"images": images.numpy()})
         assert torch.allclose(torch.from_numpy(logits), small.eval()(images), atol=1e-5)
+
+
+def test_the_zoo_by_name() -> None:
+    counted = compress.counts(compress.zoo("resnet20_cs"), (3, 32, 32))
+    assert (counted.macs, counted.params_with_selection) == (159_042_048, 1_111_882)
+    with_bias = compress.zoo("vgg11_bn", (1, 32, 32), 4, conv_bias=True)
+    assert with_bias(torch.randn(2, 1, 32, 32)).shape == (2, 4)
+    with pytest.raises(InputError, match=r"resnet21: not a network of the zoo; did you mean resnet"):
+        compress.zoo("resnet21")
+    with pytest.raises(InputError, match="unknown key model.widht; did you mean width"):
+        compress.zoo("resnet20", widht=3)

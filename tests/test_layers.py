@@ -10,7 +10,7 @@ PARTS = [
     ["cli"],
     ["api"],
     ["compose"],
-    ["build", "zoo"],
+    ["build", "catalogue"],
     ["pipeline"],
     ["config"],
     ["stages"],

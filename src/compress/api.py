@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from compress.catalogue import zoo_spec
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
 from compress.models import onnx
@@ -26,7 +27,6 @@ from compress.prune.network import load_network
 from compress.prune.plan import Plan
 from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.settings import InputError
-from compress.zoo import zoo_spec
 
 Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) of one
 

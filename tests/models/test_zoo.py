@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress.measure.counts import counts
 from compress.measure.macs import count_macs, count_params
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
@@ -43,6 +44,7 @@ def test_mobilenetv1_has_the_published_size() -> None:
     model = mobilenetv1(width=1.0, stem_stride=2, in_channels=3, num_classes=1000)
     assert count_params(model) == 4_231_976
     assert count_macs(model, (3, 224, 224)) == 568_740_352
+    assert counts(model, (3, 224, 224)).amc == 568_741_352
     small = mobilenetv1(width=1.0, stem_stride=2, in_channels=3, num_classes=10)
     assert count_macs(small, (3, 32, 32)) == 11_596_298 - 10  # the published figure counts the classifier's bias
 

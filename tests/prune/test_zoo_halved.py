@@ -10,13 +10,13 @@ import torch
 from conftest import livened, random_plan
 from torch import nn
 
+from compress.catalogue import zoo_names, zoo_spec
 from compress.measure.macs import count_macs, count_params
 from compress.models.onnx import export_onnx
 from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
 from compress.prune.network import load_network, save_network
 from compress.prune.surgery import cut, difference
-from compress.zoo import zoo_names, zoo_spec
 
 NAMES = [name for name in zoo_names() if name not in ("custom", "torchvision")]
 SHAPE = (3, 32, 32)

@@ -6,9 +6,12 @@ gives or takes; what is not named counts nothing):
 | name | conv, linear, matmul | conv bias | linear bias | BN | ReLU family | pooling |
 |---|---|---|---|---|---|---|
 | `macs` | multiply-adds | | | | | |
+| `amc` | multiply-adds | | out | | | |
 | `fvcore` | multiply-adds | | | 2 out | | in, of every adaptive average |
 | `ptflops` | multiply-adds | out | | 2 out | out, of modules | in, of modules |
 | `metapruning` | multiply-adds | | out | out | | |
+
+`amc` is what AMC (He et al., ECCV 2018, arXiv:1802.03494) prints for its strategies.
 
 `fvcore` is `FlopCountAnalysis(model.eval(), image).total()`, other normalisations and resizing included.
 
@@ -44,6 +47,7 @@ class Counts:
     """Of one image; see the table at the head of this file."""
 
     macs: int
+    amc: int
     fvcore: int
     ptflops: int
     metapruning: int
@@ -60,6 +64,7 @@ def counts(model: nn.Module, shape: tuple[int, int, int]) -> Counts:
     selections = sum(module.channels for module in model.modules() if isinstance(module, ChannelSelection))
     return Counts(
         macs=macs,
+        amc=macs + seen["linear bias"],
         fvcore=sum(n for op, n in operators.items() if op != "scaled_dot_product_attention"),
         ptflops=macs + seen["bn"] + seen["affine bn"] + seen["relu"] + seen["pool"] + seen["conv bias"],
         metapruning=macs + seen["bn"] + seen["linear bias"],
