@@ -6,6 +6,7 @@ pickled, and only functions of `compress.models` are ever called when a file is 
 
 import importlib
 import inspect
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -149,7 +150,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"model.checkpoint={path}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return {_current_name(name): tensor for name, tensor in content.items()}
+
+
+def _current_name(name: str) -> str:
+    """A parameter's name without data parallelism, and as torchvision calls it since its DenseNets were renamed."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name.removeprefix("module."))
 
 
 def _beside_weights() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -1,5 +1,6 @@
 """The zoo by published counts, and files that fit, or say why not."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,15 @@ def test_networks_with_training_heads_are_rebuilt_alike(
     images = torch.randn(1, 3, 96, 96)
     assert torch.equal(model(images), again(images))
     assert ModelSpec(spec.target, args, (1, 96, 96), 10).build().eval()(images[:, :1]).shape == (1, 10)
+
+
+def test_densenets_of_torchvisions_own_files_have_their_old_names_and_load(tmp_path: Path) -> None:
+    args = {"arch": "densenet121", "weights": None, "download": False}
+    make = ModelSpec("compress.models.torchvision.classifier", args, (3, 32, 32), 1000).build
+    weights = make().state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): value for name, value in weights.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "densenet121.pth")
+    model = make()
+    load_strictly(model, read_checkpoint(tmp_path / "densenet121.pth"), "densenet121.pth")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
