@@ -152,3 +152,59 @@ def test_the_zoo_by_name() -> None:
         compress.zoo("resnet21")
     with pytest.raises(InputError, match="unknown key model.widht; did you mean width"):
         compress.zoo("resnet20", widht=3)
+
+
+def test_masks_do_not_nest_and_survive_inference_mode() -> None:
+    model = Own().eval()
+    compress.channel_groups(model, IMAGES)
+    plan, other = compress.Plan({"stem": [0, 3]}), compress.Plan({"stem": [1, 2, 5]})
+    before = model(IMAGES)
+    with torch.inference_mode(), compress.masked(model, plan):
+        with pytest.raises(InputError, match="Own: is masked already"), compress.masked(model, other):
+            pass
+        model(IMAGES)
+    with torch.no_grad(), compress.masked(model, other):
+        masked = model(IMAGES)
+    assert torch.allclose(masked, compress.cut(model, other)(IMAGES), atol=1e-5)
+    assert torch.equal(model(IMAGES), before)
+
+
+def test_a_network_is_looked_at_anew_where_an_example_is_given() -> None:
+    model = Own()
+    assert len(compress.channel_groups(model, IMAGES)) == 1
+    model.body[1] = nn.Softmax(1)  # of the same shapes, and it mixes channels
+    assert len(compress.channel_groups(model, IMAGES)) == 0
+
+
+def test_misuse_is_told_in_one_line() -> None:
+    model = Own()
+    compress.channel_groups(model, IMAGES)
+    cost = compress.cost(model, IMAGES)
+    for wrong, told in (
+        (lambda: compress.cut(model, {"stem": [0]}), "plan: must be a compress.Plan, not dict"),
+        (lambda: compress.Plan([1]), "a plan must map names of groups to the channels that stay"),
+        (lambda: compress.Plan({"stem": 4}), "plan for stem must be a list of whole numbers"),
+        (lambda: cost.macs(compress.Plan({"stem": [99]})), r"plan for stem: channels must be in \[0, 16\)"),
+        (lambda: cost.macs([[1, 2, 3]]), "widths of 3 groups given; there are 1"),
+        (lambda: compress.channel_groups(model, 8), "example: must be images"),
+        (lambda: compress.channel_groups(model, IMAGES[0]), r"got \(3, 8, 8\)"),
+        (lambda: compress.channel_groups(nn.DataParallel(model), IMAGES), "give the network inside, model.module"),
+        (lambda: compress.channel_groups(torch.compile(model), IMAGES), "give the network inside, model._orig_mod"),
+        (
+            lambda: compress.uniform_plan(model, IMAGES, preserve_ratio=0.5, round_to=8.0),
+            "round_to=8.0: must be a whole",
+        ),
+        (lambda: compress.zoo("resnet20", classes=-1), "classes=-1: must be >= 1"),
+        (lambda: compress.export_onnx(model, "/nope/a.onnx", IMAGES), "there is no folder /nope"),
+        (lambda: compress.counts(model, (1, 8, 8)), "Own: cannot run on 1x8x8 images"),
+    ):
+        with pytest.raises(ValueError, match=told) as error:
+            wrong()
+        assert "\n" not in str(error.value)
+
+
+def test_groups_print_in_a_line() -> None:
+    groups = compress.channel_groups(Own(), IMAGES)
+    assert repr(groups) == "1 groups of 3 layers, 0 of them frozen"
+    assert repr(groups[0]) == "ChannelGroup(name='stem', width=16, consumers=('body.2', 'head'), copies=1)"
+    assert set(dir(compress)) == set(compress.__all__)

@@ -1,6 +1,7 @@
 """A network of somebody's own, from the command line: trained, cut, saved, exported, and told what is wrong."""
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from conftest import run_command
 import compress
 from compress.files import read_json
 from compress.settings import InputError
+from compress.sources import source_digest
 
+HELPER = "from torch import nn\n\nACTIVATION = nn.ReLU\n"
 CODE = """
+from helper import ACTIVATION
 from torch import nn
 
 
@@ -20,7 +24,7 @@ class SmallNet(nn.Module):
     def __init__(self, num_classes, in_channels, width=16):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(),
+            nn.Conv2d(in_channels, width, 3, padding=1), nn.GroupNorm(4, width), ACTIVATION(),
             nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         )
         self.head = nn.Linear(2 * width, num_classes)
@@ -40,6 +44,10 @@ def wide(**settings):
     return SmallNet(in_channels=1, width=8, **settings)
 
 
+def bare(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def none(num_classes):
     return "a net"
 
@@ -54,6 +62,7 @@ QUICK = ("experiment=quick", "device=cpu", "plots=false", "tensorboard=false")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_nets.py").write_text(CODE)
+    (folder / "helper.py").write_text(HELPER)
     return folder
 
 
@@ -89,12 +98,27 @@ def test_it_is_trained_cut_saved_and_exported(folder: Path, monkeypatch: pytest.
     (logits,) = onnxruntime.InferenceSession(folder / "out" / "model.onnx").run(None, {"images": images.numpy()})
     assert torch.allclose(torch.from_numpy(logits), model(images), atol=1e-4)
 
-    # an edited network is another one
+    as_teacher = run_command(folder, *QUICK, "teacher=run", "teacher.run=out", "distill=kd", PYTHONPATH=".")
+    assert as_teacher.returncode == 2
+    assert "teacher.run=out: is my_nets.SmallNet, a network of your own" in as_teacher.stderr
+
+
+def test_edited_code_is_other_code_wherever_it_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    seen = [source_digest("my_nets.SmallNet")]
     (folder / "my_nets.py").write_text(CODE.replace("3, 2, 1)", "3, 1, 1)"))
-    again = run(folder, *own, "hydra.run.dir=edited")
+    seen.append(source_digest("my_nets.SmallNet"))
     (folder / "my_nets.py").write_text(CODE)
-    assert again.returncode == 0
-    assert not read_json(folder / "edited" / "summary.json")["stages"]["pretrain"]["reused"]
+    (folder / "helper.py").write_text(HELPER.replace("ReLU", "Sigmoid"))
+    seen.append(source_digest("my_nets.SmallNet"))
+    (folder / "helper.py").write_text(HELPER)
+    assert len(set(seen)) == 3
+    assert None not in seen
+    assert source_digest("my_nets.SmallNet") == seen[0]
+    assert source_digest("compress.models.vgg.vgg") is None
+    assert source_digest("torchvision.models.resnet18") is None
 
 
 @pytest.mark.parametrize(
@@ -103,7 +127,9 @@ def test_it_is_trained_cut_saved_and_exported(folder: Path, monkeypatch: pytest.
         ([], "model._target_: must be given, the dotted path of your function or class"),
         (["model._target_=my_nets.Nope"], "model._target_=my_nets.Nope: cannot be imported"),
         (["model._target_=my_nets.SmallNet", "+model.widht=3"], "unknown key model.widht; did you mean width?"),
-        (["model._target_=my_nets.Dynamic"], "my_nets.py:20: if x.mean() > 0: "),
+        (["model._target_=my_nets.SmallNet", "model.width=3"], "of your own is added: +model.width=3"),
+        (["model._target_=my_nets.bare"], "model._target_=my_nets.bare: has no parameters to train"),
+        (["model._target_=my_nets.Dynamic"], "my_nets.py:21: if x.mean() > 0: "),
         (["model._target_=my_nets.none"], "model._target_=my_nets.none: must return an nn.Module, not str"),
         (["model._target_=my_nets.broken"], "model._target_=my_nets.broken: raises KeyError: 'width'"),
         (["model._target_=my_nets.SmallNet", "+model.width=7"], "must be divisible by num_groups"),

@@ -25,7 +25,7 @@ PARTS = [
     ["models"],
     ["work"],
     ["files"],
-    ["settings", "paths", "seeds"],
+    ["settings", "paths", "seeds", "sources"],
 ]
 LEVEL = {part: level for level, parts in enumerate(PARTS) for part in parts}
 ROOT = Path(compress.__file__).parent

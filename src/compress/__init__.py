@@ -28,3 +28,7 @@ def __getattr__(name: str) -> Any:
     from compress import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

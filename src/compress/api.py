@@ -1,19 +1,22 @@
 """Surgery on a network of one's own, without a config: what `import compress` offers beside `compress.load`.
 
-A network's channel graph is found once and remembered for as long as the network lives and keeps its shapes.
+A network's channel graph is remembered for as long as the network lives and keeps its shapes; whatever is given an
+example looks anew.
 """
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from compress.catalogue import zoo_spec
+from compress.config import check_value
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
 from compress.models import onnx
@@ -26,45 +29,69 @@ from compress.prune.importance import channel_orders, plan_of
 from compress.prune.network import load_network
 from compress.prune.plan import Plan
 from compress.prune.widths import all_choices, reachable, uniform_widths
-from compress.settings import InputError
+from compress.settings import Count, InputError, Share
 
 Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) of one
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Seen:
     shape: tuple[int, int, int]
     tensors: dict[str, tuple[int, ...]]  # shapes of parameters and buffers then
     graph: ChannelGraph
     buffers: dict[str, Tensor] = field(default_factory=dict)  # of masks
+    is_masked: bool = False
 
 
 _seen: "WeakKeyDictionary[nn.Module, _Seen]" = WeakKeyDictionary()
 
 
 def _shape_of(example: Example) -> tuple[int, int, int]:
-    shape = tuple(example.shape[1:] if isinstance(example, Tensor) else example)
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+    shape = tuple(example.shape) if isinstance(example, Tensor) else example
+    sizes = shape[1:] if isinstance(example, Tensor) else shape
+    whole = isinstance(sizes, list | tuple) and len(sizes) == 3 and all(type(s) is int and s > 0 for s in sizes)
+    if not whole:
         raise InputError(f"example: must be images (B, C, H, W) or the shape (C, H, W) of one; got {shape}")
-    return shape
+    channels, height, width = sizes
+    return channels, height, width
+
+
+def _check_kind(model: nn.Module) -> None:
+    """
+    Raises:
+        InputError: no network, or one inside another thing.
+    """
+    inside = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    if type(model).__name__ in inside:
+        raise InputError(f"{type(model).__name__}: give the network inside, model.{inside[type(model).__name__]}")
+    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
+        raise InputError(f"{type(model).__name__}: must be an nn.Module that is not scripted")
 
 
 def _look(model: nn.Module, example: Example | None) -> _Seen:
-    """
+    """With an example the network is looked at anew; without, what was seen last counts.
+
     Raises:
         InputError: a network not seen before, and no example.
     """
+    _check_kind(model)
+    tensors = {name: tuple(t.shape) for name, t in (*model.named_parameters(), *model.named_buffers())}
     seen = _seen.get(model)
-    tensors = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if example is None and seen is not None and seen.tensors == tensors:
+        return seen
     if example is None and seen is None:
         raise InputError(
             f"{type(model).__name__}: its channels are not known yet; "
             "call compress.channel_groups(model, example) first, or give example="
         )
-    shape = _shape_of(example) if example is not None else seen.shape  # type: ignore[union-attr]
-    if seen is None or seen.shape != shape or seen.tensors != tensors:
-        seen = _seen[model] = _Seen(shape, tensors, channel_graph(model, shape))
+    shape = seen.shape if example is None and seen is not None else _shape_of(example)  # type: ignore[arg-type]
+    seen = _seen[model] = _Seen(shape, tensors, channel_graph(model, shape))
     return seen
+
+
+def _check_plan(plan: Plan) -> None:
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan: must be a compress.Plan, not {type(plan).__name__}")
 
 
 def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -95,6 +122,9 @@ def zoo(name: str, shape: Sequence[int] = (3, 32, 32), classes: int = 10, **sett
     Raises:
         compress.settings.InputError: no such network or setting, or one that its rules forbid.
     """
+    problems = check_value("classes", classes, Count)
+    if problems:
+        raise InputError(*problems)
     return zoo_spec(name, _shape_of(shape), classes, **settings).build()
 
 
@@ -123,17 +153,27 @@ def cut(model: nn.Module, plan: Plan, example: Example | None = None) -> nn.Modu
     Raises:
         ValueError: a group or a channel that is not there; the message lists what is.
     """
+    _check_plan(plan)
     return surgery.cut(model, _look(model, example).graph, plan)
 
 
-def masked(model: nn.Module, plan: Plan, example: Example | None = None) -> AbstractContextManager[nn.Module]:
+@contextmanager
+def masked(model: nn.Module, plan: Plan, example: Example | None = None) -> Iterator[nn.Module]:
     """`with masked(model, plan):` the model gives what `cut(model, plan)` gives, at its full shapes.
 
     Much cheaper than a cut, for searches. Weights are put back at the end, also after an error; what was changed in
     them meanwhile is lost. The memory for one masked copy of the weights stays with the model.
     """
+    _check_plan(plan)
     seen = _look(model, example)
-    return surgery.Masks(model, seen.graph, seen.buffers)(plan)
+    if seen.is_masked:
+        raise InputError(f"{type(model).__name__}: is masked already; leave that `with` first")
+    seen.is_masked = True
+    try:
+        with surgery.Masks(model, seen.graph, seen.buffers)(plan):
+            yield model
+    finally:
+        seen.is_masked = False
 
 
 def cost(model: nn.Module, example: Example) -> CostModel:
@@ -154,10 +194,9 @@ def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, r
     Raises:
         compress.settings.InputError: a ratio that these widths cannot reach; names what they can.
     """
-    if not 0 < preserve_ratio <= 1:
-        raise InputError(f"preserve_ratio={preserve_ratio}: must be in (0, 1]")
-    if round_to < 1:
-        raise InputError(f"round_to={round_to}: must be at least 1")
+    problems = check_value("preserve_ratio", preserve_ratio, Share) + check_value("round_to", round_to, Count)
+    if problems:
+        raise InputError(*problems)
     seen = _look(model, example)
     prices = cost_model(model, seen.graph, seen.shape)
     options = all_choices(seen.graph, round_to)
@@ -173,6 +212,7 @@ def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, r
 
 def counts(model: nn.Module, example: Example) -> Counts:
     """MACs and parameters of a network as it is, in every convention that published tables use."""
+    _check_kind(model)
     return count(model, _shape_of(example))
 
 

@@ -25,6 +25,7 @@ from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
 from compress.prune.method import Method
 from compress.settings import Budget, EvalSettings, InputError, Recipe
+from compress.sources import source_digests
 from compress.stages import Job, needs
 
 T = TypeVar("T")
@@ -36,6 +37,13 @@ def _for_callees(node: Any) -> Any:
         return node
     ours = {"name", *rules.OF_THE_PIPELINE} if "_target_" in node else set()
     return {key: _for_callees(value) for key, value in node.items() if key not in ours}
+
+
+def _with_sources(node: Any) -> Any:
+    """What the result depends on: the settings, and the code that is not ours."""
+    asked = _for_callees(node)
+    sources = source_digests(node)
+    return {**asked, "sources": sources} if sources else asked
 
 
 def make(node: Mapping[str, Any]) -> Any:
@@ -170,7 +178,7 @@ def build(config: JSON) -> Job:
         distill=distill,
         stages=tuple(config["stages"]),
         force=frozenset(config["force"]),
-        asked={group: _for_callees(config.get(group)) for group in rules.GROUPS},
+        asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
     )
 
 
@@ -178,7 +186,8 @@ def _check_budget(spec: ModelSpec, method: Method, budget: Budget) -> None:
     network = spec.without_pretrained().build()
     graph = channel_graph(network, spec.shape)
     if not graph.groups:
-        raise InputError(f"model: no channel of this network can be cut ({_few_reasons(graph.frozen)})")
+        why = f" ({_few_reasons(graph.frozen)})" if graph.frozen else ""
+        raise InputError(f"model: no channel of this network can be cut{why}")
     method.check(graph, cost_model(network, graph, spec.shape), budget)
 
 

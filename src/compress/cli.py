@@ -169,7 +169,8 @@ def _config_folders(argv: list[str]) -> list[str]:
     folder = get_args_parser().parse_known_args(argv)[0].config_dir
     missing = [f"--config-dir {folder}: no such folder"] if folder and not Path(folder).is_dir() else []
     mine = os.environ.get("COMPRESS_CONF", "")
-    if mine.startswith("file://") and not Path(mine.removeprefix("file://")).is_dir():
+    is_folder = mine and ("://" not in mine or mine.startswith("file://"))
+    if is_folder and not Path(mine.removeprefix("file://")).is_dir():
         missing.append(f"COMPRESS_CONF={mine}: no such folder")
     return missing
 

@@ -217,11 +217,16 @@ def _known_key(override: Override, base: DictConfig, known: list[str], problems:
     key = override.key_or_group
     if override.is_add() or override.is_delete() or override.is_force_add() or key.startswith("hydra."):
         return True
+    parent, _, last = key.rpartition(".")
+    node: Any = None
     try:
-        there = OmegaConf.select(base, key, default=None, throw_on_missing=False) is not None or key in known
+        node = OmegaConf.select(base, parent) if parent else base
+        there = key in known or (OmegaConf.is_dict(node) and last in list(node))
     except OmegaConfBaseException:
         there = False
-    if not there:
+    if not there and OmegaConf.is_dict(node) and OmegaConf.is_missing(node, "_target_"):
+        problems.append(f"unknown key {key}; a setting of a function of your own is added: +{override.input_line}")
+    elif not there:
         short = {name.rpartition(".")[2]: name for name in known}
         near = difflib.get_close_matches(key, known, 1, 0.6) or [
             short[name] for name in difflib.get_close_matches(key, short, 1, 0.6)

@@ -34,6 +34,7 @@ from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference
 from compress.seeds import derive_seed
 from compress.settings import Budget, EvalSettings, InputError, Recipe
+from compress.sources import source_digest
 from compress.train import Loss, cross_entropy, train
 from compress.work import Work
 
@@ -113,8 +114,8 @@ def _pretrain_settings(job: Job) -> JSON:
     spec = job.model
     args = {key: value for key, value in spec.args.items() if key != "download"}
     settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
-    if not spec.is_ours:
-        settings["source"] = spec.source_digest()
+    if (source := source_digest(spec.target)) is not None:
+        settings["source"] = source
     if spec.checkpoint is not None:
         return {**settings, "checkpoint": spec.checkpoint_digest()}
     if spec.is_pretrained:

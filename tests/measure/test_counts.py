@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from compress.measure.counts import Counts, counts
 from compress.measure.macs import count_macs, in_eval_mode
 from compress.models.layers import ChannelSelection
+from compress.settings import InputError
 
 SHAPE = (3, 16, 16)
 
@@ -24,6 +25,7 @@ def test_every_convention_by_hand() -> None:
         fvcore=macs + 2 * first + pooled + pooled,
         ptflops=macs + first + 2 * first + first + first + pooled + pooled,  # bias, BN, ReLU, max, BN, average
         metapruning=macs + first + pooled + 5,
+        amc=macs + 5,
         params=27 * 8 + 8 + 16 + 48 + 35,
         params_with_selection=27 * 8 + 8 + 16 + 48 + 35,
     )
@@ -112,8 +114,17 @@ def test_modes_come_back_after_an_error_too() -> None:
         assert not net[0].training
         raise ZeroDivisionError
     assert [module.training for module in net.modules()] == [True, True, False]
-    with pytest.raises(RuntimeError):
-        counts(nn.Sequential(nn.Conv2d(5, 1, 1)), SHAPE)
+    wrong = nn.Sequential(nn.Conv2d(5, 1, 1))
+    with pytest.raises(InputError, match="Sequential: cannot run on 3x16x16 images"):
+        counts(wrong, SHAPE)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in wrong.modules())
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1])
+def test_padding_by_name_counts_like_padding_by_number(padding: int | str) -> None:
+    conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=padding))
+    size = 14 if padding == "valid" else 16
+    assert counts(conv, SHAPE).macs == size * size * 9 * 3 * 8
 
 
 def test_train_and_eval_count_the_same() -> None:

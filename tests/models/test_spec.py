@@ -99,7 +99,7 @@ def test_a_file_with_code_is_refused_and_not_run(tmp_path: Path, capsys: pytest.
     (tmp_path / "cut.th").write_bytes((tmp_path / "evil.th").read_bytes()[:100])
     (tmp_path / "empty.th").write_bytes(b"")
     for name in ("evil.th", "cut.th", "empty.th"):
-        with pytest.raises(InputError, match="cut short, or not a file of plain tensors"):
+        with pytest.raises(InputError, match="only plain tensors are loaded"):
             read_checkpoint(tmp_path / name)
     with pytest.raises(InputError, match="is a folder; give a state dict"):
         read_checkpoint(tmp_path)
@@ -158,7 +158,7 @@ def test_nothing_else_is_unpickled_beside_the_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], foreign: Any
 ) -> None:
     crd_file(tmp_path / "net.pth", "model", foreign=foreign)
-    with pytest.raises(InputError, match="not a file of plain tensors"):
+    with pytest.raises(InputError, match="only plain tensors are loaded"):
         read_checkpoint(tmp_path / "net.pth")
     assert capsys.readouterr().out == ""
 
@@ -266,3 +266,19 @@ def test_densenets_of_torchvisions_own_files_have_their_old_names_and_load(tmp_p
     model = make()
     load_strictly(model, read_checkpoint(tmp_path / "densenet121.pth"), "densenet121.pth")
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_numbers_that_are_none_and_objects_of_others_are_named(tmp_path: Path) -> None:
+    weights = spec().build().state_dict()
+    weights["conv1.weight"][0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"a.th: holds numbers that are not finite \(conv1.weight\)"):
+        load_strictly(spec().build(), weights, "a.th")
+    torch.save({"model": {}, "args": Evil}, tmp_path / "evil.th")
+    with pytest.raises(InputError, match=r"holds an object of .*Evil; only plain tensors are loaded: save model"):
+        read_checkpoint(tmp_path / "evil.th")
+
+
+def test_heads_that_a_network_does_not_have_cannot_be_kept() -> None:
+    args = {"arch": "resnet18", "weights": None, "download": False, "aux_heads": True}
+    with pytest.raises(InputError, match="model.aux_heads=true: only googlenet and inception_v3"):
+        ModelSpec("compress.models.torchvision.classifier", args, (3, 32, 32), 10).build()

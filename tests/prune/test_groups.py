@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.measure.macs import count_macs, count_params
 from compress.models.layers import ChannelSelection
 from compress.models.resnet_cifar import resnet
-from compress.prune.graph import ChannelGraph
+from compress.prune.cost import cost_model
+from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.groups import channel_graph
 from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference
@@ -153,7 +155,7 @@ def test_what_a_cut_would_make_wrong_is_frozen_and_named() -> None:
         ("shuffle", "b", "view"),
         ("literal", "a", "view"),
         ("expand", "a", "expand"),
-        ("size", "a", "a computed number"),
+        ("size", "a", "their number is computed with"),
     ):
         graph = graph_of(kind)
         assert layer not in widths(graph), kind
@@ -200,7 +202,7 @@ def test_value_dependent_control_flow_is_told_with_its_line() -> None:
 def test_norms_over_all_channels_can_be_cut() -> None:
     graph = graph_of("layer norm")
     assert widths(graph) == {"a": 8}
-    assert graph.norms == {"norm": 3}
+    assert graph.norms == {"norm": (3, Axis("norm.weight", 0))}
     assert widths(graph_of("group norm")) == {"a": 2}  # four norm groups keep as many channels each
 
 
@@ -261,6 +263,9 @@ def test_weights_that_two_layers_share_are_cut_once() -> None:
     small = cut(model, graph, plan)
     assert small.get_parameter("b.weight") is small.get_parameter("a.weight")
     assert difference(model, small, graph, plan, torch.randn(2, 3, 4, 4)) < 1e-12
+    cost = cost_model(model, graph, (3, 4, 4))
+    assert cost.macs(plan) == count_macs(small, (3, 4, 4))
+    assert cost.params(plan) == count_params(small)
 
 
 def test_computed_weights_are_frozen() -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.files import digest_of
-from compress.models.spec import ModelSpec
+from compress.models.spec import OURS, ModelSpec
 from compress.paths import MODEL
 from compress.settings import InputError
 from compress.work import read_weights
@@ -34,6 +34,11 @@ class RunTeacher:
             InputError: a teacher for other images or classes.
         """
         header = read_weights(self.file)[1]["model"]
+        if not header["target"].startswith(OURS):
+            raise InputError(
+                f"teacher.run={self.run}: is {header['target']}, a network of your own, which a file may not call; "
+                f"use teacher=zoo model@teacher.model=custom teacher.model._target_={header['target']}"
+            )
         if (header["classes"], tuple(header["shape"])) != (classes, shape):
             raise InputError(
                 f"teacher.run={self.run}: knows {header['classes']} classes of {tuple(header['shape'])} images, "

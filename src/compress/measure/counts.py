@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.measure.macs import UNCOUNTED, count_operators, count_params, in_eval_mode
+from compress.measure.macs import HANDLES, UNCOUNTED, count_operators, count_params, in_eval_mode
 from compress.models.layers import ChannelSelection
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU)
@@ -65,7 +65,7 @@ def counts(model: nn.Module, shape: tuple[int, int, int]) -> Counts:
     return Counts(
         macs=macs,
         amc=macs + seen["linear bias"],
-        fvcore=sum(n for op, n in operators.items() if op != "scaled_dot_product_attention"),
+        fvcore=sum(n for op, n in operators.items() if f"aten::{op}" not in HANDLES),
         ptflops=macs + seen["bn"] + seen["affine bn"] + seen["relu"] + seen["pool"] + seen["conv bias"],
         metapruning=macs + seen["bn"] + seen["linear bias"],
         params=params,
@@ -90,8 +90,9 @@ def _count_modules(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str
         elif isinstance(module, nn.Linear) and module.bias is not None:
             seen["linear bias"] += output.numel()
 
-    example = next(model.parameters())
-    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    example = next(model.parameters(), torch.zeros(()))
+    hooked = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))
+    handles = [module.register_forward_hook(hook) for module in hooked]
     try:
         with in_eval_mode(model), torch.no_grad():
             model(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.settings import InputError, first_line
+
 UNCOUNTED = (
     "batch_norm",
     "layer_norm",
@@ -35,6 +37,27 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
     return int(prod(q[:-1]) * k[-2] * (q[-1] + v[-1]))
 
 
+def _convolution_mode(inputs: list[Any], outputs: list[Any]) -> int:
+    """A convolution with its padding by name ("same"): every weight once per output pixel."""
+    from fvcore.nn.jit_handles import get_shape
+
+    return int(prod(get_shape(inputs[1])) * prod(get_shape(outputs[0])[2:]) * get_shape(outputs[0])[0])
+
+
+def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
+    from fvcore.nn.jit_handles import get_shape
+
+    batch, rows, inner = get_shape(inputs[1])
+    return int(batch * rows * inner * get_shape(inputs[2])[-1])
+
+
+HANDLES = {
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::_convolution_mode": _convolution_mode,
+    "aten::baddbmm": _baddbmm,
+}  # ops that fvcore has no count for
+
+
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode; afterwards each in the mode it had."""
@@ -47,24 +70,45 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def _hooks_kept(model: nn.Module) -> Iterator[None]:
+    """fvcore leaves its hooks behind where a forward fails."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    before = [(module, kind, dict(getattr(module, kind))) for module in model.modules() for kind in kinds]
+    try:
+        yield
+    finally:
+        for module, kind, hooks in before:
+            now = getattr(module, kind)
+            for key in [key for key in now if key not in hooks]:
+                del now[key]
+
+
 def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str]:
-    """What fvcore counts for one image (C, H, W), by operator; attention, which it has no count for, is added."""
+    """What fvcore counts for one image (C, H, W), by operator, and what it has no count for.
+
+    Raises:
+        InputError: the network cannot take such an image.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore still uses torch.jit.script
         from fvcore.nn import FlopCountAnalysis
 
-        example = next(model.parameters())
+        example = next(model.parameters(), torch.zeros(()))
         fastpath = torch.backends.mha.get_fastpath_enabled()
         # fvcore and torch's tracer report every op that fvcore has no count for; those are the ones without MACs
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque op that fvcore cannot see into
         try:
-            with in_eval_mode(model):
+            with in_eval_mode(model), _hooks_kept(model):
                 images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
                 count = FlopCountAnalysis(model, images)
                 count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-                count.set_op_handle("aten::scaled_dot_product_attention", _attention)
+                count.set_op_handle(**HANDLES)
                 return Counter({op: int(n) for op, n in count.by_operator().items()})
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            size = "x".join(map(str, shape))
+            raise InputError(f"{type(model).__name__}: cannot run on {size} images ({first_line(error)})") from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
 

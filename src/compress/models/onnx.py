@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compress.settings import InputError
+from compress.settings import InputError, first_line
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -31,11 +31,21 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
         The largest difference between onnxruntime's logits and torch's, relative to the largest logit, in float32.
 
     Raises:
-        InputError: the extra is not installed.
+        InputError: the extra is not installed, there is no such folder, or the network cannot run on such images.
     """
     require_onnx("onnx")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
     network = copy.deepcopy(model).float().cpu().eval()
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            logits = network(images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        size = "x".join(map(str, shape))
+        raise InputError(f"{type(model).__name__}: cannot run on {size} images ({first_line(error)})") from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{type(model).__name__}: must give one tensor to be exported, not {type(logits).__name__}")
     for speaks in ("torch.onnx", "onnxscript", "onnx_ir"):  # of every pass over the graph
         logging.getLogger(speaks).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -51,8 +61,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
             external_data=False,
             verbose=False,
         )
-    with torch.no_grad():
-        return _apart(path, images, network(images))
+    return _apart(path, images, logits)
 
 
 def _apart(path: Path, images: Tensor, logits: Tensor) -> float:

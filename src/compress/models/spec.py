@@ -7,6 +7,7 @@ pickled, and only functions of `compress.models` are ever called when a file is 
 import importlib
 import inspect
 import re
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -55,6 +56,8 @@ class ModelSpec:
             raise InputError(f"model._target_={self.target}: raises {type(error).__name__}: {error}") from error
         if not isinstance(network, nn.Module):
             raise InputError(f"model._target_={self.target}: must return an nn.Module, not {type(network).__name__}")
+        if next(network.parameters(), None) is None:
+            raise InputError(f"model._target_={self.target}: has no parameters to train")
         if tried:
             self._try(network)
         return network
@@ -62,11 +65,6 @@ class ModelSpec:
     @property
     def is_ours(self) -> bool:
         return self.target.startswith(OURS)
-
-    def source_digest(self) -> str:
-        """Of the file that a network of somebody else's is written in: an edited network is another one."""
-        file = inspect.getsourcefile(importlib.import_module(self.target.rpartition(".")[0]))
-        return digest_of(Path(file)) if file else ""
 
     def _try(self, network: nn.Module) -> None:
         was_training = network.training
@@ -138,12 +136,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            with torch.serialization.safe_globals(_beside_weights()):
+            with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
         # torch's own words advise to load such a file all the same; we do not
-        kind = type(error).__name__
-        raise InputError(f"model.checkpoint={path}: cut short, or not a file of plain tensors ({kind})") from None
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds an object of {foreign[1]}" if foreign else f"cannot be read ({type(error).__name__})"
+        raise InputError(
+            f"model.checkpoint={path}: {what}; only plain tensors are loaded: save model.state_dict() alone"
+        ) from None
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -185,6 +187,9 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     differ = "; ".join(f"{what}: {_few(names)}" for what, names in parts if names)
     if differ:
         raise InputError(f"{source}: does not fit the network ({differ})")
+    odd = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if odd:
+        raise InputError(f"{source}: holds numbers that are not finite ({_few(odd)})")
     model.load_state_dict({**own, **weights})
 
 

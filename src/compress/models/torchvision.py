@@ -90,6 +90,8 @@ def classifier(
         raise InputError(f"model.arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
     # These two have heads that only exist in training, and weights that expect an input that they rescale themselves.
     inception = arch in ("googlenet", "inception_v3")
+    if aux_heads and not inception:
+        raise InputError(f"model.aux_heads=true: only googlenet and inception_v3 have such heads, not {arch}")
     if weights is None:
         own = {"aux_logits": aux_heads, "init_weights": True, "transform_input": in_channels == 3}
         options = own if inception else {}

@@ -5,7 +5,7 @@ axes. One `CostModel`, made once, prices a batch of plans with two matrix produc
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import overload
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import nn
 
 from compress.measure.macs import count_macs
 from compress.prune.graph import Axis, ChannelGraph
-from compress.prune.plan import Plan, check_names
+from compress.prune.plan import Plan, check_plan
+from compress.settings import InputError
 
 Widths = NDArray[np.int64]
 
@@ -44,9 +45,7 @@ class CostModel:
     _uses: NDArray[np.float64]  # of one weight position of each layer
     _out: _Sizes
     _in: _Sizes
-    _rest: NDArray[np.float64]  # other dimensions of each parameter
-    _dim0: _Sizes
-    _dim1: _Sizes
+    _dims: tuple[_Sizes, ...]  # every dimension of each parameter
 
     @overload
     def macs(self, plans: Plan) -> int: ...
@@ -56,7 +55,7 @@ class CostModel:
         """MACs for one image: of a plan, or (plans, groups) -> (plans,). Exact, as float64 is up to 2^53."""
         if isinstance(plans, Plan):
             return int(self.macs(self.widths(plans))[0])
-        batch = np.atleast_2d(np.asarray(plans))
+        batch = self._batch(plans)
         total = (self._out(batch) * self._in(batch)) @ self._uses
         return np.rint(total).astype(np.int64) + self.fixed_macs
 
@@ -68,18 +67,26 @@ class CostModel:
         """Parameters: of a plan, or (plans, groups) -> (plans,)."""
         if isinstance(plans, Plan):
             return int(self.params(self.widths(plans))[0])
-        batch = np.atleast_2d(np.asarray(plans))
-        return np.rint((self._dim0(batch) * self._dim1(batch)) @ self._rest).astype(np.int64)
+        batch = self._batch(plans)
+        entries = reduce(np.multiply, [dim(batch) for dim in self._dims], np.ones((len(batch), 1)))
+        total: NDArray[np.int64] = np.rint(entries.sum(1)).astype(np.int64)
+        return total
 
     def widths(self, plan: Plan) -> Widths:
         """(groups,)
 
         Raises:
-            ValueError: the plan names a group that is not there.
+            ValueError: the plan names a group or a channel that is not there.
         """
-        check_names(plan, self.names)
-        full = zip(self.names, self.full_widths.tolist(), strict=True)
-        return np.array([len(plan.kept[name]) if name in plan.kept else width for name, width in full])
+        full = dict(zip(self.names, self.full_widths.tolist(), strict=True))
+        check_plan(plan, full)
+        return np.array([len(plan.kept.get(name, range(width))) for name, width in full.items()], dtype=np.int64)
+
+    def _batch(self, widths: ArrayLike) -> Widths:
+        batch = np.atleast_2d(np.asarray(widths, dtype=np.int64))
+        if batch.shape[1] != len(self.names):
+            raise ValueError(f"widths of {batch.shape[1]} groups given; there are {len(self.names)}")
+        return batch
 
     @cached_property
     def full_macs(self) -> int:
@@ -99,20 +106,25 @@ def _sizes(graph: ChannelGraph, axes: list[Axis | None], lengths: list[int]) -> 
 def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int]) -> CostModel:
     """Build the prices of all plans of `model` for images (C, H, W)."""
     parameters = dict(model.named_parameters())
-    weights = [parameters[f"{layer.name}.weight"].shape for layer in graph.layers]
     layers = graph.layers
-    outs = _sizes(graph, [layer.out_axis for layer in layers], [shape[0] for shape in weights])
-    ins = _sizes(graph, [layer.in_axis for layer in layers], [shape[1] for shape in weights])
-    uses = [layer.macs_per_weight * shape[2:].numel() for layer, shape in zip(layers, weights, strict=True)]
+    weights = [parameters[layer.out_axis.tensor].shape for layer in layers]
+    outs = _sizes(graph, [layer.out_axis for layer in layers], [weight[0] for weight in weights])
+    ins = _sizes(graph, [layer.in_axis for layer in layers], [weight[1] for weight in weights])
+    uses = [layer.macs_per_weight * weight[2:].numel() for layer, weight in zip(layers, weights, strict=True)]
 
-    names, shapes = list(parameters), [tensor.shape for tensor in parameters.values()]
-    dim0 = _sizes(graph, [Axis(n, 0) for n in names], [shape[0] if shape else 1 for shape in shapes])
-    dim1 = _sizes(graph, [Axis(n, 1) for n in names], [shape[1] if len(shape) > 1 else 1 for shape in shapes])
-    rest = [shape[2:].numel() if len(shape) > 2 else 1 for shape in shapes]
+    most = max((tensor.dim() for tensor in parameters.values()), default=0)
+    lengths = [[*tensor.shape, *[1] * (most - tensor.dim())] for tensor in parameters.values()]
+    dims = [
+        _sizes(graph, [Axis(name, dim) for name in parameters], [row[dim] for row in lengths]) for dim in range(most)
+    ]
 
-    group_names = tuple(group.name for group in graph.groups)
+    names = tuple(group.name for group in graph.groups)
     full = np.array([group.width for group in graph.groups], dtype=np.int64)
-    prices = CostModel(group_names, full, 0, np.array(uses, float), outs, ins, np.array(rest, float), dim0, dim1)
+    prices = CostModel(names, full, 0, np.array(uses, float), outs, ins, tuple(dims))
     fixed = count_macs(model, shape) - prices.full_macs
-    assert fixed >= 0, f"the channel graph counts {-fixed} MACs more than fvcore"
+    if fixed < 0:
+        raise InputError(
+            f"{type(model).__name__}: its layers have {prices.full_macs:,} MACs, {-fixed:,} more than fvcore counts; "
+            "something in it is not counted"
+        )
     return replace(prices, fixed_macs=fixed)

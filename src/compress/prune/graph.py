@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from compress.prune.plan import Plan, check_names
+from compress.prune.plan import Plan, check_plan
 
 
 class Axis(NamedTuple):
@@ -41,12 +41,12 @@ class ChannelGroup:
 
     name: str
     width: int
-    positions: Mapping[Axis, Tensor]
+    positions: Mapping[Axis, Tensor] = field(repr=False)
     consumers: tuple[str, ...]  # layers that read these channels, in order of execution
     copies: int = 1  # how many outputs of a layer one channel is: one per conv group of a grouped convolution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChannelGraph(Sequence[ChannelGroup]):
     """All groups of a network in order of execution, its weighted layers, and what could not be cut and why.
 
@@ -56,10 +56,13 @@ class ChannelGraph(Sequence[ChannelGroup]):
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
     frozen: Mapping[str, str]
-    norms: Mapping[str, int]  # layer and group norms, which see all channels at once: the dimension these lie on
+    norms: Mapping[str, tuple[int, Axis]]  # layer and group norms, which see all channels: on which dimension, axis
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)
+
+    def __repr__(self) -> str:
+        return f"{len(self.groups)} groups of {len(self.layers)} layers, {len(self.frozen)} of them frozen"
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -78,10 +81,7 @@ class ChannelGraph(Sequence[ChannelGroup]):
             ValueError: the plan names a group or a channel that is not there.
         """
         widths = {group.name: group.width for group in self.groups}
-        check_names(plan, widths)
-        for name, channels in plan.kept.items():
-            if channels[0] < 0 or channels[-1] >= widths[name]:
-                raise ValueError(f"plan for {name}: channels must be in [0, {widths[name]}), got {list(channels)}")
+        check_plan(plan, widths)
         return {
             name: torch.tensor(plan.kept[name]) if name in plan.kept else torch.arange(width)
             for name, width in widths.items()

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compress.measure.macs import in_eval_mode
+from compress.prune.copies import shadow
 from compress.prune.graph import ChannelGraph, ChannelGroup
 from compress.prune.numbers import FROZEN
 from compress.prune.tracing import OUTPUT, Channels, NumberRun, Tracer
-from compress.settings import InputError
+from compress.settings import InputError, first_line
 
 
 def _trace(model: nn.Module) -> fx.GraphModule:
@@ -37,12 +37,12 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     rest = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
     try:
         return fx.GraphModule(model, Tracer().trace(model, concrete_args=rest or None))
-    except (fx.proxy.TraceError, TypeError) as error:
+    except Exception as error:  # of torch.fx, or of the network, which meets values that are none yet
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
         where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if len(frames) > 1 else ""
         raise InputError(
-            f"{type(model).__name__} cannot be traced{where} ({error}); move what depends on values or shapes "
-            "out of forward, into __init__ or into a module of its own"
+            f"{type(model).__name__} cannot be traced{where} ({first_line(error)}); move what depends on values or "
+            "shapes out of forward, into __init__ or into a module of its own"
         ) from None
 
 
@@ -57,15 +57,22 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     """
     found = Channels(model)
     why_idle = "is never run"
-    with in_eval_mode(model):
-        _run(model, shape, found, counted=True)
-        if found.idle():
-            try:
-                _run(model.train(), shape, found, counted=False)
-            except InputError as error:
-                why_idle = f"does not run in evaluation, and training {error}"
+    twin = shadow(model)
+    _run(twin.eval(), shape, found, counted=True)
+    if found.idle():
+        try:
+            _run(twin.train(), shape, found, counted=False)
+        except InputError as error:
+            why_idle = f"does not run in evaluation, and training {error}"
+    groups = _groups(found)
     frozen = _frozen(found) | dict.fromkeys(found.idle(), why_idle)
-    return ChannelGraph(_groups(found), tuple(found.layers.values()), frozen, found.norms)
+    for group in groups:
+        if group.width == 1:  # cannot be cut: worth a word where it is many channels
+            for layer in found.layers.values():
+                if len(found.axes[layer.out_axis]) > 1 and layer.out_axis in group.positions:
+                    frozen.setdefault(layer.name, "has outputs that only live and die together")
+    free = tuple(group for group in groups if group.width > 1)
+    return ChannelGraph(free, tuple(found.layers.values()), frozen, found.norms)
 
 
 def _run(model: nn.Module, shape: tuple[int, int, int], found: Channels, counted: bool) -> None:
@@ -79,6 +86,8 @@ def _run(model: nn.Module, shape: tuple[int, int, int], found: Channels, counted
 def _groups(found: Channels) -> tuple[ChannelGroup, ...]:
     """Numbers that sit on the same axes, equally often on each, are channels of one group."""
     axes = list(found.axes)
+    if not axes:
+        return ()
     roots = found.numbers.roots(torch.cat(list(found.axes.values()))).numpy()
     lengths = [len(numbers) for numbers in found.axes.values()]
     on_axis = np.repeat(np.arange(len(axes)), lengths)

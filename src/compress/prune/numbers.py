@@ -91,20 +91,10 @@ def _bounds(shape: Sequence[int]) -> list[tuple[int, int]]:
     return bounds[::-1]
 
 
-def _home(shape: Sequence[int], out: Sequence[int], dim: int) -> int | None:
+def home(shape: Sequence[int], out: Sequence[int], dim: int) -> int | None:
     """The dimension of `out` that holds all of dimension `dim` of `shape`, or None if it is split."""
     low, high = _bounds(shape)[dim]
     for other, (start, end) in enumerate(_bounds(out)):
         if start <= low and high <= end:
             return other
     return None
-
-
-def splits(shape: Sequence[int], out: Sequence[int], varying: Sequence[int]) -> bool:
-    return any(_home(shape, out, dim) is None for dim in varying)
-
-
-def fixes(shape: Sequence[int], out: Sequence[int], varying: Sequence[int], literals: Sequence[int]) -> bool:
-    """Whether a written size stands where the channels are: it would be wrong after a cut."""
-    homes = [_home(shape, out, dim) for dim in varying]
-    return any(home is not None and out[home] in literals for home in homes)

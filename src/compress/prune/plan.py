@@ -1,6 +1,7 @@
 """Which channels stay: plain data that can be saved, compared, plotted and replayed."""
 
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ class Plan:
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kept, Mapping):
+            raise ValueError(f"a plan must map names of groups to the channels that stay; got {self.kept}")
         object.__setattr__(self, "kept", {name: _indices(name, given) for name, given in self.kept.items()})
 
     def to_json(self) -> dict[str, list[int]]:
@@ -25,22 +28,35 @@ class Plan:
 
 
 def _indices(name: str, given: Sequence[int]) -> tuple[int, ...]:
-    listed = given.tolist() if hasattr(given, "tolist") else list(given)
-    if not listed:
+    try:
+        listed = [given[i] for i in range(len(given))]
+        if any(
+            isinstance(channel, bool) or str(getattr(channel, "dtype", "")).endswith("bool") for channel in listed
+        ):
+            raise TypeError
+        channels = tuple(operator.index(channel) for channel in listed)
+    except TypeError:
+        raise ValueError(
+            f"plan for {name} must be a list of whole numbers, the channels that stay; got {given}"
+        ) from None
+    if not channels:
         raise ValueError(f"plan for {name} keeps no channel; every group must keep at least one")
-    if not all(type(channel) is int for channel in listed) or listed != sorted(set(listed)):
-        raise ValueError(f"plan for {name} must list kept channels once, ascending, as whole numbers; got {listed}")
-    return tuple(listed)
+    if list(channels) != sorted(set(channels)):
+        raise ValueError(f"plan for {name} must list kept channels once, ascending; got {list(channels)}")
+    return channels
 
 
-def check_names(plan: Plan, groups: Collection[str]) -> None:
-    """
+def check_plan(plan: Plan, widths: Mapping[str, int]) -> None:
+    """Against the groups of a network and their widths.
+
     Raises:
-        ValueError: the plan names a group that is not there.
+        ValueError: the plan names a group or a channel that is not there.
     """
-    for name in plan.kept:
-        if name not in groups:
-            raise ValueError(f"plan names group {name!r}; there are {', '.join(groups)}")
+    for name, channels in plan.kept.items():
+        if name not in widths:
+            raise ValueError(f"plan names group {name!r}; there are {', '.join(widths)}")
+        if channels[0] < 0 or channels[-1] >= widths[name]:
+            raise ValueError(f"plan for {name}: channels must be in [0, {widths[name]}), got {list(channels)}")
 
 
 def plan_from_json(content: Mapping[str, Any]) -> Plan:

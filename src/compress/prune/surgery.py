@@ -5,7 +5,6 @@ that nothing a dropped channel holds (a BN shift, a sigmoid's 0.5) can matter. N
 too: while masked they run as they will when cut.
 """
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,30 +12,40 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
+from compress.prune.copies import copied
 from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.plan import Plan
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
-    """A smaller copy of `model`; the model itself is left as it was."""
+    """A smaller copy of `model`; the model itself is left as it was.
+
+    Raises:
+        InputError: something in the network cannot be copied.
+    """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    pads = []
+    numbers = []  # plain numbers of modules: what a ChannelPad adds, what a norm without weights expects
     for axis, places in graph.dropped(plan).items():
         if axis.tensor in tensors:
             cuts[axis.tensor][axis.dim] = places
-        else:  # one of the two numbers of a ChannelPad
-            pads.append((axis.tensor.rpartition("."), len(places)))
+        else:
+            numbers.append((axis.tensor, len(places)))
     with torch.inference_mode(False):
-        # What is cut is never copied whole: the copy finds the narrow tensor in its memo.
-        memo = {id(tensors[name]): _narrowed(tensors[name], dropped) for name, dropped in cuts.items()}
-        small = copy.deepcopy(model, memo)
-    for (owner, _, name), count in pads:
-        pad = small.get_submodule(owner)
-        setattr(pad, name, getattr(pad, name) - count)
+        small = copied(model, {tensors[name]: _narrowed(tensors[name], dropped) for name, dropped in cuts.items()})
+    for name, count in numbers:
+        owner, _, attribute = name.rpartition(".")
+        _lower(small.get_submodule(owner), attribute, count)
     for module in small.modules():
         _restate(module)
     return small
+
+
+def _lower(module: nn.Module, attribute: str, count: int) -> None:
+    value = getattr(module, attribute)
+    if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
+        module.num_groups -= count
+    setattr(module, attribute, (value[0] - count,) if isinstance(value, tuple) else value - count)
 
 
 def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor]) -> Tensor:
@@ -66,7 +75,7 @@ def _restate(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         if (weight := module._parameters.get("weight")) is not None:
             module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d):
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.InstanceNorm2d):
         kept = module.weight if module.weight is not None else module.running_mean
         if kept is not None:
             module.num_features = len(kept)
@@ -75,7 +84,7 @@ def _restate(module: nn.Module) -> None:
             if module.num_groups == module.num_channels:
                 module.num_groups = len(module.weight)
             module.num_channels = len(module.weight)
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         if module.weight is not None and len(module.normalized_shape) == 1:
             module.normalized_shape = (len(module.weight),)
     elif isinstance(module, nn.PReLU):
@@ -88,7 +97,6 @@ class Masks:
     def __init__(self, model: nn.Module, graph: ChannelGraph, buffers: dict[str, Tensor] | None = None) -> None:
         self._model, self._graph = model, graph
         self._reads = {layer.in_axis for layer in graph.layers if layer.in_axis is not None}
-        self._norms = {Axis(f"{name}.weight", 0): name for name in graph.norms}
         self._parameters = dict(model.named_parameters())
         self._buffers = {} if buffers is None else buffers
         self._is_on = False
@@ -101,21 +109,22 @@ class Masks:
         made to a masked weight meanwhile are undone with it.
         """
         assert not self._is_on, "one plan at a time"
-        dropped = self._graph.dropped(plan, self._reads | self._norms.keys())
+        dropped = self._graph.dropped(plan, self._reads | {axis for _, axis in self._graph.norms.values()})
         given = weights or {}
         masked = {axis.tensor for axis in dropped if axis in self._reads}
         # Weights are swapped, not overwritten: nothing has to be copied back.
         saved = {name: self._parameters[name].data for name in masked | given.keys()}
-        norms = {name: dropped[axis] for axis, name in self._norms.items() if axis in dropped}
+        norms = {name: (dim, dropped[axis]) for name, (dim, axis) in self._graph.norms.items() if axis in dropped}
         self._is_on = True
         try:
             for name, value in given.items():
                 self._parameters[name].data = value.to(saved[name])
-            for axis in self._reads & dropped.keys():
-                self._mask(axis, dropped[axis])
-            for name, places in norms.items():
+            with torch.inference_mode(False):  # the buffers outlive the caller's mode
+                for axis in self._reads & dropped.keys():
+                    self._mask(axis, dropped[axis])
+            for name, (dim, places) in norms.items():
                 norm = self._model.get_submodule(name)
-                norm.forward = _as_cut(norm, self._graph.norms[name], places)
+                norm.forward = _as_cut(norm, dim, places)
             yield self._model
         finally:
             for name in norms:
@@ -145,7 +154,9 @@ def masked(
 def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Tensor]:
     """The norm as if it were cut, its output at full shape with zeros for the dropped channels."""
     tensors = {name: _narrowed(tensor, {0: dropped}) for name, tensor in norm.named_parameters()}
-    small = copy.deepcopy(norm, {id(norm.get_parameter(name)): tensor for name, tensor in tensors.items()})
+    small = copied(norm, {norm.get_parameter(name): tensor for name, tensor in tensors.items()})
+    if not tensors:
+        _lower(small, "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape", len(dropped))
     _restate(small)
 
     def forward(x: Tensor) -> Tensor:
@@ -158,7 +169,7 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Te
 
 def difference(model: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan, images: Tensor) -> float:
     """Largest difference between masked and cut logits, relative to the largest logit, in float64."""
-    wide, narrow = (copy.deepcopy(network).double().eval() for network in (model, small))
+    wide, narrow = (copied(network, {}).double().eval() for network in (model, small))
     with torch.no_grad(), masked(wide, graph, plan):
         expected, got = wide(images.double()), narrow(images.double())
     return float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -4,9 +4,10 @@ Adding an op: a module type or function in one of the tables, or a method beside
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,11 +16,14 @@ from torch.utils import _pytree as pytree
 
 from compress.models.layers import ChannelPad, ChannelSelection
 from compress.prune.graph import Axis, Layer
-from compress.prune.numbers import INDEX, Numbers, compact, fixes, is_numbers, splits, varying
+from compress.prune.numbers import INDEX, Numbers, compact, home, is_numbers, varying
+from compress.prune.sizes import ChannelCount, Sizes, counts_in, flat, sizes_of, without_counts
 from compress.settings import InputError, first_line
 
 OUTPUT = "is the network's output"
-LEAVES = (ChannelPad, ChannelSelection, nn.LayerNorm, nn.GroupNorm)  # never looked into, whoever wrote them
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # over several channels at once
+LEAVES = (ChannelPad, ChannelSelection, *NORMS)  # never looked into, whoever wrote them
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)  # every channel by itself
 
 ELEMENTWISE_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
@@ -27,35 +31,65 @@ ELEMENTWISE_MODULES = (
     nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink,
 )  # fmt: skip
 SPATIAL_MODULES = (
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d,
+    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.Upsample, nn.ZeroPad2d,
     nn.ReflectionPad2d, nn.ReplicationPad2d,
 )  # fmt: skip
 ELEMENTWISE = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid,
-    F.hardtanh, F.softplus, F.selu, F.celu, F.dropout, F.dropout2d, torch.relu, torch.sigmoid, torch.tanh,
-    torch.clone, torch.clamp, torch.exp, torch.abs, torch.sqrt, torch.square, operator.neg,
-    "relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach", "float", "to", "type_as", "clamp", "clamp_",
-    "exp", "abs", "sqrt", "square", "neg", "requires_grad_",
+    F.hardtanh, F.softplus, F.selu, F.celu, F.dropout, F.dropout2d, torch.relu, torch.relu_, torch.sigmoid,
+    torch.tanh, torch.clone, torch.clamp, torch.exp, torch.log, torch.abs, torch.sqrt, torch.rsqrt, torch.square,
+    torch.erf, operator.neg, torch.ones_like, torch.zeros_like, torch.rand_like, torch.empty_like,
+    "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "detach", "float", "to", "type", "type_as",
+    "clamp", "clamp_", "exp", "log", "abs", "sqrt", "rsqrt", "square", "neg", "erf", "requires_grad_", "bernoulli_",
+    "uniform_", "normal_", "floor_", "floor",
 }  # fmt: skip
-BINARY = {
+# Of two activations or more, element by element, with broadcasting.
+ELEMENTS = {
     operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
-    operator.itruediv, operator.pow, torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum,
-    torch.minimum, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow",
+    operator.itruediv, operator.pow, operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne,
+    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum, torch.where, torch.lerp,
+    torch.gt, torch.ge, torch.lt, torch.le, torch.addcmul, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
+    "pow", "gt", "ge", "lt", "le", "where", "masked_fill", "masked_fill_", "lerp", "expand_as",
 }  # fmt: skip
-SPATIAL = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate}
-REDUCTIONS = {torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"}
-# Ops that may run on the numbers as they are, unless a cut would make their sizes wrong (`splits`, `fixes`).
-RESHAPES = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
+SPATIAL = {
+    F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.lp_pool2d, F.interpolate,
+    torch.max_pool2d, torch.adaptive_avg_pool2d if hasattr(torch, "adaptive_avg_pool2d") else F.adaptive_avg_pool2d,
+}  # fmt: skip
+REDUCTIONS = {
+    torch.mean, torch.sum, torch.amax, torch.amin, torch.std, torch.var, torch.prod, torch.logsumexp, torch.norm,
+    "mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "norm",
+}  # fmt: skip
+SOFTMAXES = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"}
+EXTREMES = {torch.max, torch.min, "max", "min"}  # of two, or along one dimension with its index
+RESHAPES = {torch.reshape, "reshape", "view"}
+FLATTENS = {torch.flatten, "flatten"}
 MOVES = {
-    torch.permute, torch.transpose, torch.unsqueeze, torch.squeeze, "permute", "transpose", "unsqueeze", "squeeze",
-    "t",
+    torch.permute, torch.transpose, torch.swapaxes, torch.unsqueeze, torch.squeeze, torch.stack, torch.movedim,
+    "permute", "transpose", "swapaxes", "unsqueeze", "squeeze", "movedim", "t",
 }  # fmt: skip
-SHAPE_READS = {"size", "dim"}
+SQUEEZES = {torch.squeeze, "squeeze"}
+MAKES = {"new_empty", "new_zeros", "new_ones", "new_full"}
+
+
+class Extreme(NamedTuple):
+    """What `max` and `min` along a dimension give."""
+
+    values: Tensor
+    indices: Tensor
 
 
 class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def frozen_stand_in(shape: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """An activation whose channels nothing may cut; whole numbers stand for themselves only in their shape."""
+    if dtype in (torch.int64, torch.int32, torch.uint8):
+        return torch.zeros((), dtype=INDEX).expand(shape)
+    stand_in = torch.zeros((), dtype=torch.int64).expand(shape)
+    stand_in.stands_for = dtype  # type: ignore[attr-defined]
+    return stand_in
 
 
 class Channels:
@@ -65,15 +99,20 @@ class Channels:
         self.numbers = Numbers()
         self.axes: dict[Axis, Tensor] = {}
         self.layers: dict[str, Layer] = {}
-        self.norms: dict[str, int] = {}  # of norms over several channels: the dimension of the channels
+        self.norms: dict[str, tuple[int, Axis]] = {}
         # A parameter that two modules share has one name.
         first: dict[int, str] = {}
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         self._name = {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
+        self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
         self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
 
     def axis(self, tensor: str, dim: int) -> Axis:
         return Axis(self._name.get(tensor, tensor), dim)
+
+    def has(self, tensor: str) -> bool:
+        """Whether this is one of the network's own, and not a constant that tracing has made."""
+        return tensor in self._name
 
     def ran(self, module: str) -> None:
         """A module and all in it."""
@@ -143,16 +182,16 @@ class NumberRun(fx.Interpreter):
         """(C,) -> (1, C, H, W), one number per channel."""
         return channels.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
-    @staticmethod
-    def _meta(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _meta(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What shape `function` gives, without computing anything."""
 
         def to_meta(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return torch.empty(value.shape, device="meta", dtype=torch.int64 if value.dtype == INDEX else None)
+            dtype = torch.int64 if value.dtype == INDEX else getattr(value, "stands_for", None) or self._found.dtype
+            return torch.empty(value.shape, device="meta", dtype=dtype)
 
-        args, kwargs = pytree.tree_map(to_meta, (args, kwargs))
+        args, kwargs = pytree.tree_map(to_meta, without_counts((args, kwargs)))
         return function(*args, **kwargs)
 
     def _unknown(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -160,12 +199,13 @@ class NumberRun(fx.Interpreter):
         target = self._node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         self._freeze_all((args, kwargs), f"passes through {name!r}, which the channel graph does not know")
+        self._freeze_counts((args, kwargs))
         out = self._meta(function, args, kwargs)
+        return pytree.tree_map(lambda v: frozen_stand_in(v.shape, v.dtype) if isinstance(v, Tensor) else v, out)
 
-        def as_frozen(value: Any) -> Any:
-            return torch.zeros(1, dtype=torch.int64).expand(value.shape) if isinstance(value, Tensor) else value
-
-        return pytree.tree_map(as_frozen, out)
+    def _freeze_counts(self, values: Any) -> None:
+        for count in counts_in(values):
+            self.numbers.freeze(count.channels, "their number is computed with, and a cut would change it")
 
     # -- modules -----------------------------------------------------------------------------------------------
 
@@ -177,11 +217,11 @@ class NumberRun(fx.Interpreter):
             return self._conv(name, module, x)
         if isinstance(module, nn.Linear) and "weight" in module._parameters:
             return self._linear(name, module, x)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            return self._norm(name, module, x, 1)
-        if isinstance(module, nn.InstanceNorm2d | nn.GroupNorm) and module.affine:
-            return self._norm(name, module, x, 1)
-        if isinstance(module, nn.LayerNorm) and module.elementwise_affine and len(module.normalized_shape) == 1:
+        if isinstance(module, BATCH_NORMS):
+            return self._norm(name, module, x, 1, "num_features")
+        if isinstance(module, nn.GroupNorm):
+            return self._norm(name, module, x, 1, "num_channels")
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
             return self._layer_norm(name, module, x)
         if isinstance(module, nn.PReLU):
             if module.num_parameters > 1:
@@ -196,11 +236,12 @@ class NumberRun(fx.Interpreter):
         if isinstance(module, ChannelSelection):
             return self._selection(name, module, x)
         if isinstance(module, nn.Flatten):
-            return self._reshape(module, (x,), {}, literals=())
+            return self._reshape(module, (x,), {}, None)
         own = dict(module.named_parameters()) | dict(module.named_buffers())
 
         def bare(*inputs: Any, **named: Any) -> Any:
-            return torch.func.functional_call(module, {k: v.to("meta") for k, v in own.items()}, inputs, named)
+            on_meta = {k: v.to("meta") for k, v in own.items()}
+            return torch.func.functional_call(module, on_meta, inputs, named)
 
         return self._unknown(bare, args, kwargs)
 
@@ -252,28 +293,30 @@ class NumberRun(fx.Interpreter):
             uses += layer.macs_per_weight
         self._found.layers[layer.name] = replace(layer, macs_per_weight=uses)
 
-    def _norm(self, name: str, norm: nn.Module, x: Tensor, dim: int) -> Tensor:
+    def _norm(self, name: str, norm: nn.Module, x: Tensor, dim: int, attribute: str) -> Tensor:
+        """A norm without tensors still states its number of channels, in `attribute`."""
         channels = self._along(x, dim, name)
-        for tensor in ("weight", "bias", "running_mean", "running_var"):
-            if getattr(norm, tensor, None) is not None:
-                self._record(f"{name}.{tensor}", 0, channels)
+        tensors = [t for t in ("weight", "bias", "running_mean", "running_var") if getattr(norm, t, None) is not None]
+        for tensor in tensors or [attribute]:
+            self._record(f"{name}.{tensor}", 0, channels)
         if isinstance(norm, nn.GroupNorm) and norm.num_channels > norm.num_groups:
             by_group = channels.view(norm.num_groups, -1)  # every norm group must keep as many channels
             self.numbers.unite(by_group, by_group[:1])
-        if isinstance(norm, nn.GroupNorm | nn.LayerNorm):
-            self._found.norms[name] = dim
+        if isinstance(norm, NORMS):
+            self._found.norms[name] = dim, self._found.axis(f"{name}.{(tensors or [attribute])[0]}", 0)
         return x
 
-    def _layer_norm(self, name: str, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    def _layer_norm(self, name: str, norm: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> Tensor:
         """Over the last dimension; kinds of others that put the channels of (B, C, H, W) last themselves too."""
-        own_kind = type(norm) is not nn.LayerNorm and x.dim() == 4 and varying(x) == [1]
-        if own_kind and x.shape[1] == norm.normalized_shape[0]:
-            return self._norm(name, norm, x, 1)
-        return self._norm(name, norm, x, x.dim() - 1)
+        own_kind = type(norm) not in (nn.LayerNorm, nn.RMSNorm) and x.dim() == 4 and varying(x) == [1]
+        dim = 1 if own_kind and x.shape[1] == norm.normalized_shape[0] else x.dim() - 1
+        return self._norm(name, norm, x, dim, "normalized_shape")
 
-    def _spatial(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
-        channels = self._along(args[0], 1, str(self._node.target))
-        return self._spread(channels, self._meta(function, args, kwargs).shape)
+    def _spatial(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        out = self._meta(function, args, kwargs)
+        if not isinstance(out, Tensor):
+            return self._unknown(function, args, kwargs)
+        return self._spread(self._along(args[0], 1, str(self._node.target)), out.shape)
 
     def _channel_pad(self, name: str, pad: ChannelPad, x: Tensor) -> Tensor:
         """Padded channels are fresh ones; surgery lowers `before` and `after` by what goes."""
@@ -306,74 +349,174 @@ class NumberRun(fx.Interpreter):
         if named:  # torch.add(x, other=y), torch.mean(input=x)
             args = (*named, *args) if "input" in kwargs else (*args, *named)
             kwargs = {name: value for name, value in kwargs.items() if name not in ("input", "other")}
-        inputs = [value for value in pytree.tree_leaves((args, kwargs)) if is_numbers(value)]
-        if not inputs or op in SHAPE_READS or op is getattr:
-            return function(*args, **kwargs)
+        if not [value for value in pytree.tree_leaves((args, kwargs)) if is_numbers(value)]:
+            return self._without_channels(op, function, args, kwargs)
+        if op in ("size", getattr, "dim", "numel"):
+            return self._asked(op, function, args, kwargs)
         if isinstance(op, type) and issubclass(op, tuple):  # several results under names
             return op(*args, **kwargs)
+        if op in RESHAPES:
+            return self._reshape(function, args, kwargs, flat(args[1:]) or flat(kwargs.values()))
+        if op == "expand":
+            return self._expand(args[0], flat(args[1:]))
+        if op in (torch.chunk, "chunk", torch.split, "split"):
+            return self._chunk(op, function, args, kwargs)
+        self._freeze_counts((args, kwargs))
+        args, kwargs = without_counts((args, kwargs))
+        return self._known(op, function, args, kwargs)
+
+    def _known(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        x = args[0]
+        if op in ELEMENTS:
+            return self._elements([*args, *kwargs.values()])
+        if op in EXTREMES:
+            return self._extreme(function, args, kwargs)
         if op in ELEMENTWISE or getattr(op, "__name__", "") == "stochastic_depth":
-            return args[0]
-        if op in BINARY:
-            return self._binary(args)
-        if op in SPATIAL:
+            others = [value for value in pytree.tree_leaves((args[1:], kwargs)) if is_numbers(value)]
+            return self._unknown(function, args, kwargs) if others or not is_numbers(x) else x
+        if op in MAKES:
+            return frozen_stand_in(flat(args[1:] if op != "new_full" else args[1:2]))
+        if op in SPATIAL or (op is F.pad and len(args[1]) <= 2 * (x.dim() - 2)):
             return self._spatial(function, args, kwargs)
         if op in REDUCTIONS:
             return self._reduce(function, args, kwargs)
+        if op in SOFTMAXES:
+            return self._softmax(function, args, kwargs)
         if op in (torch.cat, torch.concat):
             return function(*args, **kwargs)
-        if op in (torch.chunk, "chunk", torch.split, "split"):
-            return self._chunk(op, function, args, kwargs)
-        if op == "expand":
-            return self._expand(function, args, kwargs)
-        if op == "expand_as":
-            return self._binary((args[0], args[1]))
-        if op is F.pad and len(args[1]) <= 2 * (args[0].dim() - 2):
-            return self._spatial(function, args, kwargs)
-        if op in RESHAPES:
-            sizes = [a for a in pytree.tree_leaves(self._node.args[1:]) if isinstance(a, int)]
-            return self._reshape(function, args, kwargs, () if op in ("flatten", torch.flatten) else sizes)
-        if op is operator.getitem and isinstance(args[0], Tensor):
-            return self._getitem(args[0], args[1])
+        if op in FLATTENS:
+            return self._reshape(function, args, kwargs, None)
+        if op is operator.getitem and isinstance(x, Tensor):
+            return self._getitem(x, args[1])
+        if op in SQUEEZES and len(args) == 1 and not kwargs and varying(x):
+            return self._unknown(function, args, kwargs)  # a single channel would vanish
         if op in MOVES or op is operator.getitem:
             return function(*args, **kwargs)
         return self._unknown(function, args, kwargs)
 
-    def _binary(self, args: Any) -> Any:
-        a, b = args[0], args[1]
-        if not (is_numbers(a) and is_numbers(b)):
-            x, other = (a, b) if is_numbers(a) else (b, a)
-            computed = isinstance(other, int | float) and other not in self._node.args
-            if computed:  # from a size, perhaps the number of channels
-                self.numbers.freeze(x, "is scaled by a computed number, which a cut may change")
-            return x
-        self.numbers.unite(compact(a), compact(b))
-        shape = torch.broadcast_shapes(a.shape, b.shape)
-        wider = a if compact(a).numel() >= compact(b).numel() else b
-        expanded: Tensor = wider.expand(shape)
-        return expanded
+    def _without_channels(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Sizes and what is made of them: products keep their channels in mind, the rest makes them fixed."""
+        counts = counts_in((args, kwargs))
+        if not counts or op is operator.getitem or (op is operator.add and isinstance(args[0], tuple)):
+            made = function(*args, **kwargs)
+            made = Sizes(made) if counts and type(made) is tuple else made
+        else:
+            made = self._scaled(op, args) if op in (operator.mul, operator.floordiv, operator.truediv) else None
+            if op == "numel":
+                made = args[0].numel()
+            if not isinstance(made, ChannelCount):
+                self._freeze_counts((args, kwargs))
+                args, kwargs = without_counts((args, kwargs))
+                made = function(*args, **kwargs)
+        return frozen_stand_in(made.shape, made.dtype) if type(made) is Tensor and made.dim() > 0 else made
 
-    def _reduce(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
+    @staticmethod
+    def _scaled(op: Any, args: Any) -> ChannelCount | None:
+        a, b = args
+        if op is operator.mul and isinstance(b, ChannelCount):
+            a, b = b, a
+        if not isinstance(a, ChannelCount) or isinstance(b, ChannelCount) or type(b) is not int or b < 1:
+            return None
+        return a.times(Fraction(b) if op is operator.mul else Fraction(1, b))
+
+    def _asked(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        x = args[0]
+        if op == "numel":
+            return sizes_of(x).numel()
+        if op == "size" or (op is getattr and args[1] == "shape"):
+            dim = (args[1] if len(args) > 1 else kwargs.get("dim")) if op == "size" else None
+            return sizes_of(x) if dim is None else sizes_of(x)[dim]
+        if op is getattr and args[1] == "dtype":
+            return self._found.dtype
+        return function(*args, **kwargs)
+
+    def _elements(self, values: list[Any]) -> Tensor:
+        """Broadcast together. Where one has a single element along a dimension, the others' channels lie on it."""
+        nodes = [*self._node.args, *self._node.kwargs.values()]
+        mine = [(v, isinstance(n, fx.Node) and n.op == "get_attr") for v, n in zip(values, nodes, strict=False)]
+        tensors = [(v, own) for v, own in mine if is_numbers(v)]
+        result: Tensor = tensors[0][0]
+        is_own = tensors[0][1]
+        for other, other_is_own in tensors[1:]:
+            result = self._two(result, other, is_own, other_is_own)
+            is_own = is_own and other_is_own
+        return result
+
+    def _two(self, a: Tensor, b: Tensor, a_is_own: bool, b_is_own: bool) -> Tensor:
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a, b = (x.view(*[1] * (len(shape) - x.dim()), *x.shape) for x in (a, b))
+        on_a, on_b = varying(a), varying(b)
+        for x, other, theirs in ((a, b, on_b), (b, a, on_a)):
+            if any(other.shape[dim] > 1 and dim not in theirs for dim in varying(x)):
+                self.numbers.freeze(x, "is combined with something that has a fixed number of channels")
+        if set(on_a) & set(on_b):
+            self.numbers.unite(compact(a), compact(b))
+        elif on_a and on_b:  # channels of one across places of the other
+            if not b_is_own:
+                self.numbers.freeze(a, "is combined with channels on another dimension")
+            if b_is_own or not a_is_own:
+                self.numbers.freeze(b, "is combined with channels on another dimension")
+            if b_is_own:
+                return a.expand(shape)
+        wider: Tensor = a if compact(a).numel() >= compact(b).numel() else b
+        return wider.expand(shape)
+
+    def _extreme(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if len(args) > 1 and is_numbers(args[1]):
+            return self._elements(list(args))
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if dim is None or not is_numbers(args[0]) or dim % args[0].dim() in varying(args[0]):
+            return self._unknown(function, args, kwargs)
+        values = self._reduce(function, args, kwargs)
+        return Extreme(values, frozen_stand_in(values.shape, torch.int64))
+
+    def _reduce(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         x: Tensor = args[0]
-        dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        dims = kwargs.get("dim", next((a for a in args[1:] if isinstance(a, int | list | tuple)), None))
         over = range(x.dim()) if dims is None else [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
-        if set(over) & set(varying(x)):
-            return self._unknown(function, args, kwargs)  # type: ignore[no-any-return]
-        keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+        changing = set(varying(x))
+        if changing and changing <= set(over):
+            return self._unknown(function, args, kwargs)
+        keep = kwargs.get("keepdim", any(a is True for a in args[2:]))
         for dim in sorted(over, reverse=True):
+            if dim in changing:  # branches that are summed: the same channel of each
+                self.numbers.unite(compact(x), compact(x).narrow(dim, 0, 1))
             x = x.narrow(dim, 0, 1) if keep else x.select(dim, 0)
+        return x
+
+    def _softmax(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Across branches, places or heads; across channels each depends on all."""
+        x, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if dim is None or varying(x) == [dim % x.dim()]:
+            return self._unknown(function, args, kwargs)
+        if dim % x.dim() in varying(x):
+            self.numbers.unite(compact(x), compact(x).narrow(dim, 0, 1))
         return x
 
     def _chunk(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Equal parts stay equal; a written part size would be wrong after a cut."""
-        parts = function(*args, **kwargs)
+        sizes = kwargs.get("split_size", kwargs.get("split_size_or_sections", args[1] if len(args) > 1 else None))
+        plain, named = without_counts((args, kwargs))
+        parts = function(*plain, **named)
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % args[0].dim()
-        if dim in varying(args[0]):
-            written = op in (torch.split, "split") and not isinstance(self._node.args[1], fx.Node)
-            if written or len({part.shape for part in parts}) > 1:
-                return self._unknown(function, args, kwargs)
-            for part in parts[1:]:  # all parts must keep as many channels
-                self.numbers.unite(compact(parts[0]), compact(part))
+        if dim not in varying(args[0]):
+            self._freeze_counts((args, kwargs))
+            return parts
+        fixed = op in (torch.split, "split") and not (
+            isinstance(sizes, ChannelCount) and self._same(sizes, args[0], dim)
+        )
+        if fixed or len({part.shape for part in parts}) > 1:
+            return self._unknown(function, args, kwargs)
+        for part in parts[1:]:  # all parts must keep as many channels
+            self.numbers.unite(compact(parts[0]), compact(part))
         return parts
+
+    def _same(self, count: Any, x: Tensor, dim: int) -> bool:
+        """Whether a number counts the channels on this dimension; if as many, from now on it does."""
+        if not isinstance(count, ChannelCount) or len(count.channels) != x.shape[dim]:
+            return False
+        self.numbers.unite(count.channels, self._along(x, dim, "a size"))
+        return True
 
     def _getitem(self, x: Tensor, index: Any) -> Any:
         """Slices in space keep the channels; slices of channels have literal bounds that a cut makes stale."""
@@ -385,41 +528,66 @@ class NumberRun(fx.Interpreter):
                 if place is Ellipsis:
                     dim += x.dim() - dims_named
                 elif place is not None:
-                    if place != slice(None):
+                    if not _takes_all(place, x.shape[dim]):
                         touched.append(dim)
                     dim += 1
             if not set(touched) & set(varying(x)):
                 return x[index]
         return self._unknown(operator.getitem, (x, index), {})
 
-    def _expand(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Sizes may be written out where there are no channels."""
-        x, sizes = args[0], pytree.tree_leaves(self._node.args[1:])
+    def _expand(self, x: Tensor, sizes: list[int]) -> Any:
+        """Along channels only to their own number; a single element may become as many as there are channels."""
+        changing = varying(x)
+        shape = [1] * (len(sizes) - x.dim()) + list(x.shape)
         shift = len(sizes) - x.dim()
-        if any(isinstance(sizes[dim + shift], int) and sizes[dim + shift] != -1 for dim in varying(x)):
-            return self._unknown(function, args, kwargs)
-        return function(*args, **kwargs)
+        result = x.view(shape)
+        for dim, size in enumerate(sizes):
+            if dim - shift in changing:
+                if size != -1 and not self._same(size, result, dim):
+                    return self._unknown(lambda t: t.expand(without_counts(sizes)), (x,), {})
+            elif isinstance(size, ChannelCount):
+                if size.factor == 1 and shape[dim] == 1 and not changing:
+                    result = size.channels.view([-1 if d == dim else 1 for d in range(len(sizes))])
+                else:
+                    self._freeze_counts([size])
+        return result.expand([int(size) for size in sizes])
 
-    def _reshape(self, function: Callable[..., Any], args: Any, kwargs: Any, literals: Sequence[int]) -> Any:
+    def _reshape(self, function: Callable[..., Any], args: Any, kwargs: Any, sizes: list[int] | None) -> Any:
+        """`sizes` as given, or None where none are. A fixed one where channels lie would be wrong after a cut."""
         x = args[0]
         out = self._meta(function, args, kwargs)
-        if splits(x.shape, out.shape, varying(x)) or fixes(x.shape, out.shape, varying(x), literals):
-            return self._unknown(function, args, kwargs)
+        followed = []
+        for dim in varying(x):
+            where = home(x.shape, out.shape, dim)
+            if where is None:
+                return self._unknown(function, args, kwargs)
+            size = -1 if sizes is None else sizes[where]
+            if isinstance(size, ChannelCount) and self._same(size, x, dim):
+                followed.append(size)
+            elif size != -1:
+                return self._unknown(function, args, kwargs)
+        self._freeze_counts([size for size in sizes or [] if not any(size is one for one in followed)])
         return x.reshape(out.shape)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A parameter used directly: numbers along its only long axis, else frozen."""
+        """A parameter or buffer used directly: numbers along its only long axis, else frozen."""
         tensor = self.fetch_attr(target)
         if not isinstance(tensor, Tensor) or tensor.dim() == 0:
             return tensor
         self._found.ran(str(target).rpartition(".")[0])
         long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
-        if len(long) != 1 or not isinstance(tensor, nn.Parameter):
-            kind = INDEX if tensor.dtype == torch.int64 else torch.int64
-            return torch.zeros(1, dtype=kind).expand(tensor.shape)
+        if len(long) != 1 or not tensor.is_floating_point() or not self._found.has(str(target)):
+            return frozen_stand_in(tensor.shape, tensor.dtype)
         numbers = self._issue(str(target), long[0], tensor.shape[long[0]])
         return numbers.view([-1 if dim == long[0] else 1 for dim in range(tensor.dim())])
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         self._freeze_all(args, OUTPUT)
         return args[0]
+
+
+def _takes_all(place: Any, size: int) -> bool:
+    """Whether an index is a slice that leaves nothing out, also when there is less."""
+    if not isinstance(place, slice):
+        return False
+    return place.start in (None, 0) and place.step in (None, 1) and (place.stop is None or place.stop >= size)
