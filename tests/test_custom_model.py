@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_command
+from conftest import compose_config, run_command
 
 import compress
+from compress.cli import problems_of
+from compress.compose import diagnose
 from compress.files import read_json
 from compress.settings import InputError
 from compress.sources import source_digest
@@ -135,11 +137,23 @@ def test_edited_code_is_other_code_wherever_it_lies(folder: Path, monkeypatch: p
         (["model._target_=my_nets.SmallNet", "+model.width=7"], "must be divisible by num_groups"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(folder: Path, arguments: list[str], told: str) -> None:
-    bad = run(folder, *arguments)
+def test_what_is_wrong_is_told_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    if any(argument.startswith("model.width") for argument in arguments):  # refused before there is a config
+        problems = diagnose(["model=custom", *arguments], problems_of)
+    else:
+        problems = problems_of(compose_config("model=custom", "device=cpu", *arguments))
+    assert len(problems) == 1
+    assert told in problems[0]
+
+
+def test_the_command_tells_it_too(folder: Path) -> None:
+    bad = run(folder, "model._target_=my_nets.Dynamic", "hydra.run.dir=bad")
     assert bad.returncode == 2
     assert len(bad.stderr.splitlines()) == 1
-    assert told in bad.stderr
+    assert not (folder / "bad").exists()
 
 
 def test_a_function_of_any_settings_takes_what_it_is_given(folder: Path) -> None:

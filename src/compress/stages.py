@@ -219,16 +219,26 @@ def _plan_json(problem: Problem, decision: Decision) -> JSON:
         }
         for group in graph.groups
     }
-    dropped = graph.dropped(decision.plan)
-    layers = {
-        layer.name: {
-            "width": (width := problem.model.get_parameter(f"{layer.name}.weight").shape[0]),
+    layers = _widths_per_layer(problem, decision.plan, groups)
+    return {"groups": groups, "layers": layers, "own": decision.own, "frozen": dict(graph.frozen)}
+
+
+def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
+    """Outputs of every layer, dense and kept, in order; before a layer the selection that it reads through."""
+    graph, dropped = problem.graph, problem.graph.dropped(plan)
+    selections = {g.name: g for g in graph if not any(layer.out_axis in g.positions for layer in graph.layers)}
+    widths: JSON = {}
+    for layer in graph.layers:
+        for name in [name for name, group in selections.items() if layer.name in group.consumers]:
+            del selections[name]
+            widths[name] = {key: groups[name][key] for key in ("width", "kept_width")} | {"groups": [name]}
+        width = problem.model.get_parameter(f"{layer.name}.weight").shape[0]
+        widths[layer.name] = {
+            "width": width,
             "kept_width": width - len(dropped.get(layer.out_axis, ())),
             "groups": [group.name for group in graph if layer.out_axis in group.positions],
         }
-        for layer in graph.layers
-    }
-    return {"groups": groups, "layers": layers, "own": decision.own, "frozen": dict(graph.frozen)}
+    return widths
 
 
 def _budget_json(problem: Problem, decision: Decision) -> JSON:

@@ -1,6 +1,7 @@
 """Pictures of one run, drawn from its rows and its plan alone."""
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,29 +75,45 @@ def _search(rows: Sequence[JSON]) -> Any:
     return figure
 
 
+PER_ROW = 45  # layers that can still be read on one line of a page
+
+
 def _widths(layers: dict[str, JSON]) -> Any:
-    """Output channels per layer, dense and kept; layers that share a group share a colour."""
+    """Channels per layer, dense and kept, in rows; layers that share a group share a colour."""
     from matplotlib import pyplot
 
     sharing = Counter(group for layer in layers.values() for group in layer["groups"])
     coupled = [group for group, count in sharing.items() if count > 1]
-    figure, axis = pyplot.subplots(figsize=(min(max(6.0, 0.3 * len(layers)), 40.0), 4.4))
-    axis.bar(range(len(layers)), [layer["width"] for layer in layers.values()], color="0.88", label="dense")
-    shown = set()
-    for at, layer in enumerate(layers.values()):
-        shared = [group for group in layer["groups"] if group in coupled]
-        if not layer["groups"]:
-            colour, label = "0.6", "kept whole"
-        elif shared:
-            colour, label = f"C{1 + coupled.index(shared[0]) % 9}", f"kept, coupled: {shared[0]}"
-        else:
-            colour, label = "C0", "kept"
-        axis.bar(at, layer["kept_width"], color=colour, label=None if label in shown else label)
-        axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
-        shown.add(label)
-    axis.set(ylabel="output channels", title="Width of every layer, before and after")
-    axis.set_xticks(range(len(layers)), list(layers), rotation=90, fontsize=7)
-    axis.margins(x=0.01)
+    rows = math.ceil(len(layers) / PER_ROW)
+    per_row = math.ceil(len(layers) / rows)
+    size = max(6.0, 0.3 * per_row), 0.6 + 3.6 * rows
+    figure, axes = pyplot.subplots(rows, 1, figsize=size, squeeze=False)
+    shown: dict[str, Any] = {}
+    for row, axis in enumerate(axes[:, 0]):
+        mine = list(layers.items())[row * per_row : (row + 1) * per_row]
+        shown["dense"] = axis.bar(range(len(mine)), [layer["width"] for _, layer in mine], color="0.88")
+        for at, (_, layer) in enumerate(mine):
+            colour, label = _kind(layer, coupled)
+            shown.setdefault(label, axis.bar(at, layer["kept_width"], color=colour))
+            axis.bar(at, layer["kept_width"], color=colour)
+            axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
+        axis.set_ylabel("channels")
+        axis.set_xticks(range(len(mine)), [_tail(name) for name, _ in mine], rotation=90, fontsize=7)
+        axis.margins(x=0.01)
+    axes[0, 0].set_title("Width of every layer, before and after")
     if len(shown) <= 12:
-        axis.legend(fontsize=7, loc="upper left")
+        axes[0, 0].legend(shown.values(), shown, fontsize=7, loc="best")
     return figure
+
+
+def _kind(layer: JSON, coupled: list[str]) -> tuple[str, str]:
+    """Colour of a layer's bar, and what it means."""
+    shared = [group for group in layer["groups"] if group in coupled]
+    if shared:
+        return f"C{1 + coupled.index(shared[0]) % 9}", f"kept, coupled: {shared[0]}"
+    return ("C0", "kept") if layer["groups"] else ("0.6", "kept whole")
+
+
+def _tail(name: str, most: int = 24) -> str:
+    """The end of a layer's name, where names of deep networks differ."""
+    return name if len(name) <= most else "…" + name[-most:].partition(".")[2]
