@@ -176,6 +176,7 @@ def test_a_network_is_looked_at_anew_where_an_example_is_given() -> None:
     assert len(compress.channel_groups(model, IMAGES)) == 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile itself
 def test_misuse_is_told_in_one_line() -> None:
     model = Own()
     compress.channel_groups(model, IMAGES)
