@@ -16,6 +16,7 @@ import inspect
 import math
 import traceback
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     try:
         return fx.GraphModule(model, Tracer().trace(model, concrete_args=rest or None))
     except Exception as error:  # of torch.fx, or of the network, which meets values that are none yet
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+        library = str(Path(torch.__file__).parent)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(library)]
         where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if len(frames) > 1 else ""
         raise InputError(
             f"{type(model).__name__} cannot be traced{where} ({first_line(error)}); move what depends on values or "
