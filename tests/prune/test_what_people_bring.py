@@ -71,6 +71,31 @@ def remembers(s: Any, x: Tensor) -> Tensor:
     return x
 
 
+class NormAct(nn.BatchNorm2d):
+    """As timm writes it: a norm with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, 0.1, self.eps)
+        return F.relu(x)
+
+
+class OwnConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 0, 1, 0)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, weight=self.weight, bias=self.bias)
+
+
+class StandardisedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
 PIECES: dict[str, tuple[bool, Around]] = {
     # cut, piece
     "attention by hand": (False, Around(own_attention, q=conv(), k=conv(), v=conv(), o=conv())),
@@ -111,6 +136,15 @@ PIECES: dict[str, tuple[bool, Around]] = {
         Around(lambda s, x: (x.permute(0, 2, 3, 1) * s.a).permute(0, 3, 1, 2), a=nn.Parameter(torch.ones(1, 1, 1, 16))),  # noqa: E501
     ),
     "scale of places": (True, Around(lambda s, x: x * s.a, a=nn.Parameter(torch.rand(1, 1, 8, 1)))),
+    "norm and activation": (True, Around(lambda s, x: s.a(x), a=NormAct(16))),
+    "own convolution": (True, Around(lambda s, x: s.a(x), a=OwnConv(16, 16, 2))),
+    "own depthwise": (True, Around(lambda s, x: s.a(x), a=OwnConv(16, 16, 2, groups=16))),
+    "own linear": (True, Around(lambda s, x: s.a(x.mean((2, 3)))[..., None, None], a=OwnLinear(16, 16))),
+    "standardised": (False, Around(lambda s, x: s.a(x), a=StandardisedConv(16, 16, 1))),
+    "scale of a written shape": (
+        False,
+        Around(lambda s, x: x * s.a.view(s.shape), a=nn.Parameter(torch.rand(16)), shape=(16, 1, 1)),
+    ),
     "instance norm": (True, Around(lambda s, x: s.a(x), a=nn.InstanceNorm2d(16))),
     "group norm": (True, Around(lambda s, x: s.a(x), a=nn.GroupNorm(4, 16, affine=False))),
     "layer norm": (

@@ -82,7 +82,7 @@ def _run(model: nn.Module, shape: tuple[int, int, int], found: Channels, counted
     images = torch.zeros(1, dtype=torch.int64).expand(1, *shape)
     defaults = [node.args[0] for node in traced.graph.nodes if node.op == "placeholder" and node.args]
     with torch.no_grad():
-        NumberRun(traced, found, counted).run(images, *defaults)
+        NumberRun(model, traced, found, counted).run(images, *defaults)
 
 
 def _groups(found: Channels) -> tuple[ChannelGroup, ...]:

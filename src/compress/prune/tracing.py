@@ -38,7 +38,8 @@ ELEMENTWISE = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid,
     F.hardtanh, F.softplus, F.selu, F.celu, F.dropout, F.dropout2d, torch.relu, torch.relu_, torch.sigmoid,
     torch.tanh, torch.clone, torch.clamp, torch.exp, torch.log, torch.abs, torch.sqrt, torch.rsqrt, torch.square,
-    torch.erf, operator.neg, torch.ones_like, torch.zeros_like, torch.rand_like, torch.empty_like,
+    torch.erf, torch.logical_not, operator.neg, operator.invert, torch.ones_like, torch.zeros_like,
+    torch.rand_like, torch.empty_like,
     "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "detach", "float", "to", "type", "type_as",
     "clamp", "clamp_", "exp", "log", "abs", "sqrt", "rsqrt", "square", "neg", "erf", "requires_grad_", "bernoulli_",
     "uniform_", "normal_", "floor_", "floor",
@@ -48,7 +49,8 @@ ELEMENTS = {
     operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
     operator.itruediv, operator.pow, operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne,
     torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum, torch.where, torch.lerp,
-    torch.gt, torch.ge, torch.lt, torch.le, torch.addcmul, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
+    torch.gt, torch.ge, torch.lt, torch.le, torch.logical_and, torch.logical_or, torch.addcmul,
+    "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
     "pow", "gt", "ge", "lt", "le", "where", "masked_fill", "masked_fill_", "lerp", "expand_as",
 }  # fmt: skip
 SPATIAL = {
@@ -60,6 +62,9 @@ REDUCTIONS = {
     "mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "norm",
 }  # fmt: skip
 SOFTMAXES = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"}
+LAYER_FUNCTIONS: dict[Any, type[nn.Conv2d] | type[nn.Linear]] = {
+    F.conv2d: nn.Conv2d, torch.conv2d: nn.Conv2d, F.linear: nn.Linear,
+}  # fmt: skip
 EXTREMES = {torch.max, torch.min, "max", "min"}  # of two, or along one dimension with its index
 RESHAPES = {torch.reshape, "reshape", "view"}
 FLATTENS = {torch.flatten, "flatten"}
@@ -129,11 +134,12 @@ class NumberRun(fx.Interpreter):
     Layers that only this run meets are not `counted`: they cost nothing in evaluation.
     """
 
-    def __init__(self, module: fx.GraphModule, found: Channels, counted: bool) -> None:
-        super().__init__(module, garbage_collect_values=True)
+    def __init__(self, model: nn.Module, traced: fx.GraphModule, found: Channels, counted: bool) -> None:
+        super().__init__(traced, garbage_collect_values=True)
+        self._model = model
         self.extra_traceback = False
         self.numbers, self._found, self._counted = found.numbers, found, counted
-        self._node = next(iter(module.graph.nodes))
+        self._node = next(iter(traced.graph.nodes))
 
     def run_node(self, n: fx.Node) -> Any:
         """
@@ -245,7 +251,8 @@ class NumberRun(fx.Interpreter):
 
         return self._unknown(bare, args, kwargs)
 
-    def _conv(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def _conv(self, name: str, conv: nn.Conv2d, x: Tensor, shape: torch.Size | None = None) -> Tensor:
+        """`shape` of the outputs, where another call than the layer's own makes them."""
         inputs = self._along(x, 1, name)
         outputs = self._issue(f"{name}.weight", 0, conv.out_channels)
         in_axis: Axis | None = self._found.axis(f"{name}.weight", 1)
@@ -263,13 +270,9 @@ class NumberRun(fx.Interpreter):
             self.numbers.unite(by_group, by_group[:1])
         if conv.bias is not None:
             self._record(f"{name}.bias", 0, outputs)
-        shape = self._meta(
-            lambda image, weight: F.conv2d(
-                image, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
-            ),
-            (x, conv.weight),
-            {},
-        ).shape
+        if shape is None:
+            how: Any = conv.stride, conv.padding, conv.dilation, conv.groups
+            shape = self._meta(lambda image, weight: F.conv2d(image, weight, None, *how), (x, conv.weight), {}).shape
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         uses = shape[2] * shape[3]
         out_axis = self._found.axis(f"{name}.weight", 0)
@@ -363,7 +366,24 @@ class NumberRun(fx.Interpreter):
             return self._chunk(op, function, args, kwargs)
         self._freeze_counts((args, kwargs))
         args, kwargs = without_counts((args, kwargs))
+        if (layer := self._layer_behind(op)) is not None:
+            name, module = layer
+            if isinstance(module, nn.Linear):
+                return self._linear(name, module, args[0])
+            return self._conv(name, module, args[0], self._meta(function, args, kwargs).shape)
         return self._known(op, function, args, kwargs)
+
+    def _layer_behind(self, op: Any) -> tuple[str, nn.Conv2d | nn.Linear] | None:
+        """The layer whose weight a functional convolution or product is called with: its `forward` is its own."""
+        weight = self._node.args[1] if len(self._node.args) > 1 else self._node.kwargs.get("weight")
+        if op not in LAYER_FUNCTIONS or not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+            return None
+        name, _, tensor = str(weight.target).rpartition(".")
+        module = self._model.get_submodule(name)
+        if not isinstance(module, LAYER_FUNCTIONS[op]) or tensor != "weight" or tensor not in module._parameters:
+            return None
+        self._found.ran(name)
+        return name, module
 
     def _known(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         x = args[0]
@@ -376,6 +396,8 @@ class NumberRun(fx.Interpreter):
             return self._unknown(function, args, kwargs) if others or not is_numbers(x) else x
         if op in MAKES:
             return frozen_stand_in(flat(args[1:] if op != "new_full" else args[1:2]))
+        if op in (F.batch_norm, torch.batch_norm):
+            return self._functional_batch_norm(args, kwargs)
         if op in SPATIAL or (op is F.pad and len(args[1]) <= 2 * (x.dim() - 2)):
             return self._spatial(function, args, kwargs)
         if op in REDUCTIONS:
@@ -460,6 +482,14 @@ class NumberRun(fx.Interpreter):
                 return a.expand(shape)
         wider: Tensor = a if compact(a).numel() >= compact(b).numel() else b
         return wider.expand(shape)
+
+    def _functional_batch_norm(self, args: Any, kwargs: Any) -> Tensor:
+        x: Tensor = args[0]
+        channels = self._along(x, 1, "batch_norm")
+        for own in pytree.tree_leaves((args[1:], kwargs)):
+            if is_numbers(own):
+                self.numbers.unite(own, channels)
+        return x
 
     def _extreme(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if len(args) > 1 and is_numbers(args[1]):
