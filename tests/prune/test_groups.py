@@ -202,7 +202,7 @@ def test_value_dependent_control_flow_is_told_with_its_line() -> None:
 def test_norms_over_all_channels_can_be_cut() -> None:
     graph = graph_of("layer norm")
     assert widths(graph) == {"a": 8}
-    assert graph.norms == {"norm": (3, Axis("norm.weight", 0))}
+    assert graph.norms == {"norm": (-1, Axis("norm.weight", 0))}
     assert widths(graph_of("group norm")) == {"a": 2}  # four norm groups keep as many channels each
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from conftest import livened
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from compress.measure.macs import count_macs, count_params
 from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
 from compress.prune.plan import Plan
-from compress.prune.surgery import cut, difference
+from compress.prune.surgery import cut, difference, masked
 from compress.settings import InputError
 
 Body = Callable[[Any, Tensor], Tensor]
@@ -66,6 +67,10 @@ def drop_path(s: Any, x: Tensor) -> Tensor:
     return x + s.a(x)  # type: ignore[no-any-return]
 
 
+def first_two(parts: Any) -> Tensor:
+    return parts[0] + parts[1]  # type: ignore[no-any-return]
+
+
 def remembers(s: Any, x: Tensor) -> Tensor:
     s.features = x
     return x
@@ -109,6 +114,43 @@ PIECES: dict[str, tuple[bool, Around]] = {
     "gate of its channels": (True, Around(lambda s, x: x * s.a(x).expand(-1, x.shape[1], -1, -1), a=conv(16, 1))),
     "gate of 16": (False, Around(lambda s, x: x * s.a(x).expand(-1, 16, -1, -1), a=conv(16, 1))),
     "ghost": (True, Around(lambda s, x: torch.cat([x, s.a(x)], 1)[:, :32], 32, a=conv(groups=16))),
+    "ghost by size": (
+        True,
+        Around(lambda s, x: torch.cat([s.a(x), s.b(x)], 1)[:, : x.shape[1]], a=conv(16, 8), b=conv(16, 8)),
+    ),
+    "half by size": (False, Around(lambda s, x: x[:, : x.shape[1] // 2], 8)),
+    "slice of space by channels": (False, Around(lambda s, x: x[:, :, : x.shape[1] // 4])),
+    "folded into the batch": (
+        True,
+        Around(lambda s, x: first_two(s.a(torch.cat([x, -x], 0)).chunk(2, 0)), a=conv()),
+    ),
+    "places from the left": (
+        True,
+        Around(lambda s, x: s.d(s.a * x.flatten(2)[..., None]) + s.e(x).sum((2, 3), keepdim=True), d=conv(), e=conv(),
+               a=nn.Parameter(torch.rand(1, 1, 64, 1))),
+    ),
+    "a gate in pieces": (
+        True,
+        Around(
+            lambda s, x: s.d(x * torch.cat([s.g(x)[:, :, :4], s.g(x)[:, :, 4:]], 2)) + s.e(x),
+            g=conv(16, 1), d=conv(), e=conv(),
+        ),
+    ),
+    "norm by hand": (False, Around(lambda s, x: x / x.norm(2, 1, True))),
+    "norm over places": (True, Around(lambda s, x: x / (1 + x.norm(2, (2, 3), True)))),
+    "variance": (True, Around(lambda s, x: x / (1 + x.var((2, 3), False, True)))),
+    "deviation of all": (False, Around(lambda s, x: x / (1 + x.std(False)))),
+    "means by another name": (True, Around(lambda s, x: x * x.mean(axis=(2, 3), keepdims=True))),
+    "chunks by another name": (True, Around(lambda s, x: first_two(torch.chunk(x, 2, axis=1)), 8)),
+    "as many chunks": (False, Around(lambda s, x: first_two(x.chunk(x.shape[1] // 8, 1)), 8)),
+    "rounded view": (False, Around(lambda s, x: x.view(x.shape[0], x.shape[1] // 2 * 2, -1, 1))),
+    "tied decoder": (
+        False,
+        Around(lambda s, x: F.conv2d(s.a(x), s.a.weight.transpose(0, 1)), a=conv(16, 16, bias=False)),
+    ),
+    "whole numbers": (False, Around(lambda s, x: x * s.a, a=nn.Buffer(torch.ones(16, 1, 1, dtype=torch.int64)))),
+    "frozen norm": (True, Around(lambda s, x: s.a(x), a=torchvision.ops.FrozenBatchNorm2d(16))),
+    "three dimensions": (False, Around(lambda s, x: F.max_pool2d(x.flatten(2), 3, 1, 1)[..., None])),
     "slice": (False, Around(lambda s, x: x[:, :8], 8)),
     "written view": (False, Around(lambda s, x: x.view(x.size(0), 8 * x.size(2) * 2, -1, 1), 128)),
     "view of a tuple": (False, Around(lambda s, x: x.view(x.shape[:1] + HALF), 8)),
@@ -195,7 +237,54 @@ def test_channels_that_are_all_tied_are_named() -> None:
 
 
 def test_a_squeeze_of_whatever_is_one_long_freezes() -> None:
-    assert "'squeeze'" in channel_graph(Around(lambda s, x: x.squeeze()), SHAPE).frozen["stem"]
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 1), Lambda(lambda x: x.mean((2, 3), keepdim=True).squeeze()), nn.Linear(16, 5)
+    )
+    assert "'squeeze'" in channel_graph(model, SHAPE).frozen["0"]
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def test_hooks_and_patched_layers_are_not_trusted() -> None:
+    def hooked(hook: bool) -> Around:
+        model = Around(lambda s, x: s.b(s.a(x)), a=conv(), b=nn.ReLU())
+        if hook:
+            model.b.register_forward_hook(lambda module, inputs, output: heard.append(output))
+        else:
+            model.b.forward = lambda x: x.softmax(1)
+        return model
+
+    heard: list[Any] = []
+    for hook in (True, False):
+        assert "'b'" in channel_graph(hooked(hook), SHAPE).frozen["a"]
+    assert not heard
+
+
+def test_layers_that_are_wired_another_way_in_training() -> None:
+    model = Around(
+        lambda s, x: s.a(x) + s.b(x) if s.training else s.b(s.a(x)), a=conv(), b=conv(), norm=nn.BatchNorm2d(16)
+    )
+    graph = channel_graph(model, SHAPE)
+    plan = Plan({group.name: range(group.width // 2) for group in graph})
+    small = cut(model, graph, plan)
+    for mode in (True, False):
+        assert small.train(mode)(torch.randn(2, *SHAPE)).shape == (2, 5)
+
+
+def test_norms_that_others_patched_stay_patched() -> None:
+    model = Around(lambda s, x: s.a(x), a=nn.GroupNorm(4, 16))
+    model.a.forward = patched = lambda x: 2 * x
+    graph = channel_graph(model, SHAPE)
+    with masked(model, graph, Plan({group.name: range(1) for group in graph})):
+        pass
+    assert model.a.forward is patched
 
 
 def test_a_network_that_has_kept_an_activation_can_be_cut() -> None:

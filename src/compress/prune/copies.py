@@ -25,9 +25,12 @@ def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module:
                 if not value.is_leaf and id(value) not in memo:
                     memo[id(value)] = value.detach().clone()
         try:
-            return copy.deepcopy(model, memo)
+            twin = copy.deepcopy(model, memo)
         except Exception as error:
             raise InputError(f"{type(model).__name__} cannot be copied ({first_line(error)})") from error
+    if twin is model:
+        raise InputError(f"{type(model).__name__} cannot be copied (its __deepcopy__ gives itself)")
+    return twin
 
 
 def shadow(model: nn.Module) -> nn.Module:

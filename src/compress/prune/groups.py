@@ -37,7 +37,10 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     parameters = list(inspect.signature(model.forward).parameters.values())
     rest = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
     try:
-        return fx.GraphModule(model, Tracer().trace(model, concrete_args=rest or None))
+        try:
+            return fx.GraphModule(model, Tracer(True).trace(model, concrete_args=rest or None))
+        except Exception:  # where a buffer decides, it is taken as it is
+            return fx.GraphModule(model, Tracer(False).trace(model, concrete_args=rest or None))
     except Exception as error:  # of torch.fx, or of the network, which meets values that are none yet
         library = str(Path(torch.__file__).parent)
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(library)]
@@ -51,21 +54,22 @@ def _trace(model: nn.Module) -> fx.GraphModule:
 def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph:
     """Find the groups of a network for images (C, H, W). The model is left as it was.
 
-    Layers that only run in training (auxiliary heads) are found by a second run in train mode: they read channels
-    too, and cost no MACs.
+    Where training runs another way (auxiliary heads), a second run in train mode finds what reads channels there;
+    layers that only it meets cost no MACs.
 
     Raises:
         InputError: the network cannot be traced, or cannot take such images.
     """
-    found = Channels(model)
+    found, twin = Channels(model), shadow(model)
+    evaluates = _trace(twin.eval())
+    _run(twin, evaluates, shape, found, counted=True)
     why_idle = "is never run"
-    twin = shadow(model)
-    _run(twin.eval(), shape, found, counted=True)
-    if found.idle():
-        try:
-            _run(twin.train(), shape, found, counted=False)
-        except InputError as error:
-            why_idle = f"does not run in evaluation, and training {error}"
+    try:
+        trains = _trace(twin.train())
+        if found.idle() or trains.code != evaluates.code:
+            _run(twin, trains, shape, found, counted=False)
+    except InputError as error:
+        why_idle = f"does not run in evaluation, and training {error}"
     groups = _groups(found)
     frozen = _frozen(found) | dict.fromkeys(found.idle(), why_idle)
     for group in groups:
@@ -77,8 +81,9 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     return ChannelGraph(free, tuple(found.layers.values()), frozen, found.norms)
 
 
-def _run(model: nn.Module, shape: tuple[int, int, int], found: Channels, counted: bool) -> None:
-    traced = _trace(model)
+def _run(
+    model: nn.Module, traced: fx.GraphModule, shape: tuple[int, int, int], found: Channels, counted: bool
+) -> None:
     images = torch.zeros(1, dtype=torch.int64).expand(1, *shape)
     defaults = [node.args[0] for node in traced.graph.nodes if node.op == "placeholder" and node.args]
     with torch.no_grad():

@@ -19,17 +19,19 @@ class ChannelCount(int):
 
     channels: Tensor  # (n,)
     factor: Fraction
+    rounded: bool  # a quotient: right for as many channels as there are, perhaps not for fewer
 
     @classmethod
-    def of(cls, channels: Tensor, factor: Fraction = Fraction(1)) -> "ChannelCount":
+    def of(cls, channels: Tensor, factor: Fraction = Fraction(1), rounded: bool = False) -> "ChannelCount":
         self = cls(int(len(channels) * factor))
-        self.channels, self.factor = channels, factor
+        self.channels, self.factor, self.rounded = channels, factor, rounded
         return self
 
     def times(self, factor: Fraction) -> "ChannelCount | None":
         """None where it would not be whole."""
         whole = len(self.channels) * self.factor * factor
-        return ChannelCount.of(self.channels, self.factor * factor) if whole.denominator == 1 else None
+        rounded = self.rounded or factor < 1
+        return ChannelCount.of(self.channels, self.factor * factor, rounded) if whole.denominator == 1 else None
 
 
 class Sizes(tuple[int, ...]):
@@ -84,6 +86,12 @@ def _plain_tuples(value: Any) -> Any:
     if type(value) is dict:
         return {key: _plain_tuples(item) for key, item in value.items()}
     return value
+
+
+def bounds(index: Any) -> list[Any]:
+    """What stands in the slices of an index."""
+    places = index if isinstance(index, tuple) else (index,)
+    return [bound for place in places if isinstance(place, slice) for bound in (place.start, place.stop, place.step)]
 
 
 def flat(sizes: Iterable[Any]) -> list[int]:

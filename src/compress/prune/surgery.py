@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compress.prune.copies import copied
 from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.plan import Plan
+from compress.settings import InputError
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -32,7 +33,13 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
         else:
             numbers.append((axis.tensor, len(places)))
     with torch.inference_mode(False):
-        small = copied(model, {tensors[name]: _narrowed(tensors[name], dropped) for name, dropped in cuts.items()})
+        narrow = {name: _narrowed(tensors[name], dropped) for name, dropped in cuts.items()}
+        small = copied(model, {tensors[name]: tensor for name, tensor in narrow.items()})
+    got = dict(small.named_parameters()) | dict(small.named_buffers())
+    if any(got.get(name) is not tensor for name, tensor in narrow.items()):
+        raise InputError(
+            f"{type(model).__name__}: copies itself in a way of its own (__deepcopy__), so it cannot be cut"
+        )
     for name, count in numbers:
         owner, _, attribute = name.rpartition(".")
         _lower(small.get_submodule(owner), attribute, count)
@@ -158,6 +165,8 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Te
     if not tensors:
         _lower(small, "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape", len(dropped))
     _restate(small)
+    small._forward_hooks.clear()  # they are called where the norm stands
+    small._forward_pre_hooks.clear()
 
     def forward(x: Tensor) -> Tensor:
         kept = kept_places(x.shape[dim], dropped).to(x.device)

@@ -3,7 +3,9 @@
 Adding an op: a module type or function in one of the tables, or a method beside `_conv` that records axes.
 """
 
+import copy
 import operator
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +19,7 @@ from torch.utils import _pytree as pytree
 from compress.models.layers import ChannelPad, ChannelSelection
 from compress.prune.graph import Axis, Layer
 from compress.prune.numbers import INDEX, Numbers, compact, home, is_numbers, varying
-from compress.prune.sizes import ChannelCount, Sizes, counts_in, flat, sizes_of, without_counts
+from compress.prune.sizes import ChannelCount, Sizes, bounds, counts_in, flat, sizes_of, without_counts
 from compress.settings import InputError, first_line
 
 OUTPUT = "is the network's output"
@@ -84,6 +86,12 @@ class Extreme(NamedTuple):
 
 
 class Tracer(fx.Tracer):
+    """Buffers are read when the network runs, unless `forward` decides by one."""
+
+    def __init__(self, proxy_buffers: bool) -> None:
+        super().__init__()
+        self.proxy_buffer_attributes = proxy_buffers
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
@@ -119,9 +127,9 @@ class Channels:
         """Whether this is one of the network's own, and not a constant that tracing has made."""
         return tensor in self._name
 
-    def ran(self, module: str) -> None:
-        """A module and all in it."""
-        self._idle = {name for name in self._idle if name != module and not name.startswith(f"{module}.")}
+    def ran(self, module: str, with_parts: bool = True) -> None:
+        parts = f"{module}." if with_parts else "\0"
+        self._idle = {name for name in self._idle if name != module and not name.startswith(parts)}
 
     def idle(self) -> list[str]:
         """Convolutions and linear layers that no run has met."""
@@ -219,6 +227,8 @@ class NumberRun(fx.Interpreter):
         module, name = self.fetch_attr(target), str(target)
         self._found.ran(name)
         x: Any = args[0] if args else None
+        if _is_its_own_way(module):
+            return self._foreign(name, _without_forward_hooks(module), args, kwargs)
         if isinstance(module, nn.Conv2d) and x.dim() == 4 and "weight" in module._parameters:
             return self._conv(name, module, x)
         if isinstance(module, nn.Linear) and "weight" in module._parameters:
@@ -243,13 +253,23 @@ class NumberRun(fx.Interpreter):
             return self._selection(name, module, x)
         if isinstance(module, nn.Flatten):
             return self._reshape(module, (x,), {}, None)
+        return self._foreign(name, module, args, kwargs)
+
+    def _foreign(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A module nobody described; its tensors may belong to others too."""
         own = dict(module.named_parameters()) | dict(module.named_buffers())
+        for tensor, value in own.items():
+            self._freeze_tensor(f"{name}.{tensor}", value, f"shares weights with {name!r}")
 
         def bare(*inputs: Any, **named: Any) -> Any:
             on_meta = {k: v.to("meta") for k, v in own.items()}
             return torch.func.functional_call(module, on_meta, inputs, named)
 
         return self._unknown(bare, args, kwargs)
+
+    def _freeze_tensor(self, name: str, tensor: Tensor, why: str) -> None:
+        for dim, size in enumerate(tensor.shape):
+            self.numbers.freeze(self._issue(name, dim, size), why)
 
     def _conv(self, name: str, conv: nn.Conv2d, x: Tensor, shape: torch.Size | None = None) -> Tensor:
         """`shape` of the outputs, where another call than the layer's own makes them."""
@@ -274,7 +294,7 @@ class NumberRun(fx.Interpreter):
             how: Any = conv.stride, conv.padding, conv.dilation, conv.groups
             shape = self._meta(lambda image, weight: F.conv2d(image, weight, None, *how), (x, conv.weight), {}).shape
         kernel, stride = conv.kernel_size[0], conv.stride[0]
-        uses = shape[2] * shape[3]
+        uses = shape[0] * shape[2] * shape[3]
         out_axis = self._found.axis(f"{name}.weight", 0)
         self._layer(Layer(name, "conv", out_axis, in_axis, uses, kernel, stride, conv.groups))
         return self._spread(outputs, shape)
@@ -306,18 +326,20 @@ class NumberRun(fx.Interpreter):
             by_group = channels.view(norm.num_groups, -1)  # every norm group must keep as many channels
             self.numbers.unite(by_group, by_group[:1])
         if isinstance(norm, NORMS):
-            self._found.norms[name] = dim, self._found.axis(f"{name}.{(tensors or [attribute])[0]}", 0)
+            last = isinstance(norm, nn.LayerNorm | nn.RMSNorm) and dim == x.dim() - 1
+            axis = self._found.axis(f"{name}.{(tensors or [attribute])[0]}", 0)
+            self._found.norms[name] = -1 if last else dim, axis
         return x
 
     def _layer_norm(self, name: str, norm: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> Tensor:
         """Over the last dimension; kinds of others that put the channels of (B, C, H, W) last themselves too."""
-        own_kind = type(norm) not in (nn.LayerNorm, nn.RMSNorm) and x.dim() == 4 and varying(x) == [1]
-        dim = 1 if own_kind and x.shape[1] == norm.normalized_shape[0] else x.dim() - 1
+        own_kind = type(norm).forward not in (nn.LayerNorm.forward, nn.RMSNorm.forward) and varying(x) == [1]
+        dim = 1 if own_kind and x.dim() == 4 and x.shape[1] == norm.normalized_shape[0] else x.dim() - 1
         return self._norm(name, norm, x, dim, "normalized_shape")
 
     def _spatial(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         out = self._meta(function, args, kwargs)
-        if not isinstance(out, Tensor):
+        if not isinstance(out, Tensor) or args[0].dim() != 4:
             return self._unknown(function, args, kwargs)
         return self._spread(self._along(args[0], 1, str(self._node.target)), out.shape)
 
@@ -352,6 +374,7 @@ class NumberRun(fx.Interpreter):
         if named:  # torch.add(x, other=y), torch.mean(input=x)
             args = (*named, *args) if "input" in kwargs else (*args, *named)
             kwargs = {name: value for name, value in kwargs.items() if name not in ("input", "other")}
+        kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): value for name, value in kwargs.items()}
         if not [value for value in pytree.tree_leaves((args, kwargs)) if is_numbers(value)]:
             return self._without_channels(op, function, args, kwargs)
         if op in ("size", getattr, "dim", "numel"):
@@ -362,28 +385,34 @@ class NumberRun(fx.Interpreter):
             return self._reshape(function, args, kwargs, flat(args[1:]) or flat(kwargs.values()))
         if op == "expand":
             return self._expand(args[0], flat(args[1:]))
+        if op is operator.getitem and isinstance(args[0], Tensor):
+            return self._getitem(args[0], args[1])
         if op in (torch.chunk, "chunk", torch.split, "split"):
             return self._chunk(op, function, args, kwargs)
         self._freeze_counts((args, kwargs))
         args, kwargs = without_counts((args, kwargs))
-        if (layer := self._layer_behind(op)) is not None:
+        if (layer := self._layer_behind(self._node)) is not None:
             name, module = layer
+            self._found.ran(name)
             if isinstance(module, nn.Linear):
                 return self._linear(name, module, args[0])
             return self._conv(name, module, args[0], self._meta(function, args, kwargs).shape)
         return self._known(op, function, args, kwargs)
 
-    def _layer_behind(self, op: Any) -> tuple[str, nn.Conv2d | nn.Linear] | None:
+    def _layer_behind(self, node: fx.Node) -> tuple[str, nn.Conv2d | nn.Linear] | None:
         """The layer whose weight a functional convolution or product is called with: its `forward` is its own."""
-        weight = self._node.args[1] if len(self._node.args) > 1 else self._node.kwargs.get("weight")
-        if op not in LAYER_FUNCTIONS or not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        kind = LAYER_FUNCTIONS.get(node.target)
+        if kind is None or not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
             return None
         name, _, tensor = str(weight.target).rpartition(".")
         module = self._model.get_submodule(name)
-        if not isinstance(module, LAYER_FUNCTIONS[op]) or tensor != "weight" or tensor not in module._parameters:
+        if not isinstance(module, kind) or tensor != "weight" or tensor not in module._parameters:
             return None
-        self._found.ran(name)
         return name, module
+
+    def _calls_layer(self, node: fx.Node) -> bool:
+        return self._layer_behind(node) is not None
 
     def _known(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         x = args[0]
@@ -401,16 +430,14 @@ class NumberRun(fx.Interpreter):
         if op in SPATIAL or (op is F.pad and len(args[1]) <= 2 * (x.dim() - 2)):
             return self._spatial(function, args, kwargs)
         if op in REDUCTIONS:
-            return self._reduce(function, args, kwargs)
+            return self._reduce(function, args, kwargs, 2 if op in (torch.norm, "norm") else 1)
         if op in SOFTMAXES:
             return self._softmax(function, args, kwargs)
         if op in (torch.cat, torch.concat):
             return function(*args, **kwargs)
         if op in FLATTENS:
             return self._reshape(function, args, kwargs, None)
-        if op is operator.getitem and isinstance(x, Tensor):
-            return self._getitem(x, args[1])
-        if op in SQUEEZES and len(args) == 1 and not kwargs and varying(x):
+        if op in SQUEEZES and set(varying(x)) & set(_dims(x, args, kwargs)):
             return self._unknown(function, args, kwargs)  # a single channel would vanish
         if op in MOVES or op is operator.getitem:
             return function(*args, **kwargs)
@@ -423,7 +450,7 @@ class NumberRun(fx.Interpreter):
             made = function(*args, **kwargs)
             made = Sizes(made) if counts and type(made) is tuple else made
         else:
-            made = self._scaled(op, args) if op in (operator.mul, operator.floordiv, operator.truediv) else None
+            made = self._scaled(op, args) if op in (operator.mul, operator.floordiv) else None
             if op == "numel":
                 made = args[0].numel()
             if not isinstance(made, ChannelCount):
@@ -456,6 +483,10 @@ class NumberRun(fx.Interpreter):
         """Broadcast together. Where one has a single element along a dimension, the others' channels lie on it."""
         nodes = [*self._node.args, *self._node.kwargs.values()]
         mine = [(v, isinstance(n, fx.Node) and n.op == "get_attr") for v, n in zip(values, nodes, strict=False)]
+        # whole numbers of the network's own stay as many as they are
+        mine = [
+            (frozen_stand_in(v.shape) if isinstance(v, Tensor) and v.dtype == INDEX else v, own) for v, own in mine
+        ]
         tensors = [(v, own) for v, own in mine if is_numbers(v)]
         result: Tensor = tensors[0][0]
         is_own = tensors[0][1]
@@ -478,8 +509,9 @@ class NumberRun(fx.Interpreter):
                 self.numbers.freeze(a, "is combined with channels on another dimension")
             if b_is_own or not a_is_own:
                 self.numbers.freeze(b, "is combined with channels on another dimension")
-            if b_is_own:
-                return a.expand(shape)
+            return b.expand(shape) if a_is_own and not b_is_own else a.expand(shape)
+        if not (on_a and on_b):
+            return (a if on_a else b).expand(shape)
         wider: Tensor = a if compact(a).numel() >= compact(b).numel() else b
         return wider.expand(shape)
 
@@ -500,14 +532,14 @@ class NumberRun(fx.Interpreter):
         values = self._reduce(function, args, kwargs)
         return Extreme(values, frozen_stand_in(values.shape, torch.int64))
 
-    def _reduce(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _reduce(self, function: Callable[..., Any], args: Any, kwargs: Any, dims_at: int = 1) -> Any:
         x: Tensor = args[0]
-        dims = kwargs.get("dim", next((a for a in args[1:] if isinstance(a, int | list | tuple)), None))
-        over = range(x.dim()) if dims is None else [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
+        over = _dims(x, args, kwargs, dims_at)
         changing = set(varying(x))
         if changing and changing <= set(over):
             return self._unknown(function, args, kwargs)
-        keep = kwargs.get("keepdim", any(a is True for a in args[2:]))
+        out = pytree.tree_leaves(self._meta(function, args, kwargs))[0]
+        keep = out.dim() == x.dim()
         for dim in sorted(over, reverse=True):
             if dim in changing:  # branches that are summed: the same channel of each
                 self.numbers.unite(compact(x), compact(x).narrow(dim, 0, 1))
@@ -525,6 +557,8 @@ class NumberRun(fx.Interpreter):
 
     def _chunk(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Equal parts stay equal; a written part size would be wrong after a cut."""
+        if op in (torch.chunk, "chunk"):
+            self._freeze_counts((args, kwargs))
         sizes = kwargs.get("split_size", kwargs.get("split_size_or_sections", args[1] if len(args) > 1 else None))
         plain, named = without_counts((args, kwargs))
         parts = function(*plain, **named)
@@ -551,6 +585,7 @@ class NumberRun(fx.Interpreter):
     def _getitem(self, x: Tensor, index: Any) -> Any:
         """Slices in space keep the channels; slices of channels have literal bounds that a cut makes stale."""
         places = index if isinstance(index, tuple) else (index,)
+        counts = [bound for bound in bounds(index) if isinstance(bound, ChannelCount)]
         if all(isinstance(place, slice | int | type(None) | type(Ellipsis)) for place in places):
             dims_named = sum(isinstance(place, slice | int) for place in places)
             dim, touched = 0, []
@@ -558,12 +593,26 @@ class NumberRun(fx.Interpreter):
                 if place is Ellipsis:
                     dim += x.dim() - dims_named
                 elif place is not None:
-                    if not _takes_all(place, x.shape[dim]):
+                    if not self._takes_all(place, x, dim, counts):
                         touched.append(dim)
                     dim += 1
+            self._freeze_counts(counts)
             if not set(touched) & set(varying(x)):
                 return x[index]
+        self._freeze_counts(counts)
         return self._unknown(operator.getitem, (x, index), {})
+
+    def _takes_all(self, place: Any, x: Tensor, dim: int, counts: list[ChannelCount]) -> bool:
+        """Whether an index is a slice that leaves nothing out, also after a cut. A count so used is taken from
+        `counts`: it is the number of these channels."""
+        if not isinstance(place, slice) or place.start not in (None, 0) or place.step not in (None, 1):
+            return False
+        stop = place.stop
+        if isinstance(stop, ChannelCount):
+            follows = dim in varying(x) and stop.factor == 1 and self._same(stop, x, dim)
+            counts[:] = [count for count in counts if not (follows and count is stop)]
+            return follows
+        return stop is None or stop >= x.shape[dim]
 
     def _expand(self, x: Tensor, sizes: list[int]) -> Any:
         """Along channels only to their own number; a single element may become as many as there are channels."""
@@ -592,7 +641,7 @@ class NumberRun(fx.Interpreter):
             if where is None:
                 return self._unknown(function, args, kwargs)
             size = -1 if sizes is None else sizes[where]
-            if isinstance(size, ChannelCount) and self._same(size, x, dim):
+            if isinstance(size, ChannelCount) and not size.rounded and self._same(size, x, dim):
                 followed.append(size)
             elif size != -1:
                 return self._unknown(function, args, kwargs)
@@ -604,9 +653,11 @@ class NumberRun(fx.Interpreter):
         tensor = self.fetch_attr(target)
         if not isinstance(tensor, Tensor) or tensor.dim() == 0:
             return tensor
-        self._found.ran(str(target).rpartition(".")[0])
+        self._found.ran(str(target).rpartition(".")[0], with_parts=False)
         long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
         if len(long) != 1 or not tensor.is_floating_point() or not self._found.has(str(target)):
+            if self._found.has(str(target)) and not all(self._calls_layer(user) for user in self._node.users):
+                self._freeze_tensor(str(target), tensor, "has weights that are used by themselves")
             return frozen_stand_in(tensor.shape, tensor.dtype)
         numbers = self._issue(str(target), long[0], tensor.shape[long[0]])
         return numbers.view([-1 if dim == long[0] else 1 for dim in range(tensor.dim())])
@@ -616,8 +667,24 @@ class NumberRun(fx.Interpreter):
         return args[0]
 
 
-def _takes_all(place: Any, size: int) -> bool:
-    """Whether an index is a slice that leaves nothing out, also when there is less."""
-    if not isinstance(place, slice):
-        return False
-    return place.start in (None, 0) and place.step in (None, 1) and (place.stop is None or place.stop >= size)
+def _dims(x: Tensor, args: Any, kwargs: Any, at: int = 1) -> list[int]:
+    """The dimensions that an op is told, in its argument number `at` or by name; all where none are."""
+    dims = kwargs.get("dim", args[at] if len(args) > at else None)
+    if dims is None or isinstance(dims, bool) or dims in ((), []):
+        return list(range(x.dim()))
+    return [dim % x.dim() for dim in ([dims] if isinstance(dims, int) else dims)]
+
+
+def _is_its_own_way(module: nn.Module) -> bool:
+    """Whether a layer may not do what its class says: another `forward`, hooks, or tensors that are computed."""
+    if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        return True
+    tensors = [name for name in ("weight", "bias") if isinstance(vars(module).get(name), Tensor)]
+    return bool(tensors)
+
+
+def _without_forward_hooks(module: nn.Module) -> nn.Module:
+    """The same module, so that what others listen with does not hear of a run on nothing."""
+    quiet = copy.copy(module)
+    quiet._forward_hooks = OrderedDict()
+    return quiet
