@@ -29,12 +29,10 @@ class Plan:
 
 def _indices(name: str, given: Sequence[int]) -> tuple[int, ...]:
     try:
-        listed = [given[i] for i in range(len(given))]
-        if any(
-            isinstance(channel, bool) or str(getattr(channel, "dtype", "")).endswith("bool") for channel in listed
-        ):
+        listed = given.tolist() if hasattr(given, "tolist") else list(given)
+        if bool in set(map(type, listed)):
             raise TypeError
-        channels = tuple(operator.index(channel) for channel in listed)
+        channels = tuple(map(operator.index, listed))
     except TypeError:
         raise ValueError(
             f"plan for {name} must be a list of whole numbers, the channels that stay; got {given}"
