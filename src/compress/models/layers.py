@@ -5,6 +5,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def initialise_convolutions(model: nn.Module) -> None:
+    """He et al., "Delving Deep into Rectifiers", ICCV 2015, arXiv:1502.01852, section 2.2: by fan-out."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 class ChannelPad(nn.Module):
     """Zero channels before and after the given ones: (B, C, H, W) -> (B, before + C + after, H, W).
 

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.models.layers import initialise_convolutions
 from compress.models.spaces import (
     Block,
     Conv,
@@ -50,12 +51,6 @@ class Builder:
         return nn.Sequential(self.conv(conv), self.norm(conv))
 
 
-def _initialise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1, each with BN; names of parameters as in torchvision."""
 
@@ -86,7 +81,7 @@ class ResNet50(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths.outs[-1], num_classes)
-        _initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
@@ -128,7 +123,7 @@ class MobileNetV2(nn.Module):
         self.last = make.conv_norm(space.last)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(widths.outs[-1], num_classes)
-        _initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.activation(self.stem(x)))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from compress.models.layers import initialise_convolutions
 from compress.settings import Positive
 
 # (output channels, stride) of the thirteen depthwise-separable blocks
@@ -33,9 +34,7 @@ class MobileNetV1(nn.Module):
         self.features = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(c_in, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.layers import ChannelSelection
+from compress.models.layers import ChannelSelection, initialise_convolutions
 from compress.settings import Bound, InputError
 
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
@@ -112,9 +112,7 @@ class PreResNet(nn.Module):
         self.relu = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem_relu(self.conv1(x))

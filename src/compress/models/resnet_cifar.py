@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.layers import ChannelPad
+from compress.models.layers import ChannelPad, initialise_convolutions
 from compress.settings import Bound, Count, InputError
 
 Shortcut = Literal["conv", "pad"]
@@ -67,9 +67,7 @@ class ResNet(nn.Module):
         self.layer3 = self._stage(outs[1], 4 * width, outs[2], blocks, 2, shortcut)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(outs[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     @staticmethod
     def _stage(c_in: int, inner: int, c_out: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:

@@ -10,6 +10,7 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.models.layers import initialise_convolutions
 from compress.settings import Bound, InputError
 
 STEM = 32
@@ -47,9 +48,7 @@ class ResNetX4(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(c_in, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from compress.models.layers import initialise_convolutions
 from compress.settings import InputError
 
 WIDTHS: dict[int, list[int | str]] = {
@@ -41,11 +42,10 @@ class VGG(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
+        initialise_convolutions(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier.weight, 0, 0.01)
         nn.init.zeros_(self.classifier.bias)
 

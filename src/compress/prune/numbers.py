@@ -78,6 +78,14 @@ def varying(numbers: Tensor) -> list[int]:
     return [dim for dim, size in enumerate(few.shape) if size > 1 and not bool((few == few.narrow(dim, 0, 1)).all())]
 
 
+def line(numbers: Tensor, dim: int) -> Tensor:
+    """The numbers along one dimension, at the first place of the others: (C,)."""
+    for other in range(numbers.dim()):
+        if other != dim:
+            numbers = numbers.narrow(other, 0, 1)
+    return numbers.flatten()
+
+
 def is_numbers(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.int64 and value.dim() > 0
 

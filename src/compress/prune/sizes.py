@@ -4,14 +4,14 @@ A size read from an activation (`b, c, h, w = x.shape`) changes when channels ar
 it is, so that a shape that is made of it can be told from one in which a fixed number stands.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from compress.prune.numbers import varying
+from compress.prune.numbers import line, varying
 
 
 class ChannelCount(int):
@@ -47,16 +47,7 @@ class Sizes(tuple[int, ...]):
 def sizes_of(x: Tensor) -> Sizes:
     """The shape of an activation on channel numbers."""
     changing = varying(x)
-    return Sizes(
-        ChannelCount.of(_along(x, dim, changing)) if dim in changing else size for dim, size in enumerate(x.shape)
-    )
-
-
-def _along(x: Tensor, dim: int, changing: Sequence[int]) -> Tensor:
-    for other in range(x.dim()):
-        if other != dim:
-            x = x.narrow(other, 0, 1)
-    return x.flatten()
+    return Sizes(ChannelCount.of(line(x, dim)) if dim in changing else size for dim, size in enumerate(x.shape))
 
 
 def multiplied(a: int, b: int) -> int:

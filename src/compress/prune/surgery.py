@@ -177,8 +177,8 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Te
 
 
 def difference(model: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan, images: Tensor) -> float:
-    """Largest difference between masked and cut logits, relative to the largest logit, in float64."""
-    wide, narrow = (copied(network, {}).double().eval() for network in (model, small))
+    """Largest difference between masked and cut logits, relative to the largest logit, in float64 on the CPU."""
+    wide, narrow = (copied(network, {}).to("cpu", torch.float64).eval() for network in (model, small))
     with torch.no_grad(), masked(wide, graph, plan):
         expected, got = wide(images.double()), narrow(images.double())
     return float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from compress.models.layers import ChannelPad, ChannelSelection
 from compress.prune.graph import Axis, Layer
-from compress.prune.numbers import INDEX, Numbers, compact, home, is_numbers, varying
+from compress.prune.numbers import INDEX, Numbers, compact, home, is_numbers, line, varying
 from compress.prune.sizes import ChannelCount, Sizes, bounds, counts_in, flat, sizes_of, without_counts
 from compress.settings import InputError, first_line
 
@@ -181,10 +181,7 @@ class NumberRun(fx.Interpreter):
         dim %= x.dim()
         if any(other != dim for other in varying(x)):
             self.numbers.freeze(x, f"{what} sees different channels at different places")
-        for other in range(x.dim()):
-            if other != dim:
-                x = x.narrow(other, 0, 1)
-        return x.flatten()
+        return line(x, dim)
 
     def _freeze_all(self, values: Any, why: str) -> None:
         for value in pytree.tree_leaves(values):
@@ -411,9 +408,6 @@ class NumberRun(fx.Interpreter):
             return None
         return name, module
 
-    def _calls_layer(self, node: fx.Node) -> bool:
-        return self._layer_behind(node) is not None
-
     def _known(self, op: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         x = args[0]
         if op in ELEMENTS:
@@ -482,14 +476,13 @@ class NumberRun(fx.Interpreter):
     def _elements(self, values: list[Any]) -> Tensor:
         """Broadcast together. Where one has a single element along a dimension, the others' channels lie on it."""
         nodes = [*self._node.args, *self._node.kwargs.values()]
-        mine = [(v, isinstance(n, fx.Node) and n.op == "get_attr") for v, n in zip(values, nodes, strict=False)]
-        # whole numbers of the network's own stay as many as they are
-        mine = [
-            (frozen_stand_in(v.shape) if isinstance(v, Tensor) and v.dtype == INDEX else v, own) for v, own in mine
-        ]
-        tensors = [(v, own) for v, own in mine if is_numbers(v)]
-        result: Tensor = tensors[0][0]
-        is_own = tensors[0][1]
+        tensors: list[tuple[Tensor, bool]] = []
+        for value, node in zip(values, nodes, strict=False):
+            if isinstance(value, Tensor) and value.dtype == INDEX:  # of the network's own: stay as many as they are
+                value = frozen_stand_in(value.shape)
+            if is_numbers(value):
+                tensors.append((value, isinstance(node, fx.Node) and node.op == "get_attr"))
+        result, is_own = tensors[0]
         for other, other_is_own in tensors[1:]:
             result = self._two(result, other, is_own, other_is_own)
             is_own = is_own and other_is_own
@@ -656,7 +649,7 @@ class NumberRun(fx.Interpreter):
         self._found.ran(str(target).rpartition(".")[0], with_parts=False)
         long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
         if len(long) != 1 or not tensor.is_floating_point() or not self._found.has(str(target)):
-            if self._found.has(str(target)) and not all(self._calls_layer(user) for user in self._node.users):
+            if self._found.has(str(target)) and any(self._layer_behind(user) is None for user in self._node.users):
                 self._freeze_tensor(str(target), tensor, "has weights that are used by themselves")
             return frozen_stand_in(tensor.shape, tensor.dtype)
         numbers = self._issue(str(target), long[0], tensor.shape[long[0]])
@@ -679,8 +672,7 @@ def _is_its_own_way(module: nn.Module) -> bool:
     """Whether a layer may not do what its class says: another `forward`, hooks, or tensors that are computed."""
     if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
         return True
-    tensors = [name for name in ("weight", "bias") if isinstance(vars(module).get(name), Tensor)]
-    return bool(tensors)
+    return any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias"))
 
 
 def _without_forward_hooks(module: nn.Module) -> nn.Module:
