@@ -59,7 +59,10 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["method.targets=0.5"], "method.targets=0.5: must be a list, such as [a,b]"),
         (["method.targets=[0.5,2]"], "method.targets[1]=2: must be in (0, 1]"),
         (["method.search.episodes=0"], "method.search.episodes=0: must be >= 1"),
-        (["method.agent.tau=2"], "method.agent.tau=2: must be in (0, 1]"),
+        (["method.ddpg.tau=2"], "method.ddpg.tau=2: must be in (0, 1]"),
+        (["method.compat=upstream"], "method.compat=upstream: must be one of clean, seed"),
+        (["method=amc", "method.compat=seed"], "method.compat=seed: must be one of clean, upstream"),
+        (["method.compat=null"], "method.compat=None: must be one of clean, seed"),
         (["model.checkpoint=3"], "model.checkpoint=3: must be text"),
         (["dataset.pad=-1"], "dataset.pad=-1: must be in [0, 64]"),
         (["dataset=imagefolder"], "dataset.root: must be given"),
@@ -130,8 +133,8 @@ def test_parts_that_cannot_be_made_are_told_before_the_run(overrides: list[str],
         ),
         (["-m", "model=resnet20,resnet21"], ["model=resnet21: unknown choice"]),
         (["experiment=qiuck"], ["experiment=qiuck: unknown choice; did you mean quick?"]),
-        (["method=null"], ["method=null: unknown choice; choices: camc"]),
-        (["~method"], ["~method: a run needs its groups; choices of method: camc"]),
+        (["method=null"], ["method=null: unknown choice; choices: amc, camc"]),
+        (["~method"], ["~method: a run needs its groups; choices of method: amc, camc"]),
         (["=3"], ["=3: cannot be read; write key=value"]),
         (["preserve_ratio=0.3,0.5", "seed=-1"], ["several values are a sweep; give -m", "seed=-1: must be >= 0"]),
         (["+seed=3", "seed=-1", "preserv=1"], ["+seed=3: ", "seed=-1: must be >= 0", "unknown key preserv"]),
@@ -191,3 +194,63 @@ def test_folder_names_survive_any_override() -> None:
 
 def test_sweeps_open_into_jobs() -> None:
     assert sweep_jobs(["seed=0,1", "model=resnet20"]) == [["seed=0", "model=resnet20"], ["seed=1", "model=resnet20"]]
+
+
+ORIGINAL = {
+    "round_to": 8, "rounding": "up", "budget_mode": "upper", "state": "original", "acc_metric": "top5",
+    "calibration.augmented": True, "calibration.repeats": True, "calibration.doubles_bias": True,
+    "search.warmup": 100, "search.warmup_inclusive": True, "search.replay_episodes": 100,
+    "search.replay_skips_first": True, "search.uniform_first": False, "lbound": 0.2, "rbound": 1.0,
+    "ddpg.hidden": 300, "ddpg.actor_lr": 1e-4, "ddpg.critic_lr": 1e-3, "ddpg.discount": 1.0, "ddpg.tau": 0.01,
+    "ddpg.batch_size": 64, "ddpg.baseline_rate": 0.5, "calibration.images": 3000, "calibration.points": 10,
+}  # fmt: skip
+UPSTREAM = {
+    "search.episodes": 800, "search.sigma": 0.5, "search.sigma_decay": 0.95, "target_encoding": "none",
+    "calibration.batch_size": 50, "candidates": ["seen"], "targets": None,
+}  # fmt: skip
+SEED = {
+    "search.episodes": 400, "search.sigma": 0.001, "search.sigma_decay": 1.0, "target_encoding": "onehot",
+    "calibration.batch_size": 64, "candidates": ["seen", "policy"], "targets": [0.3, 0.5, 0.7],
+    "search.sampling": "cycle", "search.wall_first_episode": False, "search.baseline_per_target": False,
+    "search.replay_per_target": False, "reward.references": "published", "reward.name": "acc_normalize",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["method=amc", "method.compat=upstream"], ORIGINAL | UPSTREAM | {"reward.name": "acc"}),
+        (["method=camc", "method.compat=seed"], ORIGINAL | SEED),
+        (["method=amc", "method.compat=upstream", "method.state=clean"], ORIGINAL | UPSTREAM | {"state": "clean"}),
+        (["method=amc"], {"state": "clean", "round_to": 4, "budget_mode": "exact", "target_encoding": "none"}),
+        (["method=camc"], {"state": "clean", "target_encoding": "scalar", "reward.references": "measured"}),
+    ],
+)
+def test_compat_sets_every_rule_and_each_can_be_set_by_itself(overrides: list[str], expected: dict[str, Any]) -> None:
+    config = compose_config(*overrides)
+    for path, value in expected.items():
+        found: Any = config["method"]
+        for key in path.split("."):
+            found = found[key]
+        assert found == value, path
+    assert problems_of(config) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("method.agent=/nope", "method.agent=/nope: holds no whole agent.pt; give the folder of a finished run"),
+        ("method.strategy=/nope", "method.strategy=/nope: cannot be read"),
+        (
+            "method.strategy=[1,2]",
+            "method.strategy: has 2 entries; must have 22, one for every layer's inputs, or 12,",
+        ),
+        ("method.targets=null", "method.target_encoding=scalar: without method.targets there is nothing to tell"),
+        ("method.targets=[0.01]", "method.targets=0.01: out of reach; with method.lbound and method.round_to"),
+        ("preserve_ratio=0.02", "preserve_ratio=0.02: out of reach; with method.lbound and method.round_to"),
+    ],
+)
+def test_what_a_search_cannot_do_is_told_before_it_starts(override: str, expected: str) -> None:
+    problems = problems_of(compose_config(override))
+    assert len(problems) == 1, problems
+    assert problems[0].startswith(expected), problems

@@ -53,7 +53,9 @@ def test_the_run_folder_explains_itself(finished: tuple[Path, str]) -> None:
     for name in ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "split.json", "compress.log"):
         assert (folder / name).is_file(), name
     assert (folder / ".hydra" / "config.yaml").is_file()
-    assert sorted(path.name for path in (folder / "plots").iterdir()) == ["search.png", "training.png", "widths.png"]
+    drawn = sorted(path.name for path in (folder / "plots").iterdir())
+    assert drawn == ["policy.png", "search.png", "training.png", "widths.png"]
+    assert (folder / "agent.pt").is_file()
     assert list((folder / "tb").iterdir())
 
     summary = read_json(folder / "summary.json")

@@ -155,7 +155,7 @@ def build(config: JSON) -> Job:
     # without these stages the method and its budget play no part
     decides = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
     if decides and data is not None and spec is not None and method is not None and budget is not None:
-        parts(_check_budget, spec, method, budget)
+        budget = parts(_check_budget, spec, method, budget)
     problems += parts.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -182,13 +182,13 @@ def build(config: JSON) -> Job:
     )
 
 
-def _check_budget(spec: ModelSpec, method: Method, budget: Budget) -> None:
+def _check_budget(spec: ModelSpec, method: Method, budget: Budget) -> Budget:
     network = spec.without_pretrained().build()
     graph = channel_graph(network, spec.shape)
     if not graph.groups:
         why = f" ({_few_reasons(graph.frozen)})" if graph.frozen else ""
         raise InputError(f"model: no channel of this network can be cut{why}")
-    method.check(graph, cost_model(network, graph, spec.shape), budget)
+    return method.check(graph, cost_model(network, graph, spec.shape), budget)
 
 
 def _few_reasons(frozen: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from compress.compose import COMPOSING, config_hash, diagnose, plain, register_resolvers, sweep_problems, told
 from compress.files import JSON, read_json
@@ -101,10 +102,21 @@ def unwritable(*folders: Path) -> list[str]:
 
 
 class BelowError(logging.Filter):
-    """For the console's standard output: errors go to standard error."""
+    """For the console's standard output: errors go to standard error, and some lines to the run's log alone."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR
+        return record.levelno < logging.ERROR and not getattr(record, "file_only", False)
+
+
+class Console(logging.StreamHandler[Any]):
+    """Standard output, with lines above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 def task(config: DictConfig) -> None:

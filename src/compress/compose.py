@@ -59,8 +59,19 @@ def slug(text: str, limit: int = 100) -> str:
     return name
 
 
+def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
+    """What the method's `compat` says of `name`, from its table of `rules`.
+
+    A `compat` that is not in the table takes the first column: `compress.config` then tells of it.
+    """
+    method = _root_.get("method") or {}
+    columns = method.get("rules") or {}
+    column: Mapping[str, Any] = columns.get(str(method.get("compat"))) or next(iter(columns.values()), {})
+    return column.get(name, otherwise)
+
+
 def register_resolvers() -> None:
-    """`${slug:...}` and `${confhash:}` for the names of sweep folders."""
+    """`${slug:...}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides."""
     # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
     old = omegaconf.__version__.startswith("2.3")
     register: Callable[..., None] = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
@@ -70,6 +81,7 @@ def register_resolvers() -> None:
 
     register("slug", lambda text: slug(str(text)), replace=True)
     register("confhash", of_root, replace=True)
+    register("rule", rule, replace=True)
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from compress.settings import BUDGETS, STAGE_ORDER, Bound, Budget, RunSettings
 
 # Keys of a config node that its function does not take: how the node is called, and what `build` hands on itself.
 OUTSIDE = {"_target_", "_partial_", "name"}
-OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages")
+OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rules")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 ANY_KEY = "**"
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward")
@@ -145,7 +145,8 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
         written = " and ".join(f"{key}={value}" for key, value in asked.items())
         return None, [f"{written}: are two budgets; give only one of {', '.join(BUDGETS)}"]
     method = config.get("method") or {}
-    if not asked:
+    is_default = not asked
+    if is_default:
         asked = dict(method.get("default_budget") or {})
     if not asked:
         return None, []
@@ -157,7 +158,7 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
         takes = BUDGETS  # the method itself is reported elsewhere
     if key not in takes:
         return None, [f"{key}={value}: method={method.get('name')} does not take it; it takes {', '.join(takes)}"]
-    return (Budget(key, float(value)) if isinstance(value, int | float) else None), []
+    return (Budget(key, float(value), is_default) if isinstance(value, int | float) else None), []
 
 
 def check_stages(config: Mapping[str, Any]) -> list[str]:
@@ -199,6 +200,14 @@ def check(config: JSON) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def check_compat(method: Mapping[str, Any]) -> list[str]:
+    """A method whose `rules` have several columns takes the name of one."""
+    choices = [name for name, column in (method.get("rules") or {}).items() if column is not None]
+    if not choices or method.get("compat") in choices:
+        return []
+    return [f"method.compat={method.get('compat')}: must be one of {', '.join(choices)}"]
+
+
 def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
     inner = {key: value for key, value in node.items() if key not in OF_THE_PIPELINE}
     if group == "model":
@@ -208,4 +217,4 @@ def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
         model = {key: value for key, value in inner["model"].items() if key != "checkpoint"}
         extra = check_value("teacher.model.checkpoint", inner["model"].get("checkpoint"), str | None)
         return extra + check_node("teacher.model", model, given=GIVEN_BY_DATASET)
-    return check_node(group, inner)
+    return check_compat(node) + check_node(group, inner)

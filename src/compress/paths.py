@@ -11,6 +11,7 @@ SUMMARY = "summary.json"  # status, config, seconds per stage, results: what `co
 METRICS = "metrics.jsonl"  # one row per epoch or episode: the source of every plot
 PLAN = "plan.json"  # widths and kept channels per group, and the method's own form
 MODEL = "model.safetensors"  # weights, and in the header what rebuilds the network
+AGENT = "agent.pt"  # of searching methods: what decides, for other runs to use
 ONNX = "model.onnx"  # the same network for other runtimes, if asked for
 SPLIT = "split.json"  # which training images were held out
 RESULT = "result.json"  # of one stage: what it reports

@@ -14,7 +14,7 @@ from typing import Any
 
 from compress.distill.teacher import ZooTeacher
 from compress.files import JSON, Row, atomic, read_json, read_rows, write_json
-from compress.paths import MODEL, ONNX, PLAN, SPLIT, SUMMARY
+from compress.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.report.figures import draw_run
 from compress.report.recorder import Recorder
 from compress.report.table import results_table
@@ -51,7 +51,8 @@ def run(
         state = _fold(job, Store(cache), summary, recorder.row, folder)
         _collect(state, folder)
         if plots:
-            draw_run(folder, read_rows(folder), read_json(folder / PLAN) if (folder / PLAN).is_file() else None)
+            plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
+            draw_run(folder, read_rows(folder), plan, summary["stages"].get("sparsify"))
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["status"] = "done"
     except BaseException as error:
@@ -141,6 +142,8 @@ def _collect(state: RunState, folder: Path) -> None:
     _copy(state.done[state.latest()] / MODEL, folder / MODEL)
     if "prune" in state.done:
         _copy(state.done["prune"] / PLAN, folder / PLAN)
+    if "sparsify" in state.done and (state.done["sparsify"] / AGENT).is_file():
+        _copy(state.done["sparsify"] / AGENT, folder / AGENT)
     if "eval" in state.done and (state.done["eval"] / ONNX).is_file():
         _copy(state.done["eval"] / ONNX, folder / ONNX)
 

@@ -123,6 +123,10 @@ class Budget:
 
     kind: BudgetKind
     value: float
+    is_default: bool = False  # the method's own, none being asked for
+
+    def to_json(self) -> dict[str, str | float]:
+        return {"kind": self.kind, "value": self.value}
 
     def __str__(self) -> str:
         unit = " MMACs" if self.kind == "flops_limit" else ""

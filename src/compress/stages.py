@@ -162,8 +162,12 @@ def sparsify(state: RunState, work: Work) -> JSON:
 
 def _sparsify_settings(job: Job) -> JSON:
     settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.plan_only}
-    budget = {"budget": asdict(job.budget)} if job.method.sparsify_reads_budget else {}
-    return {"method": settings, "seed": job.seed, "data": job.data.fingerprint(), **budget}
+    budget = {"budget": job.budget.to_json()} if job.method.sparsify_reads_budget else {}
+    return {"method": settings, "seed": job.seed, "data": job.data.fingerprint(), **budget, **_files(job)}
+
+
+def _files(job: Job) -> JSON:
+    return {"files": dict(job.method.files)} if job.method.files else {}
 
 
 # -- prune -----------------------------------------------------------------------------------------------------
@@ -253,9 +257,10 @@ def _budget_json(problem: Problem, decision: Decision) -> JSON:
 def _prune_settings(job: Job) -> JSON:
     return {
         "method": job.asked["method"],
-        "budget": asdict(job.budget),
+        "budget": job.budget.to_json(),
         "data": job.data.fingerprint(),
         "seed": job.seed,
+        **_files(job),
     }
 
 

@@ -1,6 +1,7 @@
 """Replay keeps the last transitions, noise stays in range, and DDPG learns a toy whose optimum is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,33 +73,58 @@ def test_baselines_move_halfway_and_are_kept_per_task() -> None:
     assert second.tolist() == [1, 1, 5, 5]
 
 
+WISHES = [0.9, 0.1, 0.6, 0.3, 0.75, 0.2, 0.5, 0.85, 0.4, 0.65]
+
+
+def seen(step: int) -> torch.Tensor:
+    """What the toy shows of a step: where it is, and what would be right."""
+    return torch.tensor([step / len(WISHES), WISHES[step]])
+
+
 def play(agent: DDPG, replay: Replay, episodes: int, seed: int, learn: bool) -> None:
-    """Three steps, action a_t in [0, 1]; the reward is 1 - mean |a_t - wish_t|, with wishes that the state shows."""
-    random = torch.Generator().manual_seed(seed)
-    wishes = [0.9, 0.1, 0.6]
+    """Ten actions in [0, 1]; the reward is 1 - mean |action - wish|, told to every step at the end."""
+    random, last = torch.Generator().manual_seed(seed), len(WISHES) - 1
     for episode in range(episodes):
-        states = [torch.tensor([step / 2, wish]) for step, wish in enumerate(wishes)]
+        states = [seen(step) for step in range(len(WISHES))]
         sigma = 0.5 * 0.98**episode
         actions = [agent.act(s, sigma, random) if learn else torch.rand(1, generator=random) for s in states]
-        reward = 1 - sum(abs(float(a) - w) for a, w in zip(actions, wishes, strict=True)) / 3
-        for step in range(3):
-            last = step == 2
-            replay.add(states[step], actions[step], reward, states[min(step + 1, 2)], last, 0)
+        reward = 1 - sum(abs(float(a) - w) for a, w in zip(actions, WISHES, strict=True)) / len(WISHES)
+        for step, (state, action) in enumerate(zip(states, actions, strict=True)):
+            replay.add(state, action, reward, states[min(step + 1, last)], step == last, 0)
             if learn:
                 agent.update(replay.sample(64, random))
 
 
+def chance(error: float, steps: int) -> float:
+    """At most so likely do uniform actions come as near as this, in the sum of |action - wish|.
+
+    The volume of the ball of that radius in the sum norm, (2 e)^n / n!, of a cube of volume 1.
+    """
+    return (2 * error) ** steps / math.factorial(steps)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_learns_where_chance_has_no_chance(seed: int) -> None:
-    """Chance's reward 1 - mean|a - w| exceeds 0.97 with probability below (2 * 0.09)^3 * ... < 1e-3; three seeds and
-    the greedy policy above 0.9 in every step put it below 1e-5."""
-    agent, replay = DDPG(2, 1, SETTINGS, seed), Replay(600, 2, 1)
-    play(agent, replay, 30, seed, learn=False)
-    play(agent, replay, 170, seed + 100, learn=True)
-    errors = [
-        abs(float(agent.act(torch.tensor([step / 2, wish]))) - wish) for step, wish in enumerate([0.9, 0.1, 0.6])
-    ]
-    assert max(errors) < 0.12, errors
+def test_it_learns_what_chance_would_find_once_in_a_hundred_thousand_times(seed: int) -> None:
+    agent, replay = DDPG(2, 1, replace(SETTINGS, tau=0.02), seed), Replay(6000, 2, 1)
+    play(agent, replay, 300, seed, learn=False)
+    play(agent, replay, 120, seed + 100, learn=True)
+    error = sum(abs(float(agent.act(seen(step))) - wish) for step, wish in enumerate(WISHES))
+    assert chance(error, len(WISHES)) < 1e-5, error
+
+
+def test_the_published_sampler_passes_over_what_follows_an_end() -> None:
+    """Entries of episodes of three steps: 0 1 2 | 3 4 5 | 6 7 8 | 9; 3, 6 and 9 are first steps."""
+    replay = Replay(100, 1, 1, skips_first=True)
+    for i in range(10):
+        replay.add(torch.tensor([float(i)]), torch.zeros(1), float(i), torch.zeros(1), i % 3 == 2, 0)
+    drawn = replay.sample(2000, torch.Generator().manual_seed(0))
+    assert sorted(set(drawn.reward.tolist())) == [0, 1, 2, 4, 5, 7, 8]
+    few = replay.sample(7, torch.Generator().manual_seed(0))
+    assert sorted(few.reward.tolist()) == [0, 1, 2, 4, 5, 7, 8]  # without repetition where there are enough
+    full = Replay(6, 1, 1, skips_first=True)  # holds 4 .. 9: what came before the oldest is forgotten
+    for i in range(10):
+        full.add(torch.tensor([float(i)]), torch.zeros(1), float(i), torch.zeros(1), i % 3 == 2, 0)
+    assert sorted(set(full.sample(2000, torch.Generator().manual_seed(0)).reward.tolist())) == [4, 5, 7, 8]
 
 
 def test_a_saved_agent_goes_on_as_the_old_one() -> None:

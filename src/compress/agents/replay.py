@@ -21,10 +21,15 @@ class Transitions(NamedTuple):
 
 
 class Replay:
-    """The last `capacity` transitions."""
+    """The last `capacity` transitions.
 
-    def __init__(self, capacity: int, state_size: int, action_size: int) -> None:
+    `skips_first` draws as AMC's published code does: never the first step of an episode (its sampler takes the entry
+    after an episode's end for a filler), nor the newest entry, and without repetition where there are enough.
+    """
+
+    def __init__(self, capacity: int, state_size: int, action_size: int, skips_first: bool = False) -> None:
         self.capacity = capacity
+        self._skips_first = skips_first
         self._stored = 0
         self._ring = Transitions(
             torch.zeros(capacity, state_size),
@@ -46,9 +51,25 @@ class Replay:
         self._stored += 1
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """`count` transitions, uniformly, with repetition."""
-        index = torch.randint(len(self), (count,), generator=generator)
-        return Transitions(*(part[index] for part in self._ring))
+        """`count` transitions, uniformly."""
+        if not self._skips_first:
+            index = torch.randint(len(self), (count,), generator=generator)
+            return Transitions(*(part[index] for part in self._ring))
+        places = self._after_another()
+        enough = len(places) >= count
+        chosen = (
+            torch.randperm(len(places), generator=generator)[:count]
+            if enough
+            else torch.randint(len(places), (count,), generator=generator)
+        )
+        return Transitions(*(part[places[chosen]] for part in self._ring))
+
+    def _after_another(self) -> Tensor:
+        """Places of the entries, oldest first, that do not follow an episode's end; all but the newest."""
+        oldest = self._stored % self.capacity if self._stored > self.capacity else 0
+        places = (oldest + torch.arange(len(self))) % self.capacity
+        follows_an_end = torch.cat([torch.zeros(1), self._ring.end[places[:-1]]]).bool()
+        return places[:-1][~follows_an_end[:-1]] if len(places) > 1 else places
 
     def state_dict(self) -> dict[str, Any]:
         return {"stored": self._stored, **{k: v[: len(self)] for k, v in self._ring._asdict().items()}}

@@ -27,9 +27,9 @@ class _Sizes:
     per_channel: NDArray[np.float64]  # (n, groups)
     fixed: NDArray[np.float64]  # (n,)
 
-    def __call__(self, widths: Widths) -> NDArray[np.float64]:
+    def __call__(self, widths: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """(plans, groups) -> (plans, n)."""
-        return widths.astype(np.float64) @ self.per_channel.T + self.fixed
+        return widths @ self.per_channel.T + self.fixed
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,17 @@ class CostModel:
         """MACs for one image: of a plan, or (plans, groups) -> (plans,). Exact, as float64 is up to 2^53."""
         if isinstance(plans, Plan):
             return int(self.macs(self.widths(plans))[0])
-        batch = self._batch(plans)
-        total = (self._out(batch) * self._in(batch)) @ self._uses
-        return np.rint(total).astype(np.int64) + self.fixed_macs
+        return np.rint(self.divisible_macs(self._batch(plans))).astype(np.int64)
+
+    def divisible_macs(self, widths: ArrayLike) -> NDArray[np.float64]:
+        """MACs as if channels could be divided: any numbers (plans, groups) -> (plans,)."""
+        batch = np.atleast_2d(np.asarray(widths, dtype=np.float64))
+        total: NDArray[np.float64] = (self._out(batch) * self._in(batch)) @ self._uses + self.fixed_macs
+        return total
+
+    def layer_inputs(self, plans: ArrayLike) -> NDArray[np.int64]:
+        """Input channels that the weights of every layer of the graph have: (plans, groups) -> (plans, layers)."""
+        return np.rint(self._in(self._batch(plans))).astype(np.int64)
 
     @overload
     def params(self, plans: Plan) -> int: ...

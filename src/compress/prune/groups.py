@@ -29,8 +29,9 @@ from compress.prune.tracing import OUTPUT, Channels, NumberRun, Tracer
 from compress.settings import InputError, first_line
 
 
-def _trace(model: nn.Module) -> fx.GraphModule:
-    """
+def traced(model: nn.Module) -> fx.GraphModule:
+    """The network as a graph of calls.
+
     Raises:
         InputError: control flow that depends on values; names the line.
     """
@@ -61,11 +62,11 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
         InputError: the network cannot be traced, or cannot take such images.
     """
     found, twin = Channels(model), shadow(model)
-    evaluates = _trace(twin.eval())
+    evaluates = traced(twin.eval())
     _run(twin, evaluates, shape, found, counted=True)
     why_idle = "is never run"
     try:
-        trains = _trace(twin.train())
+        trains = traced(twin.train())
         if found.idle() or trains.code != evaluates.code:
             _run(twin, trains, shape, found, counted=False)
     except InputError as error:
@@ -82,12 +83,12 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
 
 
 def _run(
-    model: nn.Module, traced: fx.GraphModule, shape: tuple[int, int, int], found: Channels, counted: bool
+    model: nn.Module, calls: fx.GraphModule, shape: tuple[int, int, int], found: Channels, counted: bool
 ) -> None:
     images = torch.zeros(1, dtype=torch.int64).expand(1, *shape)
-    defaults = [node.args[0] for node in traced.graph.nodes if node.op == "placeholder" and node.args]
+    defaults = [node.args[0] for node in calls.graph.nodes if node.op == "placeholder" and node.args]
     with torch.no_grad():
-        NumberRun(model, traced, found, counted).run(images, *defaults)
+        NumberRun(model, calls, found, counted).run(images, *defaults)
 
 
 def _groups(found: Channels) -> tuple[ChannelGroup, ...]:

@@ -46,11 +46,18 @@ class Method(Protocol):
     budgets: ClassVar[tuple[BudgetKind, ...]]  # which of the root keys it takes
     needs_sparsify: ClassVar[bool]  # whether `plan` reads what `sparsify` learned
     sparsify_trains_weights: ClassVar[bool]  # whether a teacher can join that stage
-    sparsify_reads_budget: ClassVar[bool]  # False: learned once for every budget
     plan_only: ClassVar[frozenset[str]]  # settings that `sparsify` does not depend on
 
-    def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> None:
-        """Called before anything is computed.
+    @property
+    def sparsify_reads_budget(self) -> bool:
+        """False: learned once for every budget."""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Digests of the files it reads, if any: part of the cache's keys."""
+
+    def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> Budget:
+        """Called before anything is computed; returns the budget, or the method's own where `budget.is_default`.
 
         Raises:
             InputError: this network cannot meet the budget; names what it can.

@@ -18,8 +18,10 @@ from compress.prune.plan import Plan
 from compress.settings import InputError
 
 
-def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A smaller copy of `model`; the model itself is left as it was.
+
+    `weights` takes the place of parameters, by name and at full shape, before anything is cut.
 
     Raises:
         InputError: something in the network cannot be copied.
@@ -32,8 +34,12 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
             cuts[axis.tensor][axis.dim] = places
         else:
             numbers.append((axis.tensor, len(places)))
+    given = weights or {}
     with torch.inference_mode(False):
-        narrow = {name: _narrowed(tensors[name], dropped) for name, dropped in cuts.items()}
+        narrow = {
+            name: _narrowed(tensors[name], cuts.get(name, {}), given.get(name))
+            for name in (*cuts, *(name for name in given if name not in cuts))
+        }
         small = copied(model, {tensors[name]: tensor for name, tensor in narrow.items()})
     got = dict(small.named_parameters()) | dict(small.named_buffers())
     if any(got.get(name) is not tensor for name, tensor in narrow.items()):
@@ -55,9 +61,9 @@ def _lower(module: nn.Module, attribute: str, count: int) -> None:
     setattr(module, attribute, (value[0] - count,) if isinstance(value, tuple) else value - count)
 
 
-def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor]) -> Tensor:
-    """A copy without the dropped places of each dimension; a parameter stays one."""
-    new = tensor.detach()
+def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | None = None) -> Tensor:
+    """A copy (of `value` if given) without the dropped places of each dimension; a parameter stays one."""
+    new = tensor.detach() if value is None else value.to(tensor, copy=not dropped)
     for dim, places in dropped.items():
         new = new.index_select(dim, kept_places(new.shape[dim], places).to(new.device))
     return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new

@@ -10,8 +10,8 @@ from typing import Any
 from compress.files import JSON
 
 
-def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None) -> list[Path]:
-    """Write plots/*.png, from the rows of metrics.jsonl and the content of plan.json."""
+def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None, learned: JSON | None = None) -> list[Path]:
+    """Write plots/*.png, from the rows of metrics.jsonl, the content of plan.json and what sparsify reported."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells of its font cache on first use
     import matplotlib
 
@@ -24,6 +24,8 @@ def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None) -> list[Path
         drawn.append(_save(_training(trained), folder / "plots" / "training.png"))
     if searched:
         drawn.append(_save(_search(searched), folder / "plots" / "search.png"))
+    if learned and learned.get("best"):
+        drawn.append(_save(_policy(learned["best"], learned["policy"]), folder / "plots" / "policy.png"))
     if plan:
         drawn.append(_save(_widths(plan["layers"]), folder / "plots" / "widths.png"))
     return drawn
@@ -78,19 +80,47 @@ def _search(rows: Sequence[JSON]) -> Any:
 PER_ROW = 45  # layers that can still be read on one line of a page
 
 
-def _widths(layers: dict[str, JSON]) -> Any:
-    """Channels per layer, dense and kept, in rows; layers that share a group share a colour."""
+def _in_rows(layers: int, inches: float) -> tuple[Any, list[tuple[Any, slice]]]:
+    """A figure for so many layers, `inches` wide each, and its axes with the layers of each."""
     from matplotlib import pyplot
 
+    rows = math.ceil(layers / PER_ROW)
+    per_row = math.ceil(layers / rows)
+    size = max(6.0, inches * per_row), 0.6 + 3.6 * rows
+    figure, axes = pyplot.subplots(rows, 1, figsize=size, squeeze=False)
+    return figure, [(axis, slice(row * per_row, (row + 1) * per_row)) for row, axis in enumerate(axes[:, 0])]
+
+
+def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
+    """Kept share of every layer's inputs for every target, side by side: the search's best, and the policy's own."""
+    layers = next(iter(best.values()))["layers"]
+    figure, parts = _in_rows(len(layers), 0.16 * (1 + len(best)))
+    wide = 0.8 / len(best)
+    for axis, mine in parts:
+        names = layers[mine]
+        for at, (target, found) in enumerate(best.items()):
+            places = [place + wide * (at + 0.5) - 0.4 for place in range(len(names))]
+            label = f"target {target}: {found['ratio']:.3f} of the MACs"
+            axis.bar(places, found["strategy"][mine], wide, color=f"C{at}", label=label)
+            own = policy[target]["strategy"][mine]
+            axis.plot(places, own, "k_", label="the policy's own answer" if at == 0 else None)
+        axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
+        axis.set_xticks(range(len(names)), [_tail(name) for name in names], rotation=90, fontsize=7)
+        axis.margins(x=0.01)
+    first = parts[0][0]
+    first.set_title("Best strategy of the search")
+    first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _widths(layers: dict[str, JSON]) -> Any:
+    """Channels per layer, dense and kept, in rows; layers that share a group share a colour."""
     sharing = Counter(group for layer in layers.values() for group in layer["groups"])
     coupled = [group for group, count in sharing.items() if count > 1]
-    rows = math.ceil(len(layers) / PER_ROW)
-    per_row = math.ceil(len(layers) / rows)
-    size = max(6.0, 0.3 * per_row), 0.6 + 3.6 * rows
-    figure, axes = pyplot.subplots(rows, 1, figsize=size, squeeze=False)
+    figure, parts = _in_rows(len(layers), 0.3)
     shown: dict[str, Any] = {}
-    for row, axis in enumerate(axes[:, 0]):
-        mine = list(layers.items())[row * per_row : (row + 1) * per_row]
+    for axis, part in parts:
+        mine = list(layers.items())[part]
         shown["dense"] = axis.bar(range(len(mine)), [layer["width"] for _, layer in mine], color="0.88")
         for at, (_, layer) in enumerate(mine):
             colour, label = _kind(layer, coupled)
@@ -100,9 +130,9 @@ def _widths(layers: dict[str, JSON]) -> Any:
         axis.set_ylabel("channels")
         axis.set_xticks(range(len(mine)), [_tail(name) for name, _ in mine], rotation=90, fontsize=7)
         axis.margins(x=0.01)
-    axes[0, 0].set_title("Width of every layer, before and after")
+    parts[0][0].set_title("Width of every layer, before and after")
     if len(shown) <= 12:
-        axes[0, 0].legend(shown.values(), shown, fontsize=7, loc="best")
+        parts[0][0].legend(shown.values(), shown, fontsize=7, loc="best")
     return figure
 
 

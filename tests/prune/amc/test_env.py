@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from compress.measure.accuracy import Accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
-from compress.prune.amc.env import BudgetMode, ChannelEnv, check_target
-from compress.prune.amc.rewards import Outcome, acc, acc_normalize
+from compress.prune.amc.env import ChannelEnv, check_target
+from compress.prune.amc.rewards import acc
+from compress.prune.amc.states import Clean
+from compress.prune.amc.walls import BudgetMode, Within
 from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
+from compress.prune.widths import all_choices
 from compress.settings import InputError
 
 
@@ -22,12 +26,13 @@ def make_env(mode: BudgetMode = "exact", lbound: float = 0.2, round_to: int = 4,
     graph = channel_graph(model, (3, 32, 32))
     cost = cost_model(model, graph, (3, 32, 32))
 
-    def accuracy(widths: tuple[int, ...]) -> float:
-        return 100 * float(np.mean(np.array(widths) / cost.full_widths))
+    def score(widths: tuple[int, ...]) -> Accuracy:
+        share = 100 * float(np.mean(np.array(widths) / cost.full_widths))
+        return Accuracy(share, min(100.0, share + 5))
 
-    return ChannelEnv(
-        model, graph, cost, accuracy, acc, lbound=lbound, rbound=1.0, round_to=round_to, budget_mode=mode
-    )  # fmt: skip
+    choices = all_choices(graph, round_to, lbound, 1.0)
+    state = Clean(model, graph, cost, choices, "scalar", [0.5])
+    return ChannelEnv(cost, choices, state, Within(cost, choices, mode), score, acc)
 
 
 @pytest.mark.parametrize("net", ["resnet", "mobilenet"])
@@ -103,12 +108,5 @@ def test_uniform_widths_nearly_use_the_budget() -> None:
         widths = env.uniform_widths(target)
         ratio = float(env._cost.macs(widths)[0] / env._cost.full_macs)
         assert target - env.rounding_step(widths) <= ratio <= target
-        shares = np.array(widths) / env._full
+        shares = np.array(widths) / env._cost.full_widths
         assert np.ptp(shares[:-2]) < 0.3
-
-
-def test_rewards_by_hand() -> None:
-    outcome = Outcome(accuracy=58.5333, reference=73.0, target=0.5, ratio=0.4948)
-    assert acc(outcome) == pytest.approx(0.585333)
-    assert acc_normalize(outcome) == pytest.approx(0.8018, abs=1e-4)
-    assert acc_normalize(Outcome(accuracy=50.0, reference=0.0, target=0.5, ratio=0.5)) == 50

@@ -9,7 +9,8 @@ from compress.models.resnet_cifar import resnet
 from compress.prune.amc.reconstruct import (
     NestedRefit,
     Reconstructor,
-    gram_matrices,
+    factored,
+    input_moments,
     refit,
     sampled_rows,
 )
@@ -84,8 +85,8 @@ def test_layers_too_wide_for_a_gram_matrix_keep_their_weights(monkeypatch: pytes
     monkeypatch.setattr("compress.prune.amc.reconstruct.MOST_COLUMNS", 20)
     net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 2))
     graph = channel_graph(net, (1, 2, 2))
-    grams = gram_matrices(net, graph, [torch.randn(30, 1, 2, 2)], 4, torch.Generator().manual_seed(0))
-    assert set(grams) == {"3"}  # the 3x3 layer has 27 columns
+    moments = input_moments(net, graph, [torch.randn(30, 1, 2, 2)], 4, torch.Generator().manual_seed(0))
+    assert set(moments) == {"3"}  # the 3x3 layer has 27 columns
 
 
 def test_refitted_outputs_are_nearer_to_the_old_ones() -> None:
@@ -93,11 +94,11 @@ def test_refitted_outputs_are_nearer_to_the_old_ones() -> None:
     model = livened(resnet(depth=8, width=8, shortcut="conv", in_channels=3, num_classes=10)).eval()
     graph = channel_graph(model, (3, 16, 16))
     images = torch.randn(64, 3, 16, 16)
-    grams = gram_matrices(model, graph, [images], 10, torch.Generator().manual_seed(0))
+    moments = input_moments(model, graph, [images], 10, torch.Generator().manual_seed(0))
     orders = channel_orders(model, graph)
-    assert set(grams) == {name for group in graph.groups for name in group.consumers}
+    assert set(moments) == {name for group in graph.groups for name in group.consumers}
     kept = {g.name: orders[g.name][: g.width // 2].sort().values for g in graph.groups}
-    maker = Reconstructor(model, graph, grams, orders)
+    maker = Reconstructor(model, graph, moments, orders)
     new = maker.weights(kept)["linear.weight"]
     assert maker.weights(kept)["linear.weight"] is new  # remembered
     features = torch.randn(0)
@@ -122,3 +123,48 @@ def test_orders_follow_the_weights_that_read_a_channel() -> None:
     with torch.no_grad():
         net.get_parameter("1.weight").copy_(torch.tensor([[1.0, -3.0, 2.0], [1.0, 0.0, 0.5]])[:, :, None, None])
     assert channel_orders(net, channel_graph(net, (1, 2, 2)))["0"].tolist() == [1, 2, 0]
+
+
+def test_a_gram_matrix_of_too_few_rows_in_single_precision_is_still_factored() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(40, 200)
+    rows[:, 7] = 0
+    single = (rows.T @ rows).double()
+    factor, ridge = factored(single)
+    assert (factor @ factor.T - single).diagonal().sub(ridge).abs().max() < 1e-6 * single.diagonal().mean()
+    assert ridge < 1e-3 * single.diagonal().mean()
+
+
+def test_moments_are_those_of_the_rows() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(16, 2))
+    graph, batches = channel_graph(net, (1, 2, 2)), [torch.randn(5, 1, 2, 2) for _ in range(3)]
+    moments = input_moments(net, graph, batches, 4, torch.Generator().manual_seed(0))
+    rows = torch.cat([net[1](net[0](x)).permute(0, 2, 3, 1).reshape(-1, 6) for x in batches]).double()
+    assert torch.allclose(moments["2"].gram, rows.T @ rows, rtol=1e-5)
+    assert torch.allclose(moments["2"].total, rows.sum(0), rtol=1e-5)
+
+
+def test_repeated_points_weigh_a_pixel_as_often_as_it_is_drawn() -> None:
+    conv, x = nn.Conv2d(2, 3, 1), torch.arange(16.0).view(1, 2, 2, 4)[:, :, :1, :2]
+    rows = sampled_rows(conv, x, 10, torch.Generator().manual_seed(0), repeats=True)
+    assert rows is not None
+    assert rows.shape == (10, 2)
+    assert len(rows.unique(dim=0)) == 2
+
+
+def test_the_published_fit_meets_outputs_with_their_bias_in_them() -> None:
+    """lstsq on Y = X W^T + b, whose solution is then used with b again."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(500, 4)
+    wide = nn.Sequential(nn.Flatten(), *net)
+    graph = channel_graph(wide, (1, 1, 4))
+    moments = input_moments(wide, graph, [x.view(-1, 1, 1, 4)], 1, torch.Generator())
+    order = torch.arange(8)
+    inputs = net[1](net[0](x)).detach()
+    for doubles, bias in ((False, torch.zeros(3)), (True, net[2].bias.detach())):
+        maker = Reconstructor(wide, graph, moments, {graph[0].name: order}, doubles_bias=doubles)
+        new = maker.weights({graph[0].name: order[:5]})["3.weight"]
+        wanted = inputs @ net[2].weight.detach().T + bias
+        assert torch.allclose(new[:, :5], torch.linalg.lstsq(inputs[:, :5], wanted).solution.T, atol=1e-4)

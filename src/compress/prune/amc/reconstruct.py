@@ -13,6 +13,7 @@ Cholesky factor G = L L^T of the reordered matrix serves every width: its leadin
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,28 @@ from compress.prune.graph import ChannelGraph, Layer
 log = logging.getLogger(__name__)
 
 MOST_COLUMNS = 8192  # a Gram matrix of so many takes half a GiB; a layer with more inputs keeps its weights
-RIDGE = 1e-9  # times the mean of G's diagonal: dead channels make G singular
+RIDGE = 1e-7  # times the mean of G's diagonal, at least: dead channels and too few rows make G singular
 
 
-def sampled_rows(layer: nn.Module, x: Tensor, points: int, generator: torch.Generator) -> Tensor | None:
+@dataclass
+class Moments:
+    """Of the inputs X (rows) that a layer's outputs see, in float64."""
+
+    gram: Tensor  # X^T X: (C * k * k, C * k * k)
+    total: Tensor  # X^T 1: (C * k * k,)
+
+    def add(self, rows: Tensor) -> None:
+        self.gram += (rows.T @ rows).double()  # a batch in the rows' own precision, which is twice as fast
+        self.total += rows.sum(0, dtype=torch.float64)
+
+
+def sampled_rows(
+    layer: nn.Module, x: Tensor, points: int, generator: torch.Generator, repeats: bool = False
+) -> Tensor | None:
     """Inputs that single outputs see: (B, C, H, W) -> (B * points, C * k * k), or (B, C) -> (B, C).
 
-    Points are output pixels, drawn without repetition, the same for all images of a batch. None where a layer's
-    outputs are not simple products with such rows (dilated, grouped).
+    Points are output pixels, the same for all images of a batch, drawn without repetition, or as AMC's published code
+    draws them. None where a layer's outputs are not simple products with such rows (dilated, grouped).
     """
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
@@ -42,30 +57,38 @@ def sampled_rows(layer: nn.Module, x: Tensor, points: int, generator: torch.Gene
         nn.functional.pad(x, (pw, pw, ph, ph)).unfold(2, kh, sh).unfold(3, kw, sw)
     )  # a view: B, C, H', W', kh, kw
     height, width = windows.shape[2:4]
-    chosen = torch.randperm(height * width, generator=generator)[:points].to(x.device)
+    chosen = (
+        torch.randint(height * width, (points,), generator=generator)
+        if repeats
+        else torch.randperm(height * width, generator=generator)[:points]
+    ).to(x.device)
     rows = windows[:, :, chosen // width, chosen % width]  # B, C, points, kh, kw
     return rows.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def gram_matrices(
-    model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], points: int, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """X^T X of every layer that reads cuttable channels, in float64: name -> (C * k * k, C * k * k)."""
+def input_moments(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Tensor],
+    points: int,
+    generator: torch.Generator,
+    repeats: bool = False,
+) -> dict[str, Moments]:
+    """Of every layer that reads cuttable channels, by name."""
     wanted = list(dict.fromkeys(name for group in graph.groups for name in group.consumers))
     for name in [name for name in wanted if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
         log.info("%s: more than %d inputs per output; it is not refitted", name, MOST_COLUMNS)
         wanted.remove(name)
-    grams: dict[str, Tensor] = {}
+    moments: dict[str, Moments] = {}
 
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = sampled_rows(layer, inputs[0].detach(), points, generator)
+            rows = sampled_rows(layer, inputs[0].detach(), points, generator, repeats)
             if rows is not None:
-                rows = rows.double()
-                if name in grams:
-                    grams[name].addmm_(rows.T, rows)
-                else:
-                    grams[name] = rows.T @ rows
+                if name not in moments:
+                    empty = torch.zeros(rows.shape[1] + 1, rows.shape[1], dtype=torch.float64, device=rows.device)
+                    moments[name] = Moments(empty[:-1], empty[-1])
+                moments[name].add(rows)
 
         return layer.register_forward_pre_hook(add)
 
@@ -77,43 +100,54 @@ def gram_matrices(
     finally:
         for handle in handles:
             handle.remove()
-    return grams
+    return moments
 
 
-def refit(weight: Tensor, gram: Tensor, kept: Tensor) -> Tensor:
-    """Full-shape weights with zeros where inputs are dropped: (O, C, k, k), (Ckk, Ckk), kept inputs (d,)."""
+def refit(weight: Tensor, gram: Tensor, kept: Tensor, excess: Tensor | None = None) -> Tensor:
+    """Full-shape weights with zeros where inputs are dropped: (O, C, k, k), (Ckk, Ckk), kept inputs (d,).
+
+    `excess` (Ckk, O) is X^T E for outputs Y = X W^T + E that are to be met instead.
+    """
     area = weight[0, 0].numel()
     columns = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
     columns[kept] = True
     columns = columns.repeat_interleave(area)
     flat = weight.detach().flatten(1).double()
-    inner = gram[columns][:, columns]
-    inner.diagonal().add_(_ridge(gram))
-    factor = torch.linalg.cholesky(inner)
-    moved = torch.cholesky_solve(gram[columns][:, ~columns] @ flat[:, ~columns].T, factor)
+    factor, _ = factored(gram[columns][:, columns])
+    missing = gram[columns][:, ~columns] @ flat[:, ~columns].T
+    moved = torch.cholesky_solve(missing if excess is None else missing + excess[columns], factor)
     new = torch.zeros_like(flat)
     new[:, columns] = flat[:, columns] + moved.T
     return new.view(weight.shape).to(weight.dtype)
 
 
-def _ridge(gram: Tensor) -> float:
-    return RIDGE * float(gram.diagonal().mean()) + 1e-30
+def factored(gram: Tensor) -> tuple[Tensor, float]:
+    """Cholesky factor of G + r I, and the ridge r: the first of a few that outweighs G's own rounding errors."""
+    ridge = RIDGE * float(gram.diagonal().mean()) + 1e-30
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram)).to(gram))
+        # of an exact G, no pivot is below the ridge
+        if not failed and float(factor.diagonal().min()) ** 2 >= ridge / 2:
+            return factor, ridge
+        ridge *= 10
 
 
 class NestedRefit:
     """`refit` for the first d channels of one order, any d, by one triangular solve each."""
 
-    def __init__(self, weight: Tensor, gram: Tensor, order: Tensor) -> None:
+    def __init__(self, weight: Tensor, gram: Tensor, order: Tensor, excess: Tensor | None = None) -> None:
         area = weight[0, 0].numel()
         places = torch.arange(area, device=weight.device)
         self._columns = (order.to(weight.device)[:, None] * area + places).flatten()
         self._per_channel = area
         self._weight = weight.detach()
         ordered = gram[self._columns][:, self._columns]
-        ordered.diagonal().add_(_ridge(gram))  # on both sides: what the samples say nothing of stays as it was
-        self._factor = torch.linalg.cholesky(ordered)
-        flat = self._weight.flatten(1).double()[:, self._columns]
-        self._solved = torch.linalg.solve_triangular(self._factor, ordered @ flat.T, upper=False)
+        self._factor, ridge = factored(ordered)
+        ordered.diagonal().add_(ridge)  # on both sides: what the samples say nothing of stays as it was
+        wanted = ordered @ self._weight.flatten(1).double()[:, self._columns].T
+        if excess is not None:
+            wanted += excess[self._columns]
+        self._solved = torch.linalg.solve_triangular(self._factor, wanted, upper=False)
 
     def __call__(self, inputs: int) -> Tensor:
         """Full-shape weights that read the first `inputs` inputs of the order only."""
@@ -126,14 +160,25 @@ class NestedRefit:
 
 
 class Reconstructor:
-    """New weights of every reading layer for any widths; results are remembered, the network is not touched."""
+    """New weights of every reading layer for any widths; results are remembered, the network is not touched.
+
+    `doubles_bias` meets outputs with the bias in them by weights to which the bias is then added again, as AMC's
+    published code does.
+    """
 
     def __init__(
-        self, model: nn.Module, graph: ChannelGraph, grams: dict[str, Tensor], orders: dict[str, Tensor],
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        moments: dict[str, Moments],
+        orders: dict[str, Tensor],
+        doubles_bias: bool = False,
         memory_bytes: int = 1 << 30,
-    ) -> None:  # fmt: skip
-        self._graph, self._grams, self._orders = graph, grams, orders
-        self._weights = {name: model.get_parameter(f"{name}.weight").detach() for name in grams}
+    ) -> None:
+        self._graph, self._moments, self._orders = graph, dict(moments), orders
+        self._weights = {name: model.get_parameter(f"{name}.weight").detach() for name in moments}
+        biases = {name: getattr(model.get_submodule(name), "bias", None) for name in moments if doubles_bias}
+        self._biases = {name: bias.detach().double() for name, bias in biases.items() if bias is not None}
         self._nested: dict[str, NestedRefit] = {}
         self._memo: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
         self._memory_bytes, self._used = memory_bytes, 0
@@ -142,7 +187,7 @@ class Reconstructor:
         """Parameters by name, for kept channels per group (the first of each group's order)."""
         new = {}
         for layer in self._graph.layers:
-            if layer.name in self._grams:
+            if layer.name in self._weights:
                 groups = [group for group in self._graph.groups if layer.name in group.consumers]
                 widths = tuple(len(kept[group.name]) for group in groups)
                 if any(width < group.width for width, group in zip(widths, groups, strict=True)):
@@ -162,14 +207,16 @@ class Reconstructor:
         return weight
 
     def _solve(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
-        weight, gram = self._weights[layer.name], self._grams[layer.name]
+        weight = self._weights[layer.name]
         assert layer.in_axis is not None
         groups = [group for group in self._graph.groups if layer.name in group.consumers]
         positions = [group.positions[layer.in_axis] for group in groups]
         if len(groups) == 1 and positions[0].numel() == weight.shape[1]:
             if layer.name not in self._nested:
                 order = positions[0][self._orders[groups[0].name]].flatten()
-                self._nested[layer.name] = NestedRefit(weight, gram, order)
+                # its factor says all that the moments say
+                moments = self._moments.pop(layer.name)
+                self._nested[layer.name] = NestedRefit(weight, moments.gram, order, self._excess(layer, moments))
             return self._nested[layer.name](widths[0] * positions[0].shape[1])
         dropped = [
             places[[i for i in range(len(places)) if i not in set(kept[group.name].tolist())]].flatten()
@@ -177,4 +224,10 @@ class Reconstructor:
         ]
         stays = torch.ones(weight.shape[1], dtype=torch.bool)
         stays[torch.cat(dropped)] = False
-        return refit(weight, gram, stays.nonzero().flatten().to(weight.device))
+        moments = self._moments[layer.name]
+        stay = stays.nonzero().flatten().to(weight.device)
+        return refit(weight, moments.gram, stay, self._excess(layer, moments))
+
+    def _excess(self, layer: Layer, moments: Moments) -> Tensor | None:
+        bias = self._biases.get(layer.name)
+        return None if bias is None else moments.total[:, None] * bias

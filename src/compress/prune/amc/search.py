@@ -1,9 +1,11 @@
 """The search: episodes of the agent in the environment, the best strategy of every target, resumable.
 
 Everything random in an episode comes from (seed, episode), so that a resumed search is the search that was not
-interrupted.
+interrupted. He et al., AMC, arXiv:1802.03494, section 3.3: random episodes first, then a truncated normal of decaying
+width around the policy; every transition of an episode carries its final reward.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,32 +14,40 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from compress.agents.ddpg import DDPG
 from compress.agents.noise import decayed_sigma
 from compress.agents.replay import Replay
 from compress.files import JSON
-from compress.prune.amc.env import ChannelEnv, Policy, Vector
+from compress.prune.amc.env import ChannelEnv, Policy
+from compress.prune.amc.states import Vector
 from compress.seeds import derive_seed
 from compress.settings import Bound, Count, Natural, NonNegative
 from compress.work import Work
+
+log = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 1.0  # an episode can take milliseconds; at most so much of the search is repeated after a kill
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    episodes: Count  # in all, warm-up included
-    warmup: Natural  # first episodes, with random actions and without learning
-    sampling: Literal["cycle", "uniform"]  # order of the targets over the episodes
-    sigma: NonNegative  # width of the exploration noise after warm-up
-    sigma_decay: Annotated[float, Bound(gt=0, le=1)]  # its factor per episode of the same target
-    replay_episodes: Count  # how many episodes per target the agent remembers
+    """`conf/method/amc.yaml` says what each means."""
 
-
-def as_tensor(observation: Vector) -> Tensor:
-    return torch.from_numpy(observation)
+    episodes: Count
+    warmup: Natural
+    warmup_inclusive: bool
+    sampling: Literal["cycle", "uniform"]
+    sigma: NonNegative
+    sigma_decay: Annotated[float, Bound(gt=0, le=1)]
+    decay_per_target: bool
+    replay_episodes: Count
+    replay_per_target: bool
+    replay_skips_first: bool
+    baseline_per_target: bool
+    store_action: Literal["raw", "executed"]
+    wall_first_episode: bool
+    uniform_first: bool
 
 
 def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
@@ -47,103 +57,133 @@ def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
     def policy(step: int, observation: Vector) -> float:
         if step == 0:
             generator.manual_seed(seed)
-        return float(agent.act(as_tensor(observation), sigma, generator))
+        return float(agent.act(torch.from_numpy(observation), sigma, generator))
 
     return policy
 
 
-def replay_size(env: ChannelEnv, targets: Sequence[float], settings: SearchSettings) -> int:
-    return settings.replay_episodes * env.steps * len(targets)
+def is_random(episode: int, settings: SearchSettings) -> bool:
+    """Whether an episode (from 0) is of the warm-up, whose actions are uniform and teach nothing yet."""
+    return episode < settings.warmup + settings.warmup_inclusive
 
 
-def run_search(
-    env: ChannelEnv, agent: DDPG, targets: Sequence[float], settings: SearchSettings, seed: int, work: Work
-) -> JSON:
-    """Train the agent in place; returns the best outcome per target, the uniform strategy being the first to beat."""
-    memory = Replay(replay_size(env, targets, settings), env.observation_space.shape[0], env.action_space.shape[0])
-    start = 0
-    best: list[JSON] = []
-    if work.resumed is not None:
-        start, best = work.resumed["episode"], work.resumed["best"]
-        agent.load_state_dict(work.resumed["agent"])
-        memory.load_state_dict(work.resumed["replay"])
-    else:
-        for target in targets:
-            env.reset(options={"target": target})
-            best.append(env.outcome(env.uniform_widths(target)))
-    bar = tqdm(total=settings.episodes, initial=start, desc="search", unit="episode", disable=None, leave=False)
-    with bar, logging_redirect_tqdm():
-        for episode in range(start, settings.episodes):
-            task = _task(episode, len(targets), settings.sampling, seed)
-            outcome, sigma = _episode(env, agent, memory, targets[task], task, episode, len(targets), settings, seed)
-            if outcome["reward"] > best[task]["reward"]:
-                best[task] = outcome
-            work.row(
-                stage="sparsify",
-                episode=episode + 1,
-                target=targets[task],
-                ratio=round(outcome["ratio"], 6),
-                reward=round(outcome["reward"], 6),
-                accuracy=round(outcome["accuracy"], 4),
-                best_reward=round(best[task]["reward"], 6),
-                sigma=round(sigma, 6),
-                widths=list(outcome["widths"]),
-            )
-            done = episode + 1
-            work.progress(
-                lambda done=done: {  # type: ignore[misc]
-                    "episode": done,
-                    "agent": agent.state_dict(),
-                    "replay": memory.state_dict(),
-                    "best": best,
-                },
-                SAVE_EVERY_SECONDS if done < settings.episodes else 0,
-            )
-            bar.update()
-            bar.set_postfix({f"{t:g}": f"{b['accuracy']:.1f} %" for t, b in zip(targets, best, strict=True)})
-    return {f"{target:g}": outcome for target, outcome in zip(targets, best, strict=True)}
+def sigma_of(episode: int, settings: SearchSettings, targets: int) -> float:
+    """Width of the noise in an episode after warm-up."""
+    rounds = (episode - settings.warmup) / (targets if settings.decay_per_target else 1)
+    return decayed_sigma(settings.sigma, settings.sigma_decay, rounds)
 
 
-def _task(episode: int, count: int, sampling: str, seed: int) -> int:
-    if sampling == "cycle":
-        return episode % count
-    return random.Random(derive_seed(seed, "target", episode)).randrange(count)
+def replay_size(steps: int, targets: int, settings: SearchSettings) -> int:
+    return settings.replay_episodes * steps * (targets if settings.replay_per_target else 1)
 
 
-def _episode(
-    env: ChannelEnv,
-    agent: DDPG,
-    memory: Replay,
-    target: float,
-    task: int,
-    episode: int,
-    targets: int,
-    settings: SearchSettings,
-    seed: int,
-) -> tuple[JSON, float]:
-    """Play one episode, then remember it step by step, learning after each step once warm-up is over.
+class Search:
+    """One agent's training; `run` goes on where `work` was left."""
 
-    Every transition carries the final reward, and the action as the agent gave it (AMC's published choice).
-    """
-    generator = torch.Generator().manual_seed(derive_seed(seed, "episode", episode))
-    warm = episode >= settings.warmup
-    rounds = (episode - settings.warmup) / targets
-    sigma = decayed_sigma(settings.sigma, settings.sigma_decay, rounds) if warm else float("nan")
+    def __init__(
+        self, env: ChannelEnv, agent: DDPG, targets: Sequence[float], settings: SearchSettings, seed: int
+    ) -> None:
+        self.env, self.agent, self.targets, self.settings, self.seed = env, agent, targets, settings, seed
+        size = replay_size(env.steps, len(targets), settings)
+        self.memory = Replay(
+            size, env.observation_space.shape[0], env.action_space.shape[0], settings.replay_skips_first
+        )
+        self.best: dict[int, JSON] = {}  # by place in `targets`
+        self.done = 0  # episodes
 
-    states: list[Tensor] = []
-    actions: list[Tensor] = []
+    def run(self, work: Work) -> dict[float, JSON]:
+        """Train the agent in place; returns the best outcome per target."""
+        if work.resumed is not None:
+            self._load(work.resumed)
+        elif self.settings.uniform_first:
+            for task, target in enumerate(self.targets):
+                self.env.reset(options={"target": target})
+                self.best[task] = self.env.outcome(self.env.uniform_widths(target))
+        with tqdm(
+            total=self.settings.episodes, initial=self.done, desc="search", unit="episode", disable=None, leave=False
+        ) as bar:
+            while self.done < self.settings.episodes:
+                self._note(*self._episode(self.done), work)
+                self.done += 1
+                last = self.done == self.settings.episodes
+                work.progress(self._state, 0 if last else SAVE_EVERY_SECONDS)
+                bar.update()
+                bar.set_postfix(
+                    {
+                        f"{target:g}": f"{self.best[task]['reward']:.4f} ({self.best[task]['accuracy']:.1f} %)"
+                        for task, target in enumerate(self.targets)
+                        if task in self.best
+                    }
+                )
+        return {target: self.best[task] for task, target in enumerate(self.targets) if task in self.best}
 
-    def policy(step: int, observation: Vector) -> float:
-        state = as_tensor(observation)
-        action = agent.act(state, sigma, generator) if warm else torch.rand(1, generator=generator)
-        states.append(state)
-        actions.append(action)
-        return float(action)
+    def _state(self) -> JSON:
+        return {
+            "episode": self.done,
+            "agent": self.agent.state_dict(),
+            "replay": self.memory.state_dict(),
+            "best": self.best,
+        }
 
-    outcome = env.play(target, policy)
-    for step, (state, action) in enumerate(zip(states, actions, strict=True)):
-        last = step + 1 == len(states)
-        memory.add(state, action, outcome["reward"], states[min(step + 1, len(states) - 1)], last, task)
-        if warm:
-            agent.update(memory.sample(agent.settings.batch_size, generator))
-    return outcome, sigma if warm else 1.0
+    def _load(self, state: JSON) -> None:
+        self.done, self.best = state["episode"], state["best"]
+        self.agent.load_state_dict(state["agent"])
+        self.memory.load_state_dict(state["replay"])
+
+    def _task(self, episode: int) -> int:
+        if self.settings.sampling == "cycle":
+            return episode % len(self.targets)
+        return random.Random(derive_seed(self.seed, "target", episode)).randrange(len(self.targets))
+
+    def _episode(self, episode: int) -> tuple[int, JSON, float]:
+        """Play, then remember step by step, learning after each once warm-up is over: task, outcome, sigma."""
+        settings, task = self.settings, self._task(episode)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "episode", episode))
+        learns = not is_random(episode, settings)
+        sigma = sigma_of(episode, settings, len(self.targets)) if learns else 1.0
+        states: list[Tensor] = []
+        actions: list[Tensor] = []
+
+        def policy(step: int, observation: Vector) -> float:
+            state = torch.from_numpy(observation)
+            states.append(state)
+            actions.append(self.agent.act(state, sigma, generator) if learns else torch.rand(1, generator=generator))
+            return float(actions[-1])
+
+        walled = episode > 0 or settings.wall_first_episode
+        outcome = self.env.play(self.targets[task], policy, None if walled else 1.0)
+        if settings.store_action == "executed":
+            actions = [torch.tensor([share]) for share in self.env.executed(outcome["widths"])]
+        group = task if settings.baseline_per_target else 0
+        for step, (state, action) in enumerate(zip(states, actions, strict=True)):
+            last = step + 1 == len(states)
+            self.memory.add(state, action, outcome["reward"], states[min(step + 1, len(states) - 1)], last, group)
+            if learns:
+                self.agent.update(self.memory.sample(self.agent.settings.batch_size, generator))
+        return task, outcome, sigma
+
+    def _note(self, task: int, outcome: JSON, sigma: float, work: Work) -> None:
+        """Keep the best, and write the episode down: a row, and a line in the log."""
+        target = self.targets[task]
+        better = task not in self.best or outcome["reward"] > self.best[task]["reward"]
+        if better:
+            self.best[task] = outcome
+        work.row(
+            stage="sparsify",
+            episode=self.done + 1,
+            target=target,
+            ratio=round(outcome["ratio"], 6),
+            reward=round(outcome["reward"], 6),
+            accuracy=round(outcome["accuracy"], 4),
+            best_reward=round(self.best[task]["reward"], 6),
+            sigma=round(sigma, 6),
+            widths=list(outcome["widths"]),
+        )
+        strategy = " ".join(f"{share:.4g}" for share in self.env.executed(outcome["widths"]))
+        log.info(
+            "sparsify: episode %d: top-1 %.2f %%, top-5 %.2f %%, reward %.4f%s; target %g, %.4f of the MACs, "
+            "%.4f of the target; kept %s",
+            self.done + 1, outcome["top1"], outcome["top5"], outcome["reward"], ", the best yet" if better else "",
+            target, outcome["ratio"], outcome["ratio"] / target, strategy,
+            extra={"file_only": not better},
+        )  # fmt: skip

@@ -1,0 +1,339 @@
+"""amc and camc: an agent decides, group by group, how many channels stay.
+
+He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, arXiv:1802.03494: one
+search per budget. Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE Signal
+Processing Letters 2021, arXiv:2009.09724: the target is part of what the agent sees, so that one search serves every
+ratio, those it never saw included, and the agent is cached without the ratio in its key. Here they are one class:
+with `targets` it is camc, without amc.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.files import JSON, digest_of, hash_of
+from compress.paths import AGENT
+from compress.prune.amc.env import Metric, Policy, check_target
+from compress.prune.amc.lab import CalibrationSettings, Lab
+from compress.prune.amc.rewards import Outcome, Reward
+from compress.prune.amc.search import Search, SearchSettings, agent_policy
+from compress.prune.amc.states import Encoding
+from compress.prune.amc.strategy import read_strategy, widths_of
+from compress.prune.amc.walls import BudgetMode
+from compress.prune.budget import preserve_ratio
+from compress.prune.cost import CostModel
+from compress.prune.graph import ChannelGraph
+from compress.prune.method import Decision, Problem
+from compress.prune.widths import all_choices, reachable, uniform_widths
+from compress.seeds import derive_seed
+from compress.settings import BUDGETS, Budget, Count, InputError, Natural, NonNegative, Share
+from compress.work import Work, read_state, write_state
+
+log = logging.getLogger(__name__)
+
+PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried for a share of channels, and how near is near
+
+Widths = tuple[int, ...]
+Walk = Callable[[float], Widths]  # target share of MACs -> strategy
+Reach = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amc:
+    """The method as `conf/method/amc.yaml` and `camc.yaml` set it; every value's meaning stands there."""
+
+    targets: list[Share] | None
+    target_encoding: Encoding
+    agent: str | None
+    strategy: list[float] | str | None
+    lbound: Share
+    rbound: Share
+    round_to: Count
+    rounding: Literal["within", "up"]
+    budget_mode: BudgetMode
+    state: Literal["clean", "original"]
+    acc_metric: Metric
+    reward_images: Count
+    reward: Reward
+    candidates: list[Literal["uniform", "seen", "policy"]]
+    rollouts: Natural
+    rollout_sigma: NonNegative
+    calibration: CalibrationSettings
+    search: SearchSettings
+    ddpg: DDPGSettings
+
+    budgets: ClassVar = BUDGETS
+    needs_sparsify: ClassVar = True
+    sparsify_trains_weights: ClassVar = False
+    plan_only: ClassVar = frozenset({"candidates", "rollouts", "rollout_sigma"})
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.targets is not None and (not self.targets or sorted(set(self.targets)) != self.targets):
+            problems.append(f"method.targets={self.targets}: must be ascending shares of MACs, each once")
+        if self.lbound > self.rbound:
+            problems.append(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
+        if not self.candidates:
+            problems.append("method.candidates=[]: must name at least one of uniform, seen, policy")
+        if self.agent is not None and self.strategy is not None:
+            problems.append("method.agent and method.strategy: give only one, the strategy or who decides it")
+        if self.targets is None and self.target_encoding != "none":
+            problems.append(
+                f"method.target_encoding={self.target_encoding}: without method.targets there is nothing to tell; "
+                "use method.target_encoding=none, or method=camc"
+            )
+        for read in (self._read_agent, self._read_strategy):
+            try:
+                read()
+            except InputError as error:
+                problems += error.problems
+        if problems:
+            raise InputError(*problems)
+
+    # -- what it is given --------------------------------------------------------------------------------------
+
+    @property
+    def sparsify_reads_budget(self) -> bool:
+        return self.targets is None and self.agent is None and self.strategy is None
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Digests of what it reads, for the cache's keys."""
+        found = {}
+        if self.agent is not None:
+            found["agent"] = digest_of(_agent_file(self.agent))
+        if self.strategy is not None:
+            found["strategy"] = hash_of(self._read_strategy())
+        return found
+
+    def _read_strategy(self) -> list[float] | None:
+        return None if self.strategy is None else read_strategy(self.strategy)
+
+    def _read_agent(self) -> JSON | None:
+        """The agent of another run, whose settings have to agree with these.
+
+        Raises:
+            InputError: there is none in that folder, or it sees or is another thing.
+        """
+        if self.agent is None:
+            return None
+        path = _agent_file(self.agent)
+        try:
+            saved = read_state(path)
+            theirs = saved["made_with"]
+        except (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError):
+            raise InputError(
+                f"method.agent={self.agent}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
+            ) from None
+        wrong = [key for key, value in self._made_with().items() if theirs.get(key) != value]
+        if wrong:
+            told = ", ".join(f"method.{key}={theirs.get(key)}" for key in wrong)
+            raise InputError(f"method.agent={self.agent}: was trained with {told}; set the same")
+        return saved
+
+    def _made_with(self) -> JSON:
+        """The settings that the agent's networks depend on."""
+        made: JSON = {"state": self.state, "target_encoding": self.target_encoding, "ddpg.hidden": self.ddpg.hidden}
+        return made | ({"targets": self.targets} if self.target_encoding == "onehot" else {})
+
+    # -- before anything runs ----------------------------------------------------------------------------------
+
+    def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> Budget:
+        """Also: a strategy that is given is its own budget, unless another is asked for."""
+        listed = self._read_strategy()
+        if listed is not None:
+            widths = widths_of(graph, cost, listed)
+            own = Budget("preserve_ratio", float(cost.macs(widths)[0] / cost.full_macs))
+            return own if budget.is_default else budget
+        saved = self._read_agent()
+        if saved is not None:
+            _check_network(f"method.agent={self.agent}", saved, graph)
+        options = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        reach = reachable(cost, options)
+        asked = {f"method.targets={target:g}": target for target in self.targets or ()}
+        if budget.kind != "percent":
+            asked[str(budget)] = preserve_ratio(budget, cost)
+        for name, target in asked.items():
+            check_target(name, target, reach)
+            self._check_told(name, target, cost)
+        full = int(cost.full_widths.sum())
+        least, most = (1 - sum(int(widths[end]) for widths in options) / full for end in (-1, 0))
+        if budget.kind == "percent" and not least <= budget.value <= most:
+            raise InputError(
+                f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are between "
+                f"{least:.3f} and {most:.3f} of the channels can go"
+            )
+        return budget
+
+    def _check_told(self, name: str, target: float, cost: CostModel) -> None:
+        """
+        Raises:
+            InputError: a target that the agent cannot be told, or that the reward does not know.
+        """
+        if self.target_encoding == "onehot" and target not in (self.targets or ()):
+            raise InputError(
+                f"{name}: method.target_encoding=onehot tells the agent only of {self.targets}; use one of them, or "
+                "method.target_encoding=scalar"
+            )
+        probe = Outcome(50.0, 50.0, target, max(1, round(target * cost.full_macs)), cost.full_macs, 1)
+        self.reward(probe)
+
+    # -- sparsify ----------------------------------------------------------------------------------------------
+
+    def sparsify(self, problem: Problem, work: Work) -> JSON:
+        if self.strategy is not None:
+            return {"made": "nothing, the strategy is given", "episodes": 0}
+        saved = self._read_agent()
+        if saved is not None:
+            write_state(work.folder / AGENT, saved)
+            return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
+        lab = self._lab(problem)
+        agent = lab.new_agent()
+        best = Search(lab.env, agent, lab.targets, self.search, problem.seed).run(work)
+        network = [[group.name, group.width] for group in problem.graph]
+        made_with = self._made_with() | {"targets": self.targets}
+        content = {"agent": agent.state_dict(), "best": best, "network": network, "made_with": made_with}
+        write_state(work.folder / AGENT, content)
+        return {
+            "made": "agent",
+            "episodes": self.search.episodes,
+            "groups": [group.name for group in problem.graph],
+            "best": {f"{target:g}": lab.told(outcome) for target, outcome in best.items()},
+            "policy": {f"{target:g}": lab.told(lab.env.play(target, agent_policy(agent))) for target in lab.targets},
+        }
+
+    def _lab(self, problem: Problem) -> Lab:
+        return Lab(self, problem, self.targets or [self._share_of(problem)])
+
+    def _share_of(self, problem: Problem) -> float:
+        """The share of MACs that a budget comes to; of channels: where uniform widths take as many away."""
+        if problem.budget.kind != "percent":
+            return preserve_ratio(problem.budget, problem.cost)
+        options = all_choices(problem.graph, self.round_to, self.lbound, self.rbound)
+        full = int(problem.cost.full_widths.sum())
+
+        def removed(share: float) -> float:
+            return 1 - sum(uniform_widths(problem.cost, options, share)) / full
+
+        return _nearest_share(removed, problem.budget.value, reachable(problem.cost, options))[0]
+
+    # -- prune -------------------------------------------------------------------------------------------------
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        lab = self._lab(problem)
+        listed = self._read_strategy()
+        if listed is not None:
+            share = self._share_of(problem)
+            found = [("given", lab.scored(widths_of(problem.graph, problem.cost, listed), share))]
+        else:
+            assert learned is not None
+            saved = read_state(learned / AGENT)
+            _check_network(str(learned), saved, problem.graph)
+            agent = lab.new_agent()
+            agent.load_state_dict(saved["agent"])
+            walks = dict(self._walks(lab, agent, saved["best"]))
+            found = [
+                (name, lab.scored(walks[name](share), share))
+                for name, share in self._shares(lab, walks, problem.budget).items()
+            ]
+        # rewards of one target are comparable; strategies for a share of channels have targets of their own
+        worth = "accuracy" if problem.budget.kind == "percent" else "reward"
+        source, outcome = max(found, key=lambda named: named[1][worth])
+        log.info(
+            "prune: %s by the strategy '%s': %.4f of the MACs, held-out %s %.2f %% before fine-tuning",
+            problem.budget, source, outcome["ratio"], self.acc_metric, outcome["accuracy"],
+        )  # fmt: skip
+        plan, weights = lab.realise(outcome["widths"])
+        own = {
+            "source": source,
+            **lab.told(outcome),
+            "groups": [group.name for group in problem.graph],
+            "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
+        }
+        return Decision(plan, weights, own, lab.env.rounding_step(outcome["widths"]))
+
+    def _walks(self, lab: Lab, agent: DDPG, seen: Mapping[float, JSON]) -> Iterator[tuple[str, Walk]]:
+        """Ways to a strategy for any share of MACs: uniform widths, what the search saw best for each of its targets,
+        the policy's own answer, and noisy ones around it."""
+        env = lab.env
+        if "uniform" in self.candidates:
+            yield "uniform", env.uniform_widths
+        if "seen" in self.candidates:
+            for target, outcome in seen.items():
+                yield f"best seen for {target:g}", partial(_replayed, lab, outcome["widths"])
+        if "policy" in self.candidates:
+            yield "policy's", partial(_rolled, lab, agent_policy(agent))
+            for index in range(self.rollouts):
+                noisy = agent_policy(agent, self.rollout_sigma, derive_seed(lab.problem.seed, "rollout", index))
+                yield f"policy's noisy (no. {index + 1})", partial(_rolled, lab, noisy)
+
+    def _shares(self, lab: Lab, walks: Mapping[str, Walk], budget: Budget) -> dict[str, float]:
+        """The share of MACs that each way has to meet; of a share of channels, for those that can.
+
+        Raises:
+            InputError: none can; names what the bounds allow.
+        """
+        if budget.kind != "percent":
+            return dict.fromkeys(walks, preserve_ratio(budget, lab.problem.cost))
+        found, reached = {}, []
+        for name, walk in walks.items():
+            share, removed = _nearest_share(partial(_removed, lab, walk), budget.value, lab.env.reachable)
+            reached.append(removed)
+            if abs(removed - budget.value) <= PERCENT_SLACK:
+                found[name] = share
+        if not found:
+            raise InputError(
+                f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are, the "
+                f"nearest that a strategy comes to is {min(reached, key=lambda r: abs(r - budget.value)):.3f}"
+            )
+        return found
+
+
+CANDIDATE = ("ratio", "top1", "top5", "reward")  # what plan.json says of every strategy that was weighed
+
+
+def _agent_file(run: str) -> Path:
+    return Path(run).expanduser() / AGENT
+
+
+def _check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:
+    """
+    Raises:
+        InputError: the agent decides about other groups of channels than these.
+    """
+    theirs, ours = saved["network"], [[group.name, group.width] for group in graph]
+    if theirs != ours:
+        first = next((pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]), None)
+        what = (
+            f"{first[0][0]} of {first[0][1]} channels where this has {first[1][0]} of {first[1][1]}"
+            if first is not None
+            else f"{len(theirs)} groups of channels where this has {len(ours)}"
+        )
+        raise InputError(f"{name}: its agent was trained on another network ({what})")
+
+
+def _nearest_share(removed: Callable[[float], float], percent: float, reach: Reach) -> tuple[float, float]:
+    """The share of MACs at which most nearly this share of channels goes, and how much that is."""
+    shares = np.linspace(*reach, PERCENT_STEPS).tolist()
+    found = {share: removed(share) for share in shares}
+    best = min(found, key=lambda share: abs(found[share] - percent))
+    return best, found[best]
+
+
+def _removed(lab: Lab, walk: Walk, share: float) -> float:
+    return lab.removed(walk(share))
+
+
+def _replayed(lab: Lab, widths: Widths, share: float) -> Widths:
+    return lab.env.walk(share, lab.env.replay(widths))
+
+
+def _rolled(lab: Lab, policy: Policy, share: float) -> Widths:
+    return lab.env.walk(share, policy)

@@ -1,0 +1,63 @@
+"""Folding changes no answer, whatever it finds to fold."""
+
+import pytest
+import torch
+from conftest import livened, zoo
+from torch import nn
+
+from compress.prune.folding import fold, foldable
+
+COUNTS = {"mobilenetv1": 27, "resnet20": 19, "vgg16_bn": 13, "resnet56_cs": 27, "mobilenet_v2": 52, "resnet18": 20}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_folded_network_answers_as_before(name: str) -> None:
+    model = livened(zoo(name)).eval()
+    pairs = foldable(model)
+    assert len(pairs) == COUNTS[name]
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(x)
+        got = fold(model, pairs)(x)
+    assert torch.allclose(got, expected, atol=1e-4 * float(expected.abs().max()))
+    assert sum(isinstance(module, nn.Identity) for module in model.modules()) >= len(pairs)
+
+
+class Odd(nn.Module):
+    """What must not be folded: a convolution that is read twice, a layer used twice, a norm before, a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice_read, self.bn1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.twice_run, self.bn2 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.bn3, self.after = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.hooked, self.bn4 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.plain, self.bn5 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+        self.hooked.register_forward_hook(lambda module, inputs, output: output * 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.twice_read(x)
+        x = self.bn1(y) + y
+        x = self.bn2(self.twice_run(torch.relu(self.bn2(self.twice_run(x)))))
+        x = self.after(self.bn3(x).relu())
+        x = self.bn5(self.plain(self.bn4(self.hooked(x)).relu()))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_only_what_is_read_and_run_once_is_folded() -> None:
+    torch.manual_seed(0)
+    model = livened(Odd()).eval()
+    assert foldable(model) == [("plain", "bn5")]
+    x = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.allclose(fold(model, foldable(model))(x), expected, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
+    class Decides(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    assert foldable(Decides()) == []
