@@ -202,15 +202,15 @@ ORIGINAL = {
     "search.warmup": 100, "search.warmup_inclusive": True, "search.replay_episodes": 100,
     "search.replay_skips_first": True, "search.uniform_first": False, "lbound": 0.2, "rbound": 1.0,
     "ddpg.hidden": 300, "ddpg.actor_lr": 1e-4, "ddpg.critic_lr": 1e-3, "ddpg.discount": 1.0, "ddpg.tau": 0.01,
-    "ddpg.batch_size": 64, "ddpg.baseline_rate": 0.5, "calibration.images": 3000, "calibration.points": 10,
+    "ddpg.batch_size": 64, "ddpg.baseline_rate": 0.5, "calibration.points": 10,
 }  # fmt: skip
 UPSTREAM = {
     "search.episodes": 800, "search.sigma": 0.5, "search.sigma_decay": 0.95, "target_encoding": "none",
-    "calibration.batch_size": 50, "candidates": ["seen"], "targets": None,
+    "calibration.images": 3000, "calibration.batch_size": 50, "candidates": ["seen"], "targets": None,
 }  # fmt: skip
 SEED = {
     "search.episodes": 400, "search.sigma": 0.001, "search.sigma_decay": 1.0, "target_encoding": "onehot",
-    "calibration.batch_size": 64, "candidates": ["seen", "policy"], "targets": [0.3, 0.5, 0.7],
+    "calibration.images": 3840, "calibration.batch_size": 64, "candidates": ["seen", "policy"], "targets": [0.3, 0.5, 0.7],
     "search.sampling": "cycle", "search.wall_first_episode": False, "search.baseline_per_target": False,
     "search.replay_per_target": False, "reward.references": "published", "reward.name": "acc_normalize",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.files import read_json
+from compress.files import read_json, read_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -24,7 +24,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compress", "--config-dir", "conf_of_mine", "method=uniform", *arguments]
+    command = [sys.executable, "-m", "compress", "--config-dir", "conf_of_mine", *arguments]
     environment = {**os.environ, "PYTHONPATH": "."}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -37,7 +37,7 @@ def test_the_pages_method_runs_and_meets_its_budget(mine: Path) -> None:
         "plots=false",
         "tensorboard=false",
     )
-    done = run(mine, "preserve_ratio=0.4", "hydra.run.dir=out", *small)
+    done = run(mine, "method=uniform", "preserve_ratio=0.4", "hydra.run.dir=out", *small)
     assert done.returncode == 0, done.stderr
     summary = read_json(mine / "out" / "summary.json")
     assert 0.3 < summary["budget"]["achieved"]["preserve_ratio"] <= 0.4
@@ -45,9 +45,25 @@ def test_the_pages_method_runs_and_meets_its_budget(mine: Path) -> None:
 
 
 def test_its_settings_are_checked_like_ours(mine: Path) -> None:
-    bad = run(mine, "method.round_to=0", "percent=0.3", "method.round_two=1")
+    bad = run(mine, "method=uniform", "method.round_to=0", "percent=0.3", "method.round_two=1")
     assert bad.returncode == 2
     told = bad.stderr
     assert "unknown key method.round_two; did you mean method.round_to?" in told
     assert "method.round_to=0: must be >= 1" in told
     assert "percent=0.3: method=uniform does not take it; it takes preserve_ratio, flops_limit" in told
+
+
+def test_a_reward_is_one_function_and_one_yaml(tmp_path: Path) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "def few(outcome, *, per_channel):\n    return -per_channel * outcome.params\n"
+    )
+    (tmp_path / "conf_of_mine" / "reward").mkdir(parents=True)
+    yaml = "name: few\n_target_: my_rewards.few\n_partial_: true\nper_channel: 2.0\n"
+    (tmp_path / "conf_of_mine" / "reward" / "few.yaml").write_text(yaml)
+    stages = ("stages=[pretrain,sparsify,prune]", "hydra.run.dir=out", "plots=false", "tensorboard=false")
+    done = run(tmp_path, "method=amc", "reward=few", "experiment=quick", *stages)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_rows(tmp_path / "out") if "episode" in row]
+    assert all(row["reward"] == int(row["reward"]) < 0 for row in rows)
+    best = max(rows, key=lambda row: row["reward"])
+    assert best["best_reward"] == rows[-1]["best_reward"]

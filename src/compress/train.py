@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from compress.data.base import Data
 from compress.files import JSON
@@ -102,7 +101,7 @@ def train(
     steps = math.ceil(len(data.split()["train"]) / recipe.batch_size)
     bar = tqdm(total=recipe.epochs, initial=start, desc=stage, unit="epoch", disable=None, leave=False)
     ended = start
-    with bar, logging_redirect_tqdm():
+    with bar:
         for epoch in range(start + 1, recipe.epochs + 1):
             if recipe.early_stop_epochs and ended - best_epoch >= recipe.early_stop_epochs:
                 log.info("%s: stopped after epoch %d, best held-out top-1 was epoch %d's", stage, ended, best_epoch)
