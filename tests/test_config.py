@@ -210,7 +210,8 @@ UPSTREAM = {
 }  # fmt: skip
 SEED = {
     "search.episodes": 400, "search.sigma": 0.001, "search.sigma_decay": 1.0, "target_encoding": "onehot",
-    "calibration.images": 3840, "calibration.batch_size": 64, "candidates": ["seen", "policy"], "targets": [0.3, 0.5, 0.7],
+    "calibration.images": 3840, "calibration.batch_size": 64, "candidates": ["seen", "policy"],
+    "targets": [0.3, 0.5, 0.7],
     "search.sampling": "cycle", "search.wall_first_episode": False, "search.baseline_per_target": False,
     "search.replay_per_target": False, "reward.references": "published", "reward.name": "acc_normalize",
 }  # fmt: skip

@@ -20,13 +20,13 @@ import numpy as np
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.files import JSON, digest_of, hash_of
 from compress.paths import AGENT
-from compress.prune.amc.env import Metric, Policy, check_target
+from compress.prune.amc.env import ChannelEnv, Metric, check_target
 from compress.prune.amc.lab import CalibrationSettings, Lab
 from compress.prune.amc.rewards import Outcome, Reward
 from compress.prune.amc.search import Search, SearchSettings, agent_policy
-from compress.prune.amc.states import Encoding
+from compress.prune.amc.states import Clean, Encoding, Original, State
 from compress.prune.amc.strategy import read_strategy, widths_of
-from compress.prune.amc.walls import BudgetMode
+from compress.prune.amc.walls import BudgetMode, Upwards, Walls, Within, bias_macs
 from compress.prune.budget import preserve_ratio
 from compress.prune.cost import CostModel
 from compress.prune.graph import ChannelGraph
@@ -194,9 +194,9 @@ class Amc:
         if saved is not None:
             write_state(work.folder / AGENT, saved)
             return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
-        lab = self._lab(problem)
-        agent = lab.new_agent()
-        best = Search(lab.env, agent, lab.targets, self.search, problem.seed).run(work)
+        lab, env = self._ready(problem)
+        agent, targets = self._new_agent(env, problem.seed), self._targets(problem)
+        best = Search(env, agent, targets, self.search, problem.seed).run(work)
         network = [[group.name, group.width] for group in problem.graph]
         made_with = self._made_with() | {"targets": self.targets}
         content = {"agent": agent.state_dict(), "best": best, "network": network, "made_with": made_with}
@@ -206,11 +206,33 @@ class Amc:
             "episodes": self.search.episodes,
             "groups": [group.name for group in problem.graph],
             "best": {f"{target:g}": lab.told(outcome) for target, outcome in best.items()},
-            "policy": {f"{target:g}": lab.told(lab.env.play(target, agent_policy(agent))) for target in lab.targets},
+            "policy": {f"{target:g}": lab.told(env.play(target, agent_policy(agent))) for target in targets},
         }
 
-    def _lab(self, problem: Problem) -> Lab:
-        return Lab(self, problem, self.targets or [self._share_of(problem)])
+    def _targets(self, problem: Problem) -> list[float]:
+        return self.targets or [self._share_of(problem)]
+
+    def _ready(self, problem: Problem) -> tuple[Lab, ChannelEnv]:
+        """The network calibrated and scored, and the environment under the rules that are set."""
+        lab = Lab(problem, self.calibration, self.reward_images)
+        graph, cost, model = problem.graph, problem.cost, problem.model
+        choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        upwards = Upwards(
+            cost, bias_macs(model, graph), lbound=self.lbound, rbound=self.rbound, round_to=self.round_to,
+            mode=self.budget_mode,
+        )  # fmt: skip
+        walls: Walls = upwards if self.rounding == "up" else Within(cost, choices, self.budget_mode)
+        targets = self._targets(problem)
+        state: State = (
+            Original(model, graph, upwards, self.target_encoding, targets, lbound=self.lbound)
+            if self.state == "original"
+            else Clean(model, graph, cost, choices, self.target_encoding, targets)
+        )
+        return lab, ChannelEnv(cost, choices, state, walls, lab.score, self.reward, self.acc_metric, targets)
+
+    def _new_agent(self, env: ChannelEnv, seed: int) -> DDPG:
+        sizes = env.observation_space.shape[0], env.action_space.shape[0]
+        return DDPG(*sizes, self.ddpg, derive_seed(seed, "agent"))
 
     def _share_of(self, problem: Problem) -> float:
         """The share of MACs that a budget comes to; of channels: where uniform widths take as many away."""
@@ -227,21 +249,21 @@ class Amc:
     # -- prune -------------------------------------------------------------------------------------------------
 
     def plan(self, problem: Problem, learned: Path | None) -> Decision:
-        lab = self._lab(problem)
+        lab, env = self._ready(problem)
         listed = self._read_strategy()
         if listed is not None:
             share = self._share_of(problem)
-            found = [("given", lab.scored(widths_of(problem.graph, problem.cost, listed), share))]
+            found = [("given", env.scored(widths_of(problem.graph, problem.cost, listed), share))]
         else:
             assert learned is not None
             saved = read_state(learned / AGENT)
             _check_network(str(learned), saved, problem.graph)
-            agent = lab.new_agent()
+            agent = self._new_agent(env, problem.seed)
             agent.load_state_dict(saved["agent"])
-            walks = dict(self._walks(lab, agent, saved["best"]))
+            walks = dict(self._walks(env, agent, saved["best"], problem.seed))
             found = [
-                (name, lab.scored(walks[name](share), share))
-                for name, share in self._shares(lab, walks, problem.budget).items()
+                (name, env.scored(walks[name](share), share))
+                for name, share in _shares(lab, env, walks, problem.budget).items()
             ]
         # rewards of one target are comparable; strategies for a share of channels have targets of their own
         worth = "accuracy" if problem.budget.kind == "percent" else "reward"
@@ -257,43 +279,23 @@ class Amc:
             "groups": [group.name for group in problem.graph],
             "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
         }
-        return Decision(plan, weights, own, lab.env.rounding_step(outcome["widths"]))
+        return Decision(plan, weights, own, env.rounding_step(outcome["widths"]))
 
-    def _walks(self, lab: Lab, agent: DDPG, seen: Mapping[float, JSON]) -> Iterator[tuple[str, Walk]]:
+    def _walks(
+        self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], seed: int
+    ) -> Iterator[tuple[str, Walk]]:
         """Ways to a strategy for any share of MACs: uniform widths, what the search saw best for each of its targets,
         the policy's own answer, and noisy ones around it."""
-        env = lab.env
         if "uniform" in self.candidates:
             yield "uniform", env.uniform_widths
         if "seen" in self.candidates:
             for target, outcome in seen.items():
-                yield f"best seen for {target:g}", partial(_replayed, lab, outcome["widths"])
+                yield f"best seen for {target:g}", partial(env.walk, policy=env.replay(outcome["widths"]))
         if "policy" in self.candidates:
-            yield "policy's", partial(_rolled, lab, agent_policy(agent))
+            yield "policy's", partial(env.walk, policy=agent_policy(agent))
             for index in range(self.rollouts):
-                noisy = agent_policy(agent, self.rollout_sigma, derive_seed(lab.problem.seed, "rollout", index))
-                yield f"policy's noisy (no. {index + 1})", partial(_rolled, lab, noisy)
-
-    def _shares(self, lab: Lab, walks: Mapping[str, Walk], budget: Budget) -> dict[str, float]:
-        """The share of MACs that each way has to meet; of a share of channels, for those that can.
-
-        Raises:
-            InputError: none can; names what the bounds allow.
-        """
-        if budget.kind != "percent":
-            return dict.fromkeys(walks, preserve_ratio(budget, lab.problem.cost))
-        found, reached = {}, []
-        for name, walk in walks.items():
-            share, removed = _nearest_share(partial(_removed, lab, walk), budget.value, lab.env.reachable)
-            reached.append(removed)
-            if abs(removed - budget.value) <= PERCENT_SLACK:
-                found[name] = share
-        if not found:
-            raise InputError(
-                f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are, the "
-                f"nearest that a strategy comes to is {min(reached, key=lambda r: abs(r - budget.value)):.3f}"
-            )
-        return found
+                noisy = agent_policy(agent, self.rollout_sigma, derive_seed(seed, "rollout", index))
+                yield f"policy's noisy (no. {index + 1})", partial(env.walk, policy=noisy)
 
 
 CANDIDATE = ("ratio", "top1", "top5", "reward")  # what plan.json says of every strategy that was weighed
@@ -327,13 +329,27 @@ def _nearest_share(removed: Callable[[float], float], percent: float, reach: Rea
     return best, found[best]
 
 
+def _shares(lab: Lab, env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget) -> dict[str, float]:
+    """The share of MACs that each way has to meet; of a share of channels, for those that can.
+
+    Raises:
+        InputError: none can; names what the bounds allow.
+    """
+    if budget.kind != "percent":
+        return dict.fromkeys(walks, preserve_ratio(budget, lab.problem.cost))
+    found, reached = {}, []
+    for name, walk in walks.items():
+        share, removed = _nearest_share(partial(_removed, lab, walk), budget.value, env.reachable)
+        reached.append(removed)
+        if abs(removed - budget.value) <= PERCENT_SLACK:
+            found[name] = share
+    if not found:
+        raise InputError(
+            f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are, the "
+            f"nearest that a strategy comes to is {min(reached, key=lambda r: abs(r - budget.value)):.3f}"
+        )
+    return found
+
+
 def _removed(lab: Lab, walk: Walk, share: float) -> float:
     return lab.removed(walk(share))
-
-
-def _replayed(lab: Lab, widths: Widths, share: float) -> Widths:
-    return lab.env.walk(share, lab.env.replay(widths))
-
-
-def _rolled(lab: Lab, policy: Policy, share: float) -> Widths:
-    return lab.env.walk(share, policy)

@@ -167,6 +167,11 @@ class ChannelEnv:
         """One whole episode; returns its outcome."""
         return self.outcome(self.walk(target, policy, budget))
 
+    def scored(self, widths: tuple[int, ...], target: float) -> JSON:
+        """The outcome of given widths under a target."""
+        self.reset(options={"target": target})
+        return self.outcome(widths)
+
     def executed(self, widths: tuple[int, ...]) -> list[float]:
         """The action of every step as it was carried out: kept shares, 1 where nothing is decided."""
         shares = np.array(widths) / self._cost.full_widths

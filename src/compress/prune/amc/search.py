@@ -97,8 +97,7 @@ class Search:
             self._load(work.resumed)
         elif self.settings.uniform_first:
             for task, target in enumerate(self.targets):
-                self.env.reset(options={"target": target})
-                self.best[task] = self.env.outcome(self.env.uniform_widths(target))
+                self.best[task] = self.env.scored(self.env.uniform_widths(target), target)
         with tqdm(
             total=self.settings.episodes, initial=self.done, desc="search", unit="episode", disable=None, leave=False
         ) as bar:
