@@ -318,7 +318,8 @@ def whole_search(model: nn.Module, calibration: Batches, validation: Batches, ep
     state = Original(model, graph, walls, "none", [0.5], lbound=0.2)
     env = ChannelEnv(cost, all_choices(graph, 8, 0.2), state, walls, score, acc)
     settings = SearchSettings(
-        episodes=episodes, warmup=100, warmup_inclusive=True, sampling="cycle", sigma=0.5, sigma_decay=0.95,
+        episodes=episodes, warmup=100, warmup_inclusive=True, warmup_sigma=None,
+        sampling="cycle", sigma=0.5, sigma_decay=0.95,
         decay_per_target=True, replay_episodes=100, replay_per_target=True, replay_skips_first=True,
         baseline_per_target=True, store_action="raw", wall_first_episode=True, uniform_first=False,
     )  # fmt: skip

@@ -206,11 +206,11 @@ ORIGINAL = {
 }  # fmt: skip
 UPSTREAM = {
     "search.episodes": 800, "search.sigma": 0.5, "search.sigma_decay": 0.95, "target_encoding": "none",
-    "calibration.images": 3000, "calibration.batch_size": 50, "candidates": ["seen"], "targets": None,
+    "calibration.images": 3000, "calibration.batch_size": 50, "candidates": ["same_target"], "targets": None,
 }  # fmt: skip
 SEED = {
     "search.episodes": 400, "search.sigma": 0.001, "search.sigma_decay": 1.0, "target_encoding": "onehot",
-    "calibration.images": 3840, "calibration.batch_size": 64, "candidates": ["seen", "policy"],
+    "calibration.images": 3840, "calibration.batch_size": 64, "candidates": ["same_target", "policy"],
     "targets": [0.3, 0.5, 0.7],
     "search.sampling": "cycle", "search.wall_first_episode": False, "search.baseline_per_target": False,
     "search.replay_per_target": False, "reward.references": "published", "reward.name": "acc_normalize",

@@ -163,7 +163,8 @@ def sparsify(state: RunState, work: Work) -> JSON:
 def _sparsify_settings(job: Job) -> JSON:
     settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.plan_only}
     budget = {"budget": job.budget.to_json()} if job.method.sparsify_reads_budget else {}
-    return {"method": settings, "seed": job.seed, "data": job.data.fingerprint(), **budget, **_files(job)}
+    # how images are augmented counts: a method may calibrate on augmented ones
+    return {"method": settings, "seed": job.seed, "data": _training_images(job), **budget, **_files(job)}
 
 
 def _files(job: Job) -> JSON:
@@ -258,7 +259,7 @@ def _prune_settings(job: Job) -> JSON:
     return {
         "method": job.asked["method"],
         "budget": job.budget.to_json(),
-        "data": job.data.fingerprint(),
+        "data": _training_images(job),
         "seed": job.seed,
         **_files(job),
     }

@@ -66,3 +66,17 @@ def test_settings_that_do_not_go_together_are_refused(folder: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             imagefolder(**({"resize": 20, "mean": [0.5] * 3, "std": [0.25] * 3} | settings | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_crops_are_those_of_the_seed_and_leave_the_callers_random_numbers(folder: Path, workers: int) -> None:
+    data, epochs = make(folder, workers), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = torch.rand(3)
+        torch.manual_seed(seed)
+        epochs.append(torch.cat([x for x, _ in data.shuffled(4, 5, CPU)]))
+        if workers == 0:
+            assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(*epochs)
+    assert not torch.equal(epochs[0], torch.cat([x for x, _ in data.shuffled(4, 6, CPU)]))

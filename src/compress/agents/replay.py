@@ -23,8 +23,9 @@ class Transitions(NamedTuple):
 class Replay:
     """The last `capacity` transitions.
 
-    `skips_first` draws as AMC's published code does: never the first step of an episode (its sampler takes the entry
-    after an episode's end for a filler), nor the newest entry, and without repetition where there are enough.
+    `skips_first` draws from the entries that AMC's published code draws from: never the first step of an episode (its
+    sampler takes the entry after an episode's end for a filler), nor the newest entry; without repetition where there
+    are enough (the published sampler repeats an entry now and then, where it replaces a forbidden one).
     """
 
     def __init__(self, capacity: int, state_size: int, action_size: int, skips_first: bool = False) -> None:

@@ -65,7 +65,7 @@ class ImageFolderData:
 
     def _load(self, data: Dataset[Any], device: torch.device, **options: Any) -> Iterator[Batch]:
         loader = DataLoader(data, num_workers=self._workers, pin_memory=device.type == "cuda", **options)
-        for x, y in loader:
+        for x, y in loader if self._workers else _drawing_apart(loader, options.get("generator")):
             yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def shuffled(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
@@ -82,6 +82,20 @@ class ImageFolderData:
 
     def _part(self, part: Part) -> "Subset[Any]":
         return Subset(self._test if part == "test" else self._plain, self._split[part].tolist())
+
+
+def _drawing_apart(loader: DataLoader[Any], generator: torch.Generator | None) -> Iterator[Any]:
+    """Batches whose random crops, made in this process, neither read nor move the caller's random numbers."""
+    batches = iter(loader)
+    state = generator.get_state() if generator is not None else torch.get_rng_state()
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            batch = next(batches, None)
+            state = torch.get_rng_state()
+        if batch is None:
+            return
+        yield batch
 
 
 def imagefolder(

@@ -25,7 +25,7 @@ from compress.prune.groups import channel_graph
 from compress.prune.method import Problem
 from compress.settings import Budget, InputError
 from compress.train import cross_entropy, train
-from compress.work import Work, read_state
+from compress.work import Work, read_state, write_state
 
 CAMC = Amc(
     targets=[0.3, 0.6],
@@ -47,7 +47,8 @@ CAMC = Amc(
         images=256, batch_size=128, points=10, augmented=False, repeats=False, doubles_bias=False
     ),
     search=SearchSettings(
-        episodes=16, warmup=6, warmup_inclusive=False, sampling="cycle", sigma=0.5, sigma_decay=0.95,
+        episodes=16, warmup=6, warmup_inclusive=False, warmup_sigma=0.2, sampling="cycle",
+        sigma=0.5, sigma_decay=0.95,
         decay_per_target=True, replay_episodes=10, replay_per_target=True, replay_skips_first=False,
         baseline_per_target=True, store_action="raw", wall_first_episode=True, uniform_first=True,
     ),
@@ -208,11 +209,11 @@ def test_the_original_rules_run_end_to_end_on_a_residual_network(problem: Proble
     )
     upstream = replace(
         AMC, search=search, calibration=calibration, rounding="up", state="original", budget_mode="upper",
-        acc_metric="top5", candidates=["seen"], rollouts=0,
+        acc_metric="top5", candidates=["same_target"], rollouts=0,
     )  # fmt: skip
     upstream.sparsify(problem, Work(tmp_path))
     decision = upstream.plan(problem, tmp_path)
-    assert list(decision.own["candidates"]) == ["best seen for 0.5"]
+    assert list(decision.own["candidates"]) == ["best seen"]
     got = achieved(problem.graph, problem.cost, decision.plan)["preserve_ratio"]
     assert got <= 0.5 + decision.rounding_step
     first = read_state(tmp_path / AGENT)["agent"]["actor"]["0.weight"]
@@ -250,6 +251,22 @@ def test_an_agent_is_refused_where_it_does_not_fit(
         replace(CAMC, agent=str(tmp_path))
 
 
+def test_one_target_alone_takes_what_was_seen_for_it_as_it_was(problem: Problem, learned: Path) -> None:
+    alone = replace(CAMC, candidates=["same_target"])
+    decision = alone.plan(replace(problem, budget=Budget("preserve_ratio", 0.6)), learned)
+    assert tuple(decision.own["widths"]) == tuple(read_state(learned / AGENT)["best"][0.6]["widths"])
+    both = replace(CAMC, candidates=["same_target", "policy"], agent=str(learned), rollouts=0)
+    assert list(both.plan(problem, learned).own["candidates"]) == ["policy's"]
+
+
+def test_a_damaged_agent_is_told(learned: Path, tmp_path: Path) -> None:
+    saved = read_state(learned / AGENT)
+    del saved["network"]
+    write_state(tmp_path / AGENT, saved)
+    with pytest.raises(InputError, match=r"holds no whole agent.pt"):
+        replace(CAMC, agent=str(tmp_path))
+
+
 def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_path: Path) -> None:
     widths = [3, 4, 6, 7, 9, 8, 14][: len(problem.graph)]
     given = replace(AMC, strategy=[float(width) for width in widths])
@@ -274,7 +291,7 @@ def test_settings_that_contradict_each_other_are_told(learned: Path) -> None:
     for changes, words in (
         ({"agent": str(learned), "strategy": [0.5]}, "method.agent and method.strategy: give only one"),
         ({"targets": None}, "without method.targets there is nothing to tell"),
-        ({"candidates": []}, "must name at least one of uniform, seen, policy"),
+        ({"candidates": []}, "must name at least one of uniform, seen, same_target, policy"),
         ({"lbound": 0.9, "rbound": 0.5}, "method.lbound=0.9: must not be above method.rbound=0.5"),
     ):
         with pytest.raises(InputError, match=words):
@@ -283,10 +300,20 @@ def test_settings_that_contradict_each_other_are_told(learned: Path) -> None:
 
 def test_targets_that_the_agent_or_the_reward_do_not_know_are_told_first(problem: Problem) -> None:
     published = partial(acc_normalize, references="published", published={0.3: 0.09, 0.6: 0.8})
-    with pytest.raises(InputError, match=r"reward.references=published: knows the targets 0.3, 0.6, not 0.5"):
+    with pytest.raises(
+        InputError, match=r"^preserve_ratio=0.5: reward.references=published: knows the targets 0.3, 0.6, not 0.5"
+    ):
         replace(CAMC, reward=published).check(problem.graph, problem.cost, problem.budget)
     with pytest.raises(InputError, match=r"^preserve_ratio=0.5: method.target_encoding=onehot tells the agent only"):
         replace(CAMC, target_encoding="onehot").check(problem.graph, problem.cost, problem.budget)
+    share = Budget("percent", 0.3)
+    for camc in (replace(CAMC, reward=published), replace(CAMC, target_encoding="onehot")):
+        with pytest.raises(InputError, match=r"^percent=0.3 comes to about 0\.\d+ of the MACs: "):
+            camc.check(problem.graph, problem.cost, share)
+    alone = replace(CAMC, candidates=["same_target"])
+    assert alone.check(problem.graph, problem.cost, Budget("preserve_ratio", 0.6)).value == 0.6
+    with pytest.raises(InputError, match=r"candidates=\[same_target\] knows only \[0.3, 0.6\]; add policy"):
+        alone.check(problem.graph, problem.cost, problem.budget)
 
 
 def test_the_largest_share_is_respected(problem: Problem, tmp_path: Path) -> None:

@@ -34,16 +34,16 @@ def network() -> tuple[torch.nn.Module, ChannelGraph, CostModel]:
     return model, graph, cost_model(model, graph, (3, 224, 224))
 
 
-def walls(mode: BudgetMode = "upper") -> Upwards:
+def walls(mode: BudgetMode = "upper", rbound: float = 1.0) -> Upwards:
     model, graph, cost = network()
-    return Upwards(cost, bias_macs(model, graph), lbound=0.2, rbound=1.0, round_to=8, mode=mode)
+    return Upwards(cost, bias_macs(model, graph), lbound=0.2, rbound=rbound, round_to=8, mode=mode)
 
 
-def make_env(mode: BudgetMode = "upper", encoding: Any = "none") -> ChannelEnv:
+def make_env(mode: BudgetMode = "upper", encoding: Any = "none", rbound: float = 1.0) -> ChannelEnv:
     model, graph, cost = network()
-    bounds, targets = walls(mode), [0.3, 0.5, 0.7]
+    bounds, targets = walls(mode, rbound), [0.3, 0.5, 0.7]
     state = Original(model, graph, bounds, encoding, targets, lbound=0.2)
-    choices = all_choices(graph, 8, 0.2, 1.0)
+    choices = all_choices(graph, 8, 0.2, rbound)
     return ChannelEnv(cost, choices, state, bounds, lambda widths: Accuracy(50.0, 90.0), acc, targets=targets)
 
 
@@ -178,3 +178,16 @@ def test_the_seeds_target_is_one_hot_between_static_and_changing_columns() -> No
     scalar, _ = make_env(encoding="scalar").reset(options={"target": 0.7})
     assert scalar.shape == (11,)
     assert scalar[7] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("mode", ["upper", "exact"])
+@pytest.mark.parametrize("rbound", [0.6, 0.8])
+def test_the_largest_share_holds_after_rounding_too(mode: BudgetMode, rbound: float) -> None:
+    random = np.random.default_rng(0)
+    env = make_env(mode, rbound=rbound)
+    shares = [env.executed(env.walk(0.3, lambda step, seen: random.random()))[1:] for _ in range(40)]
+    assert np.max(shares) <= rbound
+    assert np.max(shares) > rbound - 0.05
+    if mode == "exact":
+        ratios = [float(walls().macs(np.array([share]))[0]) / FULL for share in shares]
+        assert np.mean(ratios) == pytest.approx(0.3, abs=0.005)

@@ -27,6 +27,7 @@ SETTINGS = SearchSettings(
     episodes=8,
     warmup=3,
     warmup_inclusive=False,
+    warmup_sigma=None,
     sampling="cycle",
     sigma=0.5,
     sigma_decay=0.95,

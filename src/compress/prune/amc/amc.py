@@ -62,7 +62,7 @@ class Amc:
     acc_metric: Metric
     reward_images: Count
     reward: Reward
-    candidates: list[Literal["uniform", "seen", "policy"]]
+    candidates: list[Literal["uniform", "seen", "same_target", "policy"]]
     rollouts: Natural
     rollout_sigma: NonNegative
     calibration: CalibrationSettings
@@ -81,7 +81,7 @@ class Amc:
         if self.lbound > self.rbound:
             problems.append(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
         if not self.candidates:
-            problems.append("method.candidates=[]: must name at least one of uniform, seen, policy")
+            problems.append("method.candidates=[]: must name at least one of uniform, seen, same_target, policy")
         if self.agent is not None and self.strategy is not None:
             problems.append("method.agent and method.strategy: give only one, the strategy or who decides it")
         if self.targets is None and self.target_encoding != "none":
@@ -127,7 +127,7 @@ class Amc:
         path = _agent_file(self.agent)
         try:
             saved = read_state(path)
-            theirs = saved["made_with"]
+            theirs = {key: saved[key] for key in ("made_with", "network", "agent", "best")}["made_with"]
         except (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError):
             raise InputError(
                 f"method.agent={self.agent}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
@@ -151,6 +151,8 @@ class Amc:
         if listed is not None:
             widths = widths_of(graph, cost, listed)
             own = Budget("preserve_ratio", float(cost.macs(widths)[0] / cost.full_macs))
+            if budget.kind == "flops_limit":
+                preserve_ratio(budget, cost)  # refuses a limit above what the dense network needs
             return own if budget.is_default else budget
         saved = self._read_agent()
         if saved is not None:
@@ -170,26 +172,36 @@ class Amc:
                 f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are between "
                 f"{least:.3f} and {most:.3f} of the channels can go"
             )
+        if budget.kind == "percent":
+            share = self._share_of(budget, graph, cost)
+            self._check_told(f"{budget} comes to about {share:.4f} of the MACs", share, cost)
         return budget
 
     def _check_told(self, name: str, target: float, cost: CostModel) -> None:
         """
         Raises:
-            InputError: a target that the agent cannot be told, or that the reward does not know.
+            InputError: a target that the agent cannot be told, the reward does not know, or no candidate is for.
         """
+        if self.candidates == ["same_target"] and target not in (self.targets or [target]):
+            raise InputError(
+                f"{name}: method.candidates=[same_target] knows only {self.targets}; add policy to the candidates"
+            )
         if self.target_encoding == "onehot" and target not in (self.targets or ()):
             raise InputError(
                 f"{name}: method.target_encoding=onehot tells the agent only of {self.targets}; use one of them, or "
                 "method.target_encoding=scalar"
             )
         probe = Outcome(50.0, 50.0, target, max(1, round(target * cost.full_macs)), cost.full_macs, 1)
-        self.reward(probe)
+        try:
+            self.reward(probe)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
 
     # -- sparsify ----------------------------------------------------------------------------------------------
 
     def sparsify(self, problem: Problem, work: Work) -> JSON:
         if self.strategy is not None:
-            return {"made": "nothing, the strategy is given", "episodes": 0}
+            return {"made": "given strategy", "episodes": 0}
         saved = self._read_agent()
         if saved is not None:
             write_state(work.folder / AGENT, saved)
@@ -210,7 +222,7 @@ class Amc:
         }
 
     def _targets(self, problem: Problem) -> list[float]:
-        return self.targets or [self._share_of(problem)]
+        return self.targets or [self._share_of(problem.budget, problem.graph, problem.cost)]
 
     def _ready(self, problem: Problem) -> tuple[Lab, ChannelEnv]:
         """The network calibrated and scored, and the environment under the rules that are set."""
@@ -234,17 +246,17 @@ class Amc:
         sizes = env.observation_space.shape[0], env.action_space.shape[0]
         return DDPG(*sizes, self.ddpg, derive_seed(seed, "agent"))
 
-    def _share_of(self, problem: Problem) -> float:
+    def _share_of(self, budget: Budget, graph: ChannelGraph, cost: CostModel) -> float:
         """The share of MACs that a budget comes to; of channels: where uniform widths take as many away."""
-        if problem.budget.kind != "percent":
-            return preserve_ratio(problem.budget, problem.cost)
-        options = all_choices(problem.graph, self.round_to, self.lbound, self.rbound)
-        full = int(problem.cost.full_widths.sum())
+        if budget.kind != "percent":
+            return preserve_ratio(budget, cost)
+        options = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        full = int(cost.full_widths.sum())
 
         def removed(share: float) -> float:
-            return 1 - sum(uniform_widths(problem.cost, options, share)) / full
+            return 1 - sum(uniform_widths(cost, options, share)) / full
 
-        return _nearest_share(removed, problem.budget.value, reachable(problem.cost, options))[0]
+        return _nearest_share(removed, budget.value, reachable(cost, options))[0]
 
     # -- prune -------------------------------------------------------------------------------------------------
 
@@ -252,25 +264,25 @@ class Amc:
         lab, env = self._ready(problem)
         listed = self._read_strategy()
         if listed is not None:
-            share = self._share_of(problem)
-            found = [("given", env.scored(widths_of(problem.graph, problem.cost, listed), share))]
+            found = [("given", _unrewarded(lab, widths_of(problem.graph, problem.cost, listed)))]
         else:
             assert learned is not None
             saved = read_state(learned / AGENT)
             _check_network(str(learned), saved, problem.graph)
             agent = self._new_agent(env, problem.seed)
             agent.load_state_dict(saved["agent"])
-            walks = dict(self._walks(env, agent, saved["best"], problem.seed))
+            share = self._share_of(problem.budget, problem.graph, problem.cost)
+            walks = dict(self._walks(env, agent, saved["best"], share, problem.seed))
             found = [
                 (name, env.scored(walks[name](share), share))
                 for name, share in _shares(lab, env, walks, problem.budget).items()
             ]
         # rewards of one target are comparable; strategies for a share of channels have targets of their own
-        worth = "accuracy" if problem.budget.kind == "percent" else "reward"
+        worth = self.acc_metric if problem.budget.kind == "percent" else "reward"
         source, outcome = max(found, key=lambda named: named[1][worth])
         log.info(
             "prune: %s by the strategy '%s': %.4f of the MACs, held-out %s %.2f %% before fine-tuning",
-            problem.budget, source, outcome["ratio"], self.acc_metric, outcome["accuracy"],
+            problem.budget, source, outcome["ratio"], self.acc_metric, outcome[self.acc_metric],
         )  # fmt: skip
         plan, weights = lab.realise(outcome["widths"])
         own = {
@@ -282,15 +294,19 @@ class Amc:
         return Decision(plan, weights, own, env.rounding_step(outcome["widths"]))
 
     def _walks(
-        self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], seed: int
+        self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], share: float, seed: int
     ) -> Iterator[tuple[str, Walk]]:
-        """Ways to a strategy for any share of MACs: uniform widths, what the search saw best for each of its targets,
-        the policy's own answer, and noisy ones around it."""
+        """Ways to a strategy for any share of MACs: uniform widths, what the search saw best for each of its targets
+        (or for this one alone), the policy's own answer, and noisy ones around it."""
         if "uniform" in self.candidates:
             yield "uniform", env.uniform_widths
         if "seen" in self.candidates:
             for target, outcome in seen.items():
                 yield f"best seen for {target:g}", partial(env.walk, policy=env.replay(outcome["widths"]))
+        if "same_target" in self.candidates and self.agent is None:  # that of another run is about other weights
+            for target, outcome in seen.items():
+                if target == share:
+                    yield "best seen", partial(_as_it_is, outcome["widths"])
         if "policy" in self.candidates:
             yield "policy's", partial(env.walk, policy=agent_policy(agent))
             for index in range(self.rollouts):
@@ -330,25 +346,26 @@ def _nearest_share(removed: Callable[[float], float], percent: float, reach: Rea
 
 
 def _shares(lab: Lab, env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget) -> dict[str, float]:
-    """The share of MACs that each way has to meet; of a share of channels, for those that can.
-
-    Raises:
-        InputError: none can; names what the bounds allow.
-    """
+    """The share of MACs that each way has to meet; of a share of channels, for those that can, or nearly can."""
     if budget.kind != "percent":
         return dict.fromkeys(walks, preserve_ratio(budget, lab.problem.cost))
-    found, reached = {}, []
-    for name, walk in walks.items():
-        share, removed = _nearest_share(partial(_removed, lab, walk), budget.value, env.reachable)
-        reached.append(removed)
-        if abs(removed - budget.value) <= PERCENT_SLACK:
-            found[name] = share
-    if not found:
-        raise InputError(
-            f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are, the "
-            f"nearest that a strategy comes to is {min(reached, key=lambda r: abs(r - budget.value)):.3f}"
-        )
-    return found
+    found = {
+        name: _nearest_share(partial(_removed, lab, walk), budget.value, env.reachable)
+        for name, walk in walks.items()
+    }
+    missed = {name: abs(removed - budget.value) for name, (_, removed) in found.items()}
+    least = max(PERCENT_SLACK, min(missed.values()))
+    return {name: share for name, (share, _) in found.items() if missed[name] <= least}
+
+
+def _unrewarded(lab: Lab, widths: Widths) -> JSON:
+    """The outcome of a strategy that was not searched for: there is nothing to reward."""
+    ratio = float(lab.problem.cost.macs(widths)[0] / lab.problem.cost.full_macs)
+    return {"widths": widths, "target": ratio, **lab.score(widths)._asdict(), "ratio": ratio, "reward": None}
+
+
+def _as_it_is(widths: Widths, share: float) -> Widths:
+    return widths
 
 
 def _removed(lab: Lab, walk: Walk, share: float) -> float:

@@ -218,12 +218,10 @@ class Reconstructor:
                 moments = self._moments.pop(layer.name)
                 self._nested[layer.name] = NestedRefit(weight, moments.gram, order, self._excess(layer, moments))
             return self._nested[layer.name](widths[0] * positions[0].shape[1])
-        dropped = [
-            places[[i for i in range(len(places)) if i not in set(kept[group.name].tolist())]].flatten()
-            for group, places in zip(groups, positions, strict=True)
-        ]
         stays = torch.ones(weight.shape[1], dtype=torch.bool)
-        stays[torch.cat(dropped)] = False
+        for group, places in zip(groups, positions, strict=True):
+            stays[places.flatten()] = False
+            stays[places[kept[group.name]].flatten()] = True
         moments = self._moments[layer.name]
         stay = stays.nonzero().flatten().to(weight.device)
         return refit(weight, moments.gram, stay, self._excess(layer, moments))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.settings import InputError
+from compress.settings import InputError, Positive
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def acc_params(outcome: Outcome) -> float:
 
 
 def acc_normalize(
-    outcome: Outcome, *, references: Literal["measured", "published"], published: Mapping[float, float]
+    outcome: Outcome, *, references: Literal["measured", "published"], published: Mapping[float, Positive]
 ) -> float:
     """
     Raises:
@@ -61,7 +61,7 @@ def acc_normalize(
         known = ", ".join(f"{target:g}" for target in published)
         raise InputError(
             f"reward.references=published: knows the targets {known}, not {outcome.target:g}; use "
-            "reward.references=measured, or give it one in reward.published"
+            f"reward.references=measured, or give it one: '+reward.published={{{outcome.target:g}: 0.8}}'"
         )
     return outcome.accuracy * 0.01 / published[outcome.target]
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compress.agents.ddpg import DDPG
-from compress.agents.noise import decayed_sigma
+from compress.agents.noise import decayed_sigma, truncated_normal
 from compress.agents.replay import Replay
 from compress.files import JSON
 from compress.prune.amc.env import ChannelEnv, Policy
 from compress.prune.amc.states import Vector
 from compress.seeds import derive_seed
-from compress.settings import Bound, Count, Natural, NonNegative
+from compress.settings import Bound, Count, Natural, NonNegative, Positive
 from compress.work import Work
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class SearchSettings:
     episodes: Count
     warmup: Natural
     warmup_inclusive: bool
+    warmup_sigma: Positive | None
     sampling: Literal["cycle", "uniform"]
     sigma: NonNegative
     sigma_decay: Annotated[float, Bound(gt=0, le=1)]
@@ -90,6 +91,7 @@ class Search:
         )
         self.best: dict[int, JSON] = {}  # by place in `targets`
         self.done = 0  # episodes
+        self._uniforms: dict[float, Tensor] = {}
 
     def run(self, work: Work) -> dict[float, JSON]:
         """Train the agent in place; returns the best outcome per target."""
@@ -134,19 +136,31 @@ class Search:
             return episode % len(self.targets)
         return random.Random(derive_seed(self.seed, "target", episode)).randrange(len(self.targets))
 
+    def _uniform(self, target: float) -> Tensor:
+        """Kept shares of uniform widths: (steps,)."""
+        if target not in self._uniforms:
+            self._uniforms[target] = torch.tensor(self.env.executed(self.env.uniform_widths(target)))
+        return self._uniforms[target]
+
     def _episode(self, episode: int) -> tuple[int, JSON, float]:
         """Play, then remember step by step, learning after each once warm-up is over: task, outcome, sigma."""
         settings, task = self.settings, self._task(episode)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "episode", episode))
         learns = not is_random(episode, settings)
-        sigma = sigma_of(episode, settings, len(self.targets)) if learns else 1.0
+        sigma = sigma_of(episode, settings, len(self.targets)) if learns else settings.warmup_sigma or 1.0
+        around = self._uniform(self.targets[task])
         states: list[Tensor] = []
         actions: list[Tensor] = []
 
         def policy(step: int, observation: Vector) -> float:
             state = torch.from_numpy(observation)
             states.append(state)
-            actions.append(self.agent.act(state, sigma, generator) if learns else torch.rand(1, generator=generator))
+            if learns:
+                actions.append(self.agent.act(state, sigma, generator))
+            elif settings.warmup_sigma is None:
+                actions.append(torch.rand(1, generator=generator))
+            else:
+                actions.append(truncated_normal(around[step : step + 1], settings.warmup_sigma, generator))
             return float(actions[-1])
 
         walled = episode > 0 or settings.wall_first_episode

@@ -42,6 +42,8 @@ def read_strategy(given: Sequence[float] | str) -> list[float]:
     """
     if not isinstance(given, str):
         return list(given)
+    if not given.strip():
+        raise InputError("method.strategy=: must be a list of shares or numbers, a file with one, or a run folder")
     path = Path(given).expanduser()
     try:
         text = (path / "plan.json" if path.is_dir() else path).read_text()

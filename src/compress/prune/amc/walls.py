@@ -77,15 +77,19 @@ class Upwards:
     def share(self, widths: Sequence[int], share: float, budget: float) -> float:
         """The action between the walls, before it is rounded."""
         limit = budget * self.full_macs
-        share = min(max(share, 0.0), 1.0, self._rbound)
+        share = min(max(share, 0.0), 1.0)
         if self._mode == "exact":
-            share = max(share, _root(*self._curve(widths, 1.0), limit))
-        share = min(share, _root(*self._curve(widths, self._lbound), limit))
+            share = max(share, _root(*self._curve(widths, self._rbound), limit))
+        share = min(share, _root(*self._curve(widths, self._lbound), limit), self._rbound)
         return max(share, self._lbound)
 
     def width(self, widths: Sequence[int], share: float, budget: float) -> int:
         full = int(self._cost.full_widths[len(widths)])
-        return rounded_up(self.share(widths, share, budget), full, self._round_to)
+        rounded = rounded_up(self.share(widths, share, budget), full, self._round_to)
+        if self._rbound == 1:
+            return rounded
+        most = int(self._rbound * full) // self._round_to * self._round_to
+        return min(rounded, max(most, rounded_up(self._lbound, full, self._round_to)))
 
     def _curve(self, widths: Sequence[int], later: float) -> tuple[float, float, float]:
         """MACs where the current group keeps nothing, half and all, later groups at one share."""
@@ -103,6 +107,7 @@ def _root(none: float, half: float, whole: float, limit: float) -> float:
     A group that reads itself (a residual stream) costs its width squared; in a chain the curve is a line.
     """
     square, slope = 2 * (none - 2 * half + whole), -3 * none + 4 * half - whole
+    assert whole > none, "a group without MACs"
     if abs(square) < 1e-9 * abs(whole):
         return (limit - none) / (whole - none)
     inside = slope * slope + 4 * square * (limit - none)
@@ -111,7 +116,7 @@ def _root(none: float, half: float, whole: float, limit: float) -> float:
 
 def rounded_up(share: float, full: int, multiple: int) -> int:
     """The published code's width: half to even, then up to a multiple, down where that is more than there is."""
-    if share == 1:
+    if share >= 1:
         return full
     channels = max(1, round(full * share))
     up = math.ceil(channels / multiple) * multiple
