@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, compose_config, zoo
 
 import compress
+from compress.build import build
 from compress.files import read_json, read_rows
+from compress.pipeline import stage_keys
 
 QUICK = ("experiment=quick", "device=cpu")
 
@@ -299,3 +301,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) 
 
     assert weights(tmp_path / "calm") == weights(tmp_path / "killed")
     assert len(weights(tmp_path / "calm")) == 5  # pretrain and finetune with their best, prune
+
+
+def test_keys_tell_apart_what_a_search_is_calibrated_on(tmp_path: Path) -> None:
+    """With a checkpoint nothing is trained, and augmentation would not show in the first stage's key."""
+    torch.save(zoo("resnet20", (1, 8, 8)).state_dict(), tmp_path / "net.pth")
+    asked = ("method=amc", f"model.checkpoint={tmp_path / 'net.pth'}")
+    one, two = (stage_keys(build(compose_config(*asked, f"dataset.pad={pad}"))) for pad in (0, 2))
+    assert one["pretrain"] == two["pretrain"]
+    assert one["sparsify"] != two["sparsify"]
+    other = stage_keys(build(compose_config(*asked, "dataset.pad=0", "method.rollouts=9", "preserve_ratio=0.5")))
+    assert other["sparsify"] == one["sparsify"]
+    assert other["prune"] != one["prune"]

@@ -4,11 +4,10 @@ He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices
 search per budget. Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE Signal
 Processing Letters 2021, arXiv:2009.09724: the target is part of what the agent sees, so that one search serves every
 ratio, those it never saw included, and the agent is cached without the ratio in its key. Here they are one class:
-with `targets` it is camc, without amc.
+with `targets` it is camc, without them amc.
 """
 
 import logging
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from compress.paths import AGENT
 from compress.prune.amc.env import ChannelEnv, Metric, check_target
 from compress.prune.amc.lab import CalibrationSettings, Lab
 from compress.prune.amc.rewards import Outcome, Reward
+from compress.prune.amc.saved import agent_file, check_network, read_agent, write_agent
 from compress.prune.amc.search import Search, SearchSettings, agent_policy
 from compress.prune.amc.states import Clean, Encoding, Original, State
 from compress.prune.amc.strategy import read_strategy, widths_of
@@ -108,7 +108,7 @@ class Amc:
         """Digests of what it reads, for the cache's keys."""
         found = {}
         if self.agent is not None:
-            found["agent"] = digest_of(_agent_file(self.agent))
+            found["agent"] = digest_of(agent_file(self.agent))
         if self.strategy is not None:
             found["strategy"] = hash_of(self._read_strategy())
         return found
@@ -117,26 +117,7 @@ class Amc:
         return None if self.strategy is None else read_strategy(self.strategy)
 
     def _read_agent(self) -> JSON | None:
-        """The agent of another run, whose settings have to agree with these.
-
-        Raises:
-            InputError: there is none in that folder, or it sees or is another thing.
-        """
-        if self.agent is None:
-            return None
-        path = _agent_file(self.agent)
-        try:
-            saved = read_state(path)
-            theirs = {key: saved[key] for key in ("made_with", "network", "agent", "best")}["made_with"]
-        except (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError):
-            raise InputError(
-                f"method.agent={self.agent}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
-            ) from None
-        wrong = [key for key, value in self._made_with().items() if theirs.get(key) != value]
-        if wrong:
-            told = ", ".join(f"method.{key}={theirs.get(key)}" for key in wrong)
-            raise InputError(f"method.agent={self.agent}: was trained with {told}; set the same")
-        return saved
+        return None if self.agent is None else read_agent(self.agent, self._made_with())
 
     def _made_with(self) -> JSON:
         """The settings that the agent's networks depend on."""
@@ -156,7 +137,7 @@ class Amc:
             return own if budget.is_default else budget
         saved = self._read_agent()
         if saved is not None:
-            _check_network(f"method.agent={self.agent}", saved, graph)
+            check_network(f"method.agent={self.agent}", saved, graph)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
         reach = reachable(cost, options)
         asked = {f"method.targets={target:g}": target for target in self.targets or ()}
@@ -209,10 +190,7 @@ class Amc:
         lab, env = self._ready(problem)
         agent, targets = self._new_agent(env, problem.seed), self._targets(problem)
         best = Search(env, agent, targets, self.search, problem.seed).run(work)
-        network = [[group.name, group.width] for group in problem.graph]
-        made_with = self._made_with() | {"targets": self.targets}
-        content = {"agent": agent.state_dict(), "best": best, "network": network, "made_with": made_with}
-        write_state(work.folder / AGENT, content)
+        write_agent(work.folder, agent, best, problem.graph, self._made_with() | {"targets": self.targets})
         return {
             "made": "agent",
             "episodes": self.search.episodes,
@@ -268,7 +246,7 @@ class Amc:
         else:
             assert learned is not None
             saved = read_state(learned / AGENT)
-            _check_network(str(learned), saved, problem.graph)
+            check_network(str(learned), saved, problem.graph)
             agent = self._new_agent(env, problem.seed)
             agent.load_state_dict(saved["agent"])
             share = self._share_of(problem.budget, problem.graph, problem.cost)
@@ -315,26 +293,6 @@ class Amc:
 
 
 CANDIDATE = ("ratio", "top1", "top5", "reward")  # what plan.json says of every strategy that was weighed
-
-
-def _agent_file(run: str) -> Path:
-    return Path(run).expanduser() / AGENT
-
-
-def _check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:
-    """
-    Raises:
-        InputError: the agent decides about other groups of channels than these.
-    """
-    theirs, ours = saved["network"], [[group.name, group.width] for group in graph]
-    if theirs != ours:
-        first = next((pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]), None)
-        what = (
-            f"{first[0][0]} of {first[0][1]} channels where this has {first[1][0]} of {first[1][1]}"
-            if first is not None
-            else f"{len(theirs)} groups of channels where this has {len(ours)}"
-        )
-        raise InputError(f"{name}: its agent was trained on another network ({what})")
 
 
 def _nearest_share(removed: Callable[[float], float], percent: float, reach: Reach) -> tuple[float, float]:
