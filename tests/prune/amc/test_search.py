@@ -213,3 +213,12 @@ def test_the_search_learns_what_is_worth_keeping(tmp_path: Path) -> None:
         policy = search.env.play(target, lambda step, seen: float(search.agent.act(torch.from_numpy(seen))))
         chance = [search.env.play(target, lambda step, seen: random.random())["reward"] for _ in range(60)]
         assert policy["reward"] >= np.quantile(chance, 0.95) > np.mean(chance)
+
+
+def test_warm_up_explores_around_uniform_widths_if_asked_to(tmp_path: Path) -> None:
+    for sigma, folder in ((1e-6, tmp_path / "a"), (0.2, tmp_path / "b")):
+        folder.mkdir()
+        search, rows = make_search(mode="upper", episodes=3, warmup_sigma=sigma), list[Any]()
+        search.run(Work(folder, rows.append))
+        played = [tuple(row["widths"]) == search.env.uniform_widths(row["target"]) for row in rows]
+        assert played == [sigma < 1e-3] * 3

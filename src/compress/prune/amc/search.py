@@ -7,7 +7,7 @@ width around the policy; every transition of an episode carries its final reward
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -27,6 +27,7 @@ from compress.work import Work
 
 log = logging.getLogger(__name__)
 
+Explorer = Callable[[int, Tensor], Tensor]  # (step, state) -> action, each (1,)
 SAVE_EVERY_SECONDS = 1.0  # an episode can take milliseconds; at most so much of the search is repeated after a kill
 
 
@@ -64,7 +65,7 @@ def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
 
 
 def is_random(episode: int, settings: SearchSettings) -> bool:
-    """Whether an episode (from 0) is of the warm-up, whose actions are uniform and teach nothing yet."""
+    """Whether an episode (from 0) is of the warm-up, whose actions are drawn and teach nothing yet."""
     return episode < settings.warmup + settings.warmup_inclusive
 
 
@@ -91,7 +92,6 @@ class Search:
         )
         self.best: dict[int, JSON] = {}  # by place in `targets`
         self.done = 0  # episodes
-        self._uniforms: dict[float, Tensor] = {}
 
     def run(self, work: Work) -> dict[float, JSON]:
         """Train the agent in place; returns the best outcome per target."""
@@ -136,37 +136,35 @@ class Search:
             return episode % len(self.targets)
         return random.Random(derive_seed(self.seed, "target", episode)).randrange(len(self.targets))
 
-    def _uniform(self, target: float) -> Tensor:
-        """Kept shares of uniform widths: (steps,)."""
-        if target not in self._uniforms:
-            self._uniforms[target] = torch.tensor(self.env.executed(self.env.uniform_widths(target)))
-        return self._uniforms[target]
+    def _explorer(self, episode: int, task: int, generator: torch.Generator) -> tuple[Explorer, float]:
+        """Who acts in an episode, and how widely: chance while it warms up, then the policy with noise."""
+        if not is_random(episode, self.settings):
+            sigma = sigma_of(episode, self.settings, len(self.targets))
+            return lambda step, state: self.agent.act(state, sigma, generator), sigma
+        width = self.settings.warmup_sigma
+        if width is None:
+            return lambda step, state: torch.rand(1, generator=generator), 1.0
+        uniform = torch.tensor(self.env.executed(self.env.uniform_widths(self.targets[task])))
+        return lambda step, state: truncated_normal(uniform[step : step + 1], width, generator), width
 
     def _episode(self, episode: int) -> tuple[int, JSON, float]:
         """Play, then remember step by step, learning after each once warm-up is over: task, outcome, sigma."""
         settings, task = self.settings, self._task(episode)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "episode", episode))
-        learns = not is_random(episode, settings)
-        sigma = sigma_of(episode, settings, len(self.targets)) if learns else settings.warmup_sigma or 1.0
-        around = self._uniform(self.targets[task])
+        explorer, sigma = self._explorer(episode, task, generator)
         states: list[Tensor] = []
         actions: list[Tensor] = []
 
         def policy(step: int, observation: Vector) -> float:
-            state = torch.from_numpy(observation)
-            states.append(state)
-            if learns:
-                actions.append(self.agent.act(state, sigma, generator))
-            elif settings.warmup_sigma is None:
-                actions.append(torch.rand(1, generator=generator))
-            else:
-                actions.append(truncated_normal(around[step : step + 1], settings.warmup_sigma, generator))
+            states.append(torch.from_numpy(observation))
+            actions.append(explorer(step, states[-1]))
             return float(actions[-1])
 
         walled = episode > 0 or settings.wall_first_episode
         outcome = self.env.play(self.targets[task], policy, None if walled else 1.0)
         if settings.store_action == "executed":
             actions = [torch.tensor([share]) for share in self.env.executed(outcome["widths"])]
+        learns = not is_random(episode, settings)
         group = task if settings.baseline_per_target else 0
         for step, (state, action) in enumerate(zip(states, actions, strict=True)):
             last = step + 1 == len(states)
