@@ -84,7 +84,8 @@ def test_the_run_folder_explains_itself(finished: tuple[Path, str]) -> None:
     plan = read_json(folder / "plan.json")
     for group in plan["groups"].values():
         assert group["kept_width"] == len(group["kept"]) <= group["width"]
-    assert len(plan["own"]["strategy"]) == len(plan["groups"])
+    assert plan["own"]["widths"] == [group["kept_width"] for group in plan["groups"].values()]
+    assert len(plan["own"]["strategy"]) == len(plan["own"]["d_primes"]) == len(plan["own"]["layers"]) == 22
 
 
 def test_the_network_loads_in_a_fresh_process_with_the_same_logits(finished: tuple[Path, str]) -> None:
