@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/compress method=camc preserve_ratio=0.5
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
