@@ -17,7 +17,6 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from compress.compose import COMPOSING, config_hash, diagnose, plain, register_resolvers, sweep_problems, told
 from compress.files import JSON, read_json
@@ -112,6 +111,8 @@ class Console(logging.StreamHandler[Any]):
     """Standard output, with lines above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
         try:
             tqdm.write(self.format(record), file=self.stream)
             self.flush()
