@@ -1,5 +1,7 @@
 """Asked and achieved: the three ways to say how small, as one number the searches use and three to report."""
 
+from collections.abc import Sequence
+
 from compress.files import JSON
 from compress.prune.cost import CostModel
 from compress.prune.graph import ChannelGraph
@@ -7,10 +9,15 @@ from compress.prune.plan import Plan
 from compress.settings import Budget, InputError
 
 
+def removed_share(widths: Sequence[int], full_widths: Sequence[int]) -> float:
+    """Share of channels that widths take away, over all groups."""
+    full = sum(full_widths)
+    return 1 - sum(widths) / full if full else 0.0
+
+
 def removed_percent(graph: ChannelGraph, plan: Plan) -> float:
     """Share of channels that a plan takes away, over all groups."""
-    full = sum(group.width for group in graph.groups)
-    return 1 - sum(graph.widths(plan)) / full if full else 0.0
+    return removed_share(graph.widths(plan), [group.width for group in graph.groups])
 
 
 def achieved(graph: ChannelGraph, cost: CostModel, plan: Plan) -> JSON:

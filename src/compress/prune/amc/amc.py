@@ -8,7 +8,7 @@ with `targets` it is camc, without them amc.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from compress.prune.amc.search import Search, SearchSettings, agent_policy
 from compress.prune.amc.states import Clean, Encoding, Original, State
 from compress.prune.amc.strategy import read_strategy, widths_of
 from compress.prune.amc.walls import BudgetMode, Upwards, Walls, Within, bias_macs
-from compress.prune.budget import preserve_ratio
+from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
 from compress.prune.graph import ChannelGraph
 from compress.prune.method import Decision, Problem
@@ -146,8 +146,7 @@ class Amc:
         for name, target in asked.items():
             check_target(name, target, reach)
             self._check_told(name, target, cost)
-        full = int(cost.full_widths.sum())
-        least, most = (1 - sum(int(widths[end]) for widths in options) / full for end in (-1, 0))
+        least, most = (_removed([int(widths[end]) for widths in options], cost) for end in (-1, 0))
         if budget.kind == "percent" and not least <= budget.value <= most:
             raise InputError(
                 f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are between "
@@ -229,12 +228,8 @@ class Amc:
         if budget.kind != "percent":
             return preserve_ratio(budget, cost)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
-        full = int(cost.full_widths.sum())
-
-        def removed(share: float) -> float:
-            return 1 - sum(uniform_widths(cost, options, share)) / full
-
-        return _nearest_share(removed, budget.value, reachable(cost, options))[0]
+        uniform = partial(uniform_widths, cost, options)
+        return _nearest_share(uniform, cost, budget.value, reachable(cost, options))[0]
 
     # -- prune -------------------------------------------------------------------------------------------------
 
@@ -253,7 +248,7 @@ class Amc:
             walks = dict(self._walks(env, agent, saved["best"], share, problem.seed))
             found = [
                 (name, env.scored(walks[name](share), share))
-                for name, share in _shares(lab, env, walks, problem.budget).items()
+                for name, share in _shares(env, walks, problem.budget, problem.cost).items()
             ]
         # rewards of one target are comparable; strategies for a share of channels have targets of their own
         worth = self.acc_metric if problem.budget.kind == "percent" else "reward"
@@ -295,22 +290,23 @@ class Amc:
 CANDIDATE = ("ratio", "top1", "top5", "reward")  # what plan.json says of every strategy that was weighed
 
 
-def _nearest_share(removed: Callable[[float], float], percent: float, reach: Reach) -> tuple[float, float]:
-    """The share of MACs at which most nearly this share of channels goes, and how much that is."""
+def _removed(widths: Sequence[int], cost: CostModel) -> float:
+    return removed_share(widths, cost.full_widths.tolist())
+
+
+def _nearest_share(walk: Walk, cost: CostModel, percent: float, reach: Reach) -> tuple[float, float]:
+    """The share of MACs at which a way takes most nearly this share of channels away, and how much that is."""
     shares = np.linspace(*reach, PERCENT_STEPS).tolist()
-    found = {share: removed(share) for share in shares}
+    found = {share: _removed(walk(share), cost) for share in shares}
     best = min(found, key=lambda share: abs(found[share] - percent))
     return best, found[best]
 
 
-def _shares(lab: Lab, env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget) -> dict[str, float]:
+def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: CostModel) -> dict[str, float]:
     """The share of MACs that each way has to meet; of a share of channels, for those that can, or nearly can."""
     if budget.kind != "percent":
-        return dict.fromkeys(walks, preserve_ratio(budget, lab.problem.cost))
-    found = {
-        name: _nearest_share(partial(_removed, lab, walk), budget.value, env.reachable)
-        for name, walk in walks.items()
-    }
+        return dict.fromkeys(walks, preserve_ratio(budget, cost))
+    found = {name: _nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
     missed = {name: abs(removed - budget.value) for name, (_, removed) in found.items()}
     least = max(PERCENT_SLACK, min(missed.values()))
     return {name: share for name, (share, _) in found.items() if missed[name] <= least}
@@ -324,7 +320,3 @@ def _unrewarded(lab: Lab, widths: Widths) -> JSON:
 
 def _as_it_is(widths: Widths, share: float) -> Widths:
     return widths
-
-
-def _removed(lab: Lab, walk: Walk, share: float) -> float:
-    return lab.removed(walk(share))

@@ -11,7 +11,6 @@ from compress.measure.accuracy import Accuracy
 from compress.prune.amc.reconstruct import Reconstructor, input_moments
 from compress.prune.amc.scores import Scores, batch_size
 from compress.prune.amc.strategy import layer_form
-from compress.prune.budget import removed_percent
 from compress.prune.importance import channel_orders, plan_of
 from compress.prune.method import Problem
 from compress.prune.plan import Plan
@@ -61,24 +60,17 @@ class Lab:
         self._accuracy = Scores(model, problem.graph, held_out)
         self._scored: dict[tuple[int, ...], Accuracy] = {}
 
-    def plan_of(self, widths: tuple[int, ...]) -> Plan:
-        return plan_of(self.problem.graph, self.orders, widths)
-
     def realise(self, widths: tuple[int, ...]) -> tuple[Plan, dict[str, Tensor]]:
         """The plan of these widths and the refitted weights that go with it."""
         groups = self.problem.graph.groups
         kept = {g.name: self.orders[g.name][:width].sort().values for g, width in zip(groups, widths, strict=True)}
-        return self.plan_of(widths), self._reconstructor.weights(kept)
+        return plan_of(self.problem.graph, self.orders, widths), self._reconstructor.weights(kept)
 
     def score(self, widths: tuple[int, ...]) -> Accuracy:
         """Held-out accuracy in percent, without fine-tuning; the same widths are scored once."""
         if widths not in self._scored:
             self._scored[widths] = self._accuracy(*self.realise(widths))
         return self._scored[widths]
-
-    def removed(self, widths: tuple[int, ...]) -> float:
-        """Share of channels that these widths take away."""
-        return removed_percent(self.problem.graph, self.plan_of(widths))
 
     def told(self, outcome: JSON) -> JSON:
         """An outcome for people and files, in the form of the published code too."""

@@ -6,10 +6,8 @@ per channel group does as well.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from compress.files import JSON
 from compress.prune.cost import CostModel
@@ -19,19 +17,19 @@ from compress.settings import InputError
 
 def layer_form(graph: ChannelGraph, cost: CostModel, widths: Sequence[int]) -> JSON:
     """`strategy`, `d_primes` and the `layers` that they are of."""
-    reads = _reading(graph)
-    kept = cost.layer_inputs(widths)[0][reads]
-    full = cost.layer_inputs(cost.full_widths)[0][reads]
+    full, kept = _inputs(graph, cost, cost.full_widths.tolist()), _inputs(graph, cost, widths)
     return {
-        "strategy": (kept / full).tolist(),
-        "d_primes": kept.tolist(),
-        "layers": [graph.layers[at].name for at in reads],
+        "strategy": [kept[name] / full[name] for name in full],
+        "d_primes": list(kept.values()),
+        "layers": list(full),
     }
 
 
-def _reading(graph: ChannelGraph) -> list[int]:
-    """Places of the layers that are not depthwise."""
-    return [at for at, layer in enumerate(graph.layers) if layer.in_axis is not None]
+def _inputs(graph: ChannelGraph, cost: CostModel, widths: Sequence[int]) -> dict[str, int]:
+    """Input channels of every layer that is not depthwise, by name, in order."""
+    counts = cost.layer_inputs(widths)[0].tolist()
+    pairs = zip(graph.layers, counts, strict=True)
+    return {layer.name: count for layer, count in pairs if layer.in_axis is not None}
 
 
 def read_strategy(given: Sequence[float] | str) -> list[float]:
@@ -65,39 +63,40 @@ def widths_of(graph: ChannelGraph, cost: CostModel, listed: Sequence[float]) -> 
     Raises:
         InputError: another length, a number out of bounds, or layers that read one group and disagree.
     """
-    reads = _reading(graph)
-    per_layer = len(listed) == len(reads)
+    layers = _inputs(graph, cost, cost.full_widths.tolist())
+    per_layer = len(listed) == len(layers)
     if not per_layer and len(listed) != len(graph):
         raise InputError(
-            f"method.strategy: has {len(listed)} entries; must have {len(reads)}, one for every layer's inputs, or "
+            f"method.strategy: has {len(listed)} entries; must have {len(layers)}, one for every layer's inputs, or "
             f"{len(graph)}, one for every group of channels"
         )
-    full = cost.layer_inputs(cost.full_widths)[0][reads] if per_layer else cost.full_widths
-    names = [graph.layers[at].name for at in reads] if per_layer else list(cost.names)
-    counts = []
+    full = layers if per_layer else dict(zip(cost.names, cost.full_widths.tolist(), strict=True))
+    counts = {}
     as_shares = max(listed) <= 1
-    for name, value, most in zip(names, listed, full.tolist(), strict=True):
+    for (name, most), value in zip(full.items(), listed, strict=True):
         count = value * most if as_shares else value
         if not (value > 0 and count <= most and (as_shares or count == int(count))):
             raise InputError(
                 f"method.strategy: {value:g} for {name} must be a share in (0, 1] or a whole number in [1, {most}], "
                 "and so for all"
             )
-        counts.append(max(1, round(count)))
-    return _of_groups(graph, cost, names, counts) if per_layer else tuple(counts)
+        counts[name] = max(1, round(count))
+    return _of_groups(graph, cost, full, counts) if per_layer else tuple(counts.values())
 
 
-def _of_groups(graph: ChannelGraph, cost: CostModel, names: list[str], counts: list[int]) -> tuple[int, ...]:
+def _of_groups(
+    graph: ChannelGraph, cost: CostModel, full: Mapping[str, int], counts: Mapping[str, int]
+) -> tuple[int, ...]:
     """From what the layers read, layer by layer: a layer that reads one group tells its width."""
     layers = {layer.name: layer for layer in graph.layers}
     told: dict[str, tuple[int, str]] = {}  # group -> width and the layer that said so
-    for name, count in zip(names, counts, strict=True):
+    for name, count in counts.items():
         axis = layers[name].in_axis
         mine = [group for group in graph if axis in group.positions]
         if len(mine) != 1:
             continue
         per_channel = mine[0].positions[axis].shape[1]  # type: ignore[index]
-        fixed = _full_inputs(graph, cost, name) - per_channel * mine[0].width
+        fixed = full[name] - per_channel * mine[0].width
         width = (count - fixed) // per_channel
         if not 1 <= width <= mine[0].width:
             raise InputError(f"method.strategy: {count} for {name} leaves {width} of its {mine[0].width} channels")
@@ -114,13 +113,8 @@ def _of_groups(graph: ChannelGraph, cost: CostModel, names: list[str], counts: l
             "one for every group of channels"
         )
     widths = tuple(told[group.name][0] for group in graph)
-    got = dict(zip((layer.name for layer in graph.layers), cost.layer_inputs(widths)[0].tolist(), strict=True))
-    for name, count in zip(names, counts, strict=True):
+    got = _inputs(graph, cost, widths)
+    for name, count in counts.items():
         if got[name] != count:
             raise InputError(f"method.strategy: {count} for {name}; its other entries leave it {got[name]} inputs")
     return widths
-
-
-def _full_inputs(graph: ChannelGraph, cost: CostModel, name: str) -> int:
-    at = [layer.name for layer in graph.layers].index(name)
-    return int(np.asarray(cost.layer_inputs(cost.full_widths))[0][at])
