@@ -38,7 +38,7 @@ from compress.measure.accuracy import Accuracy, accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.spec import load_strictly, read_checkpoint
 from compress.prune.amc.env import ChannelEnv
-from compress.prune.amc.reconstruct import Reconstructor, input_moments, sampled_rows
+from compress.prune.reconstruct import Reconstructor, input_moments, sampled_rows
 from compress.prune.amc.rewards import acc
 from compress.prune.amc.scores import Scores
 from compress.prune.amc.search import Search, SearchSettings

@@ -53,7 +53,7 @@ def test_plans_take_whatever_lists_whole_numbers() -> None:
     expected = compress.Plan({"stem": (0, 1, 2)})
     for given in ([0, 1, 2], range(3), torch.arange(3), torch.arange(3).numpy()):
         assert compress.Plan({"stem": given}) == expected
-    for wrong in ([], [1, 0], [0, 0], [0.5], torch.tensor([True, False])):
+    for wrong in ([1, 0], [0, 0], [0.5], torch.tensor([True, False])):
         with pytest.raises(ValueError, match="plan for stem"):
             compress.Plan({"stem": wrong})
 
@@ -67,6 +67,10 @@ def test_a_network_never_seen_needs_an_example() -> None:
     assert compress.channel_groups(small, IMAGES)[0].width == 4
     with pytest.raises(InputError, match=r"example: must be images \(B, C, H, W\) or the shape"):
         compress.channel_groups(model, IMAGES[0])
+    with pytest.raises(
+        ValueError, match="plan empties group 'stem', which runs through head, a Linear; .* emptied: none"
+    ):
+        compress.cut(model, compress.Plan({"stem": []}))
     with pytest.raises(ValueError, match="plan names group 'stemm'; there are stem"):
         compress.cost(model, IMAGES).macs(compress.Plan({"stemm": [0]}))
 

@@ -21,12 +21,11 @@ from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
 from compress.files import JSON
 from compress.models.onnx import require_onnx
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
-from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
+from compress.prune.controls import controls_of
 from compress.prune.method import Method
-from compress.settings import Budget, EvalSettings, InputError, Recipe
+from compress.settings import Budget, EvalSettings, FinetuneRecipe, InputError, Recipe
 from compress.sources import source_digests
-from compress.stages import Job, needs
+from compress.stages import Job, make_problem, needs
 
 T = TypeVar("T")
 
@@ -152,10 +151,12 @@ def build(config: JSON) -> Job:
             parts(needs, name, tuple(config["stages"][:at]), method)
     if method is not None and distill is not None:
         parts(_check_distill, distill, method, config)
+    if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
+        problems.append(f"control={config['control']}: prune is not among the stages of this run")
     # without these stages the method and its budget play no part
     decides = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
     if decides and data is not None and spec is not None and method is not None and budget is not None:
-        budget = parts(_check_budget, spec, method, budget)
+        budget = parts(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
     problems += parts.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -172,23 +173,26 @@ def build(config: JSON) -> Job:
         method=method,
         budget=budget,
         pretrain=Recipe(**config["pretrain"]),
-        finetune=Recipe(**config["finetune"]),
+        finetune=FinetuneRecipe(**config["finetune"]),
         evaluate=EvalSettings(**config["eval"]),
         teacher=teacher,
         distill=distill,
-        stages=tuple(config["stages"]),
+        controls=controls_of(config["control"], config["control_draws"]),
+        stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.learns),
         force=frozenset(config["force"]),
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
     )
 
 
-def _check_budget(spec: ModelSpec, method: Method, budget: Budget) -> Budget:
-    network = spec.without_pretrained().build()
-    graph = channel_graph(network, spec.shape)
-    if not graph.groups:
-        why = f" ({_few_reasons(graph.frozen)})" if graph.frozen else ""
+def _check_budget(
+    spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, seed: int
+) -> Budget:
+    fresh = spec.without_pretrained().build
+    problem = make_problem(fresh(), data, budget, device, seed, fresh)
+    if not problem.graph.groups and method.cuts_channels:
+        why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""
         raise InputError(f"model: no channel of this network can be cut{why}")
-    return method.check(graph, cost_model(network, graph, spec.shape), budget)
+    return method.check(problem)
 
 
 def _few_reasons(frozen: Mapping[str, str]) -> str:

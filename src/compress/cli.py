@@ -18,7 +18,16 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from compress.compose import COMPOSING, config_hash, diagnose, plain, register_resolvers, sweep_problems, told
+from compress.compose import (
+    COMPOSING,
+    config_hash,
+    diagnose,
+    plain,
+    register_resolvers,
+    sweep_folders,
+    sweep_problems,
+    told,
+)
 from compress.files import JSON, read_json
 from compress.paths import CONF, SUMMARY
 from compress.settings import InputError
@@ -59,6 +68,14 @@ class CheckBeforeStart(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _refuse(sweep_problems(config, problems_of) or unwritable(Path(config.outputs)))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """One table of all jobs, from what they left in their folders."""
+        from compress.report.table import sweep_table
+
+        folders = sweep_folders(config)
+        summaries = [read_json(path / SUMMARY) if (path / SUMMARY).is_file() else {} for path, _ in folders]
+        print(f"\n{sweep_table(summaries, [changed for _, changed in folders])}", flush=True)
 
 
 def _refuse(problems: list[str]) -> None:

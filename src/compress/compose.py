@@ -60,18 +60,31 @@ def slug(text: str, limit: int = 100) -> str:
 
 
 def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
-    """What the method's `compat` says of `name`, from its table of `rules`.
+    """What the method's `compat` says of `name`, from its table of `rules`; with `quick=true` from `quick` first.
 
     A `compat` that is not in the table takes the first column: `compress.config` then tells of it.
     """
     method = _root_.get("method") or {}
+    quick = (method.get("quick") or {}) if _root_.get("quick") else {}
+    if name in quick:
+        return quick[name]
     columns = method.get("rules") or {}
     column: Mapping[str, Any] = columns.get(str(method.get("compat"))) or next(iter(columns.values()), {})
     return column.get(name, otherwise)
 
 
+def pick(table: Mapping[str, Any], *words: Any) -> Any:
+    """The value of the first word that begins with a key of `table` (the longest such key), else that of `other`."""
+    for word in map(str, words):
+        keys = [str(key) for key in table if word.startswith(str(key))]
+        if keys:
+            return table[max(keys, key=len)]
+    return table["other"]
+
+
 def register_resolvers() -> None:
-    """`${slug:...}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides."""
+    """`${slug:...}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides,
+    `${pick:...}` for what depends on the kind of network or dataset."""
     # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
     old = omegaconf.__version__.startswith("2.3")
     register: Callable[..., None] = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
@@ -82,6 +95,7 @@ def register_resolvers() -> None:
     register("slug", lambda text: slug(str(text)), replace=True)
     register("confhash", of_root, replace=True)
     register("rule", rule, replace=True)
+    register("pick", pick, replace=True)
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------
@@ -117,6 +131,18 @@ def sweep_problems(config: DictConfig, check: Callable[[JSON], list[str]]) -> li
     bad = {line.split(" -> ")[0] for line in lines}
     shared = [f"hydra.sweep.subdir: {n} jobs would share the folder {path}" for path, n in folders.items() if n > 1]
     return [*([f"{len(bad)} of {len(jobs)} jobs are wrong; nothing was started"] if bad else []), *lines, *shared]
+
+
+def sweep_folders(config: DictConfig) -> list[tuple[Path, dict[str, str]]]:
+    """Where each job of a sweep writes, and the overrides in which it differs from others."""
+    loader: ConfigLoader = GlobalHydra.instance().config_loader()
+    jobs = sweep_jobs(config.hydra.overrides.task)
+    written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
+    differing = [key for key in written[0] if len({job.get(key) for job in written}) > 1] or list(written[0])[:1]
+    return [
+        (Path(_folder(loader.load_sweep_config(config, job))), {key: asked.get(key, "") for key in differing})
+        for job, asked in zip(jobs, written, strict=True)
+    ]
 
 
 def _folder(job: DictConfig) -> str:

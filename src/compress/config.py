@@ -19,7 +19,7 @@ from compress.settings import BUDGETS, STAGE_ORDER, Bound, Budget, RunSettings
 
 # Keys of a config node that its function does not take: how the node is called, and what `build` hands on itself.
 OUTSIDE = {"_target_", "_partial_", "name"}
-OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rules")
+OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 ANY_KEY = "**"
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward")

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from compress.distill.teacher import ZooTeacher
 from compress.files import JSON, Row, atomic, read_json, read_rows, write_json
 from compress.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
+from compress.prune.controls import Control
 from compress.report.figures import draw_run
 from compress.report.recorder import Recorder
 from compress.report.table import results_table
@@ -39,6 +40,7 @@ def run(
         "stages": {},
         "results": {},
         "budget": {"asked": {job.budget.kind: job.budget.value}, "achieved": {}},
+        "controls": {},
         "versions": {name: _version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
         "commit": _commit(),
         "device": device_name(job.device),
@@ -72,56 +74,117 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run or of one of its controls, and the steps that it builds on."""
+
+    stage: str
+    control: Control | None
+    after: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.stage if self.control is None else f"{self.stage} {self.control}"
+
+
+def steps(job: Job) -> list[Step]:
+    """The run's stages in order; its controls branch off where it is pruned, and are measured with it."""
+    found: list[Step] = []
+    ends: list[str] = []
+    for stage in (stage for stage in job.stages if stage != "eval"):
+        found.append(Step(stage, None, (found[-1].name,) if found else ()))
+    if "prune" in job.stages:
+        after = next(step.after for step in found if step.stage == "prune")
+        for control in job.controls:
+            branch = [Step("prune", control, after)]
+            if "finetune" in job.stages:
+                branch.append(Step("finetune", control, (branch[-1].name,)))
+            ends.append(branch[-1].name)
+            found += branch
+    if "eval" in job.stages:
+        last = [step.name for step in found if step.control is None][-1:]
+        found.append(Step("eval", None, (*last, *ends)))
+    return found
+
+
 def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path) -> RunState:
-    state = RunState(job, {})
+    folders: dict[str, Path] = {}
     if job.distill is not None and isinstance(job.teacher, ZooTeacher):
         log.info("teacher: %s", job.teacher.spec.describe())
-        state = RunState(teacher_job(job), {})
-        trained = _stage(store, "pretrain", state, None, False, lambda row: on_row({**row, "stage": "teacher"}))
+        teacher = Step("pretrain", None, ())
+        trained = _stage(store, teacher, RunState(teacher_job(job), {}), {}, False, _renamed(on_row, "teacher"))
         summary["stages"]["teacher"] = _stage_json(trained)
-        state = RunState(job, {"teacher": trained.folder})
-    parent: str | None = None
-    redo = False
-    for name in job.stages:
-        redo = redo or name in job.force
-        finished = _stage(store, name, state, parent, redo, on_row)
-        parent = finished.key
-        state = replace(state, done={**state.done, name: finished.folder})
-        summary["stages"][name] = _stage_json(finished)
-        if name == "prune":
+        folders["teacher"] = trained.folder
+    keys: dict[str, str] = {}
+    redone: set[str] = set()
+    for step in steps(job):
+        redo = step.stage in job.force or not redone.isdisjoint(step.after)
+        rows = on_row if step.control is None else _renamed(on_row, step.name)
+        finished = _stage(store, step, _state(job, step, folders), keys, redo, rows)
+        keys[step.name], folders[step.name] = finished.key, finished.folder
+        redone |= {step.name} if redo else set()
+        summary["stages"][step.name] = _stage_json(finished)
+        if step.stage == "prune" and step.control is None:
             summary["budget"] = finished.result["budget"]
-        if name == "eval":
+        elif step.stage == "prune":
+            summary["controls"][str(step.control)] = finished.result["budget"]
+        if step.stage == "eval":
             summary["results"] = finished.result["results"]
         write_json(folder / SUMMARY, summary)
-    return state
+    return _state(job, None, folders)
+
+
+def _renamed(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]:
+    return lambda row: on_row({**row, "stage": stage})
+
+
+def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState:
+    """What a step is given: the folders of the run, or of the control that it is of."""
+    shared = {name: folder for name, folder in folders.items() if name in ("teacher", "pretrain", "sparsify")}
+
+    def of(control: Control | None) -> dict[str, Path]:
+        names = {stage: Step(stage, control, ()).name for stage in ("prune", "finetune")}
+        return {stage: folders[name] for stage, name in names.items() if name in folders}
+
+    if step is not None and step.control is not None:
+        return RunState(job, {**shared, **of(step.control)}, step.control)
+    controls = {str(control): of(control) for control in job.controls}
+    own = {name: folders[name] for name in ("eval",) if name in folders}
+    return RunState(job, {**shared, **of(None), **own}, None, controls)
 
 
 def _stage(
-    store: Store, name: str, state: RunState, parent: str | None, redo: bool, on_row: Callable[[Row], None]
+    store: Store, step: Step, state: RunState, keys: Mapping[str, str], redo: bool, on_row: Callable[[Row], None]
 ) -> Finished:
-    stage: Stage = STAGES[name]
+    stage: Stage = STAGES[step.stage]
 
     def compute(work: Any) -> JSON:
-        log.info("%s: running", name)
+        log.info("%s: running", step.name)
         result = stage.run(state, work)
         seconds = round(work.seconds(), 3)
-        log.info("%s: done in %.1f s", name, seconds)
+        log.info("%s: done in %.1f s", step.name, seconds)
         return {"made": stage.makes, **result, "seconds": seconds}
 
-    return store.stage(name, depends(name, state.job, parent), compute, redo=redo, on_row=on_row)
+    return store.stage(step.stage, depends(step, state.job, keys), compute, redo=redo, on_row=on_row)
 
 
-def depends(name: str, job: Job, parent: str | None) -> JSON:
-    """All that the result of a stage depends on."""
-    return {"settings": STAGES[name].settings(job), "parent": parent, "version": STAGES[name].version}
+def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
+    """All that the result of a step depends on."""
+    stage = STAGES[step.stage]
+    parents = [keys[name] for name in step.after]
+    control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
+    return {
+        "settings": {**stage.settings(job), **control},
+        "parent": parents if len(parents) > 1 else next(iter(parents), None),
+        "version": stage.version,
+    }
 
 
 def stage_keys(job: Job) -> dict[str, str]:
-    """The keys that the stages of a job will have, without running any."""
+    """The keys that the steps of a job will have, without running any."""
     keys: dict[str, str] = {}
-    parent: str | None = None
-    for name in job.stages:
-        parent = keys[name] = stage_key(name, depends(name, job, parent))
+    for step in steps(job):
+        keys[step.name] = stage_key(step.stage, depends(step, job, keys))
     return keys
 
 
@@ -140,6 +203,11 @@ def _write_split(job: Job, folder: Path) -> JSON:
 def _collect(state: RunState, folder: Path) -> None:
     """Copy what the run is about into its folder, so that it stands without the cache."""
     _copy(state.done[state.latest()] / MODEL, folder / MODEL)
+    for name, done in state.controls.items():
+        mine = folder / "controls" / name.replace(" ", "-")
+        mine.mkdir(parents=True, exist_ok=True)
+        _copy(done["prune"] / PLAN, mine / PLAN)
+        _copy(done.get("finetune", done["prune"]) / MODEL, mine / MODEL)
     if "prune" in state.done:
         _copy(state.done["prune"] / PLAN, folder / PLAN)
     if "sparsify" in state.done and (state.done["sparsify"] / AGENT).is_file():

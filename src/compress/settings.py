@@ -58,6 +58,7 @@ Share = Annotated[float, Bound(gt=0, le=1)]
 Fraction = Annotated[float, Bound(ge=0, lt=1)]
 
 StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
+ControlKind = Literal["random", "uniform"]
 STAGE_ORDER: tuple[StageName, ...] = ("pretrain", "sparsify", "prune", "finetune", "eval")
 
 
@@ -84,6 +85,14 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(Recipe):
+    """How the pruned network recovers."""
+
+    init: Literal["finetune", "scratch"]
+    scratch_budget: Literal["E", "B"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalSettings:
     """How a finished model is measured."""
 
@@ -103,13 +112,16 @@ class RunSettings:
     outputs: str
     stages: list[StageName]
     force: list[StageName]
+    control: list[ControlKind] | ControlKind | None
+    control_draws: Count
+    quick: bool
     tensorboard: bool
     plots: bool
     preserve_ratio: Share | None  # share of MACs kept
     percent: Fraction | None  # share of channels (or weights) removed
     flops_limit: Positive | None  # MMACs
     pretrain: Recipe
-    finetune: Recipe
+    finetune: FinetuneRecipe
     eval: EvalSettings
 
 

@@ -6,8 +6,8 @@ A stage comes with what its result depends on besides its parent, which is what 
 import copy
 import logging
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,30 @@ from torch import nn
 from compress.data.base import Data
 from compress.distill.distill import Distill
 from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
-from compress.files import JSON, write_json
+from compress.files import JSON, read_json, write_json
 from compress.measure.accuracy import accuracy
 from compress.measure.counts import counts
 from compress.measure.latency import measure_latency
 from compress.measure.macs import count_macs
+from compress.measure.sparsity import nonzero_macs, zipped_bytes
+from compress.models.layers import initialise_convolutions
+from compress.models.masks import MASK, masked_layers, set_masks
 from compress.models.onnx import export_onnx
-from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
-from compress.paths import MODEL, ONNX
+from compress.models.spec import OURS, ModelSpec, load_strictly, read_checkpoint
+from compress.paths import MODEL, ONNX, RESULT
 from compress.prune.budget import achieved, preserve_ratio
+from compress.prune.controls import Control, controlled
 from compress.prune.cost import cost_model
 from compress.prune.groups import channel_graph
+from compress.prune.magnitude.thresholds import sparsity_report
 from compress.prune.method import Decision, Method, Problem
 from compress.prune.network import load_network, save_network
 from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference
 from compress.seeds import derive_seed
-from compress.settings import Budget, EvalSettings, InputError, Recipe
+from compress.settings import Budget, EvalSettings, FinetuneRecipe, InputError, Recipe
 from compress.sources import source_digest
-from compress.train import Loss, cross_entropy, train
+from compress.train import NO_HOOKS, Hooks, Loss, cross_entropy, train
 from compress.work import Work
 
 log = logging.getLogger(__name__)
@@ -55,8 +60,9 @@ class Job:
     method: Method
     budget: Budget
     pretrain: Recipe
-    finetune: Recipe
+    finetune: FinetuneRecipe
     evaluate: EvalSettings
+    controls: tuple[Control, ...]
     teacher: Teacher | None
     distill: Distill | None
     stages: tuple[str, ...]
@@ -66,10 +72,15 @@ class Job:
 
 @dataclass(frozen=True)
 class RunState:
-    """A job and the folders of its finished stages (and of the teacher's training, if it has one)."""
+    """A job and the folders of its finished stages (and of the teacher's training, if it has one).
+
+    A control has a state of its own from its pruning on; the run's keeps the folders of all.
+    """
 
     job: Job
     done: Mapping[str, Path]
+    control: Control | None = None
+    controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
     def fresh(self) -> nn.Module:
         """The uncut network, weights to be loaded."""
@@ -80,14 +91,41 @@ class RunState:
 
     def latest(self) -> str:
         """The stage that made the newest network."""
-        return next(stage for stage in ("finetune", "prune", "pretrain") if stage in self.done)
+        order = ("finetune", "prune", "sparsify", "pretrain")
+        return next(stage for stage in order if stage in self.done and (self.done[stage] / MODEL).is_file())
 
-    def problem(self) -> Problem:
-        model, _ = self.network("pretrain")
-        model.to(self.job.device)
-        graph = channel_graph(model, self.job.data.shape)
-        cost = cost_model(model, graph, self.job.data.shape)
-        return Problem(model, graph, cost, self.job.data, self.job.budget, self.job.device, self.job.seed)
+    def uncut(self) -> str:
+        """The stage that made the newest network of full width."""
+        return "sparsify" if self.learned() and (self.done["sparsify"] / MODEL).is_file() else "pretrain"
+
+    def learned(self) -> Path | None:
+        return self.done.get("sparsify")
+
+    def problem(self, train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None) -> Problem:
+        """What a method is given; `train` makes a network of full width learn."""
+        job = self.job
+        model, _ = self.network(self.uncut())
+        model.to(job.device)
+        return make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh, train)
+
+
+def make_problem(
+    model: nn.Module,
+    data: Data,
+    budget: Budget,
+    device: torch.device,
+    seed: int,
+    fresh: Callable[[], nn.Module],
+    train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None,
+) -> Problem:
+    graph = channel_graph(model, data.shape)
+    cost = cost_model(model, graph, data.shape)
+
+    def teach(recipe: Recipe, hooks: Hooks) -> JSON:
+        assert train is not None, "only `sparsify` trains"
+        return train(model, recipe, hooks)
+
+    return Problem(model, graph, cost, data, budget, device, seed, fresh, teach)
 
 
 # -- pretrain --------------------------------------------------------------------------------------------------
@@ -137,16 +175,35 @@ def _train(
     stage: str,
     work: Work,
     plan: Plan,
-    loss: Loss | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> JSON:
-    """Train `model` in place and keep its best epoch as best.safetensors beside it."""
+    """Train `model` in place, with the teacher if it joins, and keep its best epoch as best.safetensors beside it."""
     job = state.job
-    loss = loss or cross_entropy(recipe)
-    history = train(model, job.data, recipe, loss, stage=stage, seed=job.seed, device=job.device, work=work)
+    loss = _loss(state, recipe, stage)
+    history = train(
+        model, job.data, recipe, loss, stage=stage, seed=job.seed, device=job.device, work=work, hooks=hooks
+    )
     best = copy.deepcopy(model)
     best.load_state_dict(history.pop("best_weights"))
     save_network(work.folder / "best.safetensors", best, job.model, plan)
     return history
+
+
+def _loss(state: RunState, recipe: Recipe, stage: str) -> Loss:
+    job = state.job
+    if job.distill is None or stage not in job.distill.stages:
+        return cross_entropy(recipe)
+    teacher = load_teacher(state).to(job.device)
+    held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
+    log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
+    return job.distill.loss(recipe, teacher)
+
+
+def _teaching(job: Job, stage: str) -> JSON:
+    """What a training with a teacher depends on besides."""
+    if job.distill is None or stage not in job.distill.stages:
+        return {}
+    return {"distill": job.asked["distill"], "teacher": _teacher_settings(job)}
 
 
 # -- sparsify --------------------------------------------------------------------------------------------------
@@ -154,17 +211,31 @@ def _train(
 
 def sparsify(state: RunState, work: Work) -> JSON:
     """The method learns what can go, once surgery has shown on some plan that it is right for this network."""
-    problem = state.problem()
+
+    def train(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
+        return _train(state, model, recipe, "sparsify", work, Plan(), hooks)
+
+    problem = state.problem(train)
     half = Plan({group.name: tuple(range((group.width + 1) // 2)) for group in problem.graph.groups})
     _check(problem, cut(problem.model, problem.graph, half), half)
-    return state.job.method.sparsify(problem, work)
+    result = state.job.method.sparsify(problem, work)
+    if state.job.method.sparsify_trains_weights:
+        save_network(work.model, problem.model, state.job.model, Plan())
+    return result
 
 
 def _sparsify_settings(job: Job) -> JSON:
     settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.plan_only}
     budget = {"budget": job.budget.to_json()} if job.method.sparsify_reads_budget else {}
     # how images are augmented counts: a method may calibrate on augmented ones
-    return {"method": settings, "seed": job.seed, "data": _training_images(job), **budget, **_files(job)}
+    return {
+        "method": settings,
+        "seed": job.seed,
+        "data": _training_images(job),
+        **budget,
+        **_files(job),
+        **_teaching(job, "sparsify"),
+    }
 
 
 def _files(job: Job) -> JSON:
@@ -177,29 +248,36 @@ def _files(job: Job) -> JSON:
 def prune(state: RunState, work: Work) -> JSON:
     """The method decides, surgery cuts; nothing is saved before the cut network equals the masked one."""
     problem = state.problem()
-    decision = state.job.method.plan(problem, state.done.get("sparsify"))
+    decision = state.job.method.plan(problem, state.learned())
+    if state.control is not None:
+        decision = controlled(problem, decision, state.control)
+    for level, lines in ((logging.INFO, decision.notes), (logging.WARNING, decision.warnings)):
+        for line in lines:
+            log.log(level, "prune: %s", line)
     with torch.no_grad():
         parameters = dict(problem.model.named_parameters())
         for name, value in decision.weights.items():
             parameters[name].copy_(value)
     small = cut(problem.model, problem.graph, decision.plan)
     apart = _check(problem, small, decision.plan)
+    set_masks(small, decision.masks)
     save_network(work.model, small, state.job.model, decision.plan)
-    write_json(work.plan, _plan_json(problem, decision))
+    write_json(
+        work.plan, _plan_json(problem, decision) | ({"sparsity": sparsity_report(small)} if decision.masks else {})
+    )
     budget = _budget_json(problem, decision)
-    if problem.graph.frozen:
+    if problem.graph.frozen and not decision.masks and state.control is None:
         layer, why = next(iter(problem.graph.frozen.items()))
         log.info(
             "prune: %d of %d layers keep all of their outputs, such as %s, which %s; plan.json names each",
             len(problem.graph.frozen), len(problem.graph.layers), layer, why,
         )  # fmt: skip
-    if not budget["met"]:
-        log.warning(
-            "prune: the budget %s was missed: %.4f of the MACs are left",
-            problem.budget,
-            budget["achieved"]["preserve_ratio"],
-        )
-    return {"budget": budget, "masked_equals_cut": apart, "frozen": dict(problem.graph.frozen)}
+    if not budget["met"] and state.control is None:
+        got = budget["achieved"][problem.budget.kind]
+        log.warning("prune: the budget %s was missed: %s=%.4g was achieved", problem.budget, problem.budget.kind, got)
+    thresholds = decision.own.get("thresholds", {})
+    told = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # plan.json has those of every layer
+    return {"budget": budget, **told, "masked_equals_cut": apart, "frozen": dict(problem.graph.frozen)}
 
 
 def _check(problem: Problem, small: nn.Module, plan: Plan) -> float:
@@ -247,6 +325,8 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
 
 def _budget_json(problem: Problem, decision: Decision) -> JSON:
     budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
+    if decision.percent is not None:
+        got["percent"] = decision.percent
     if budget.kind == "percent":
         met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, decision.rounding_step)
     else:
@@ -272,15 +352,48 @@ def finetune(state: RunState, work: Work) -> JSON:
     """Recover, from the labels and a teacher if one joins."""
     job = state.job
     model, plan = state.network(state.latest())
-    loss = None
-    if job.distill is not None and "finetune" in job.distill.stages:
-        teacher = load_teacher(state).to(job.device)
-        held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
-        log.info("finetune: the teacher's held-out top-1 is %.2f %%", held_out.top1)
-        loss = job.distill.loss(job.finetune, teacher)
-    result = _train(state, model, job.finetune, "finetune", work, plan, loss)
+    recipe: Recipe = job.finetune
+    if job.finetune.init == "scratch":
+        recipe = scratch_recipe(job, count_macs(model, job.data.shape))
+        model = fresh_like(state, model, plan)
+        log.info("finetune: from scratch, %d epochs of the recipe of pretrain", recipe.epochs)
+    masks = {name: layer.get_buffer(MASK).clone() for name, layer in masked_layers(model).items()}
+    result = _train(state, model, recipe, "finetune", work, plan)
+    for name, mask in masks.items():
+        weight = model.get_parameter(f"{name}.weight")
+        assert not bool(weight[~mask.to(weight.device)].any()), f"masked weights of {name} came back"
     save_network(work.model, model, job.model, plan)
-    return result
+    return {**result, "init": job.finetune.init, "recipe": asdict(recipe)}
+
+
+def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:
+    """The pruned network with new weights: the same channels (selections too) and masks, drawn for its widths."""
+    torch.manual_seed(derive_seed(state.job.seed, "scratch"))
+    new = state.fresh()
+    if plan.kept:
+        new = cut(new, channel_graph(new, state.job.data.shape), plan)
+    if state.job.model.target.startswith(OURS):
+        initialise_convolutions(new)  # by the widths they have now; other networks keep what they drew at full width
+    set_masks(new, {name: layer.get_buffer(MASK) for name, layer in masked_layers(model).items()})
+    return new
+
+
+def scratch_recipe(job: Job, macs: int) -> Recipe:
+    """How the dense network trains, for as many epochs (E), or for as many multiply-adds (B).
+
+    Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, arXiv:1810.05270, section 3. The points where
+    the rate drops move with the length, to whole epochs.
+    """
+    recipe = job.pretrain
+    if job.finetune.scratch_budget == "E":
+        return recipe
+    longer = count_macs(job.model.without_pretrained().build(), job.data.shape) / macs
+    return replace(
+        recipe,
+        epochs=int(recipe.epochs * longer),
+        hold_epochs=int(recipe.hold_epochs * longer),
+        step_epochs=max(1, int(recipe.step_epochs * longer)),
+    )
 
 
 def load_teacher(state: RunState) -> nn.Module:
@@ -292,10 +405,15 @@ def load_teacher(state: RunState) -> nn.Module:
 
 
 def _finetune_settings(job: Job) -> JSON:
-    settings: JSON = {"recipe": asdict(job.finetune), "seed": job.seed, "data": _training_images(job)}
-    if job.distill is not None and "finetune" in job.distill.stages:
-        settings |= {"distill": job.asked["distill"], "teacher": _teacher_settings(job)}
-    return settings
+    scratch = {"pretrain": asdict(job.pretrain)} if job.finetune.init == "scratch" else {}
+    recipe = asdict(job.finetune)
+    return {
+        "recipe": recipe,
+        **scratch,
+        "seed": job.seed,
+        "data": _training_images(job),
+        **_teaching(job, "finetune"),
+    }
 
 
 def _teacher_settings(job: Job) -> Any:
@@ -313,16 +431,16 @@ def teacher_job(job: Job) -> Job:
 
 # -- eval ------------------------------------------------------------------------------------------------------
 
-REPORTED = {"pretrain": "dense", "prune": "pruned", "finetune": "finetuned"}
+REPORTED = {"pretrain": "dense", "sparsify": "sparse-trained", "prune": "pruned", "finetune": "finetuned"}
 
 
 def evaluate(state: RunState, work: Work) -> JSON:
     """What each network is worth. The one place that reads the test images, once per network."""
     job = state.job
     rows: JSON = {}
-    for stage, name in REPORTED.items():
-        if stage in state.done:
-            model, _ = state.network(stage)
+    for one, stage, name in _reported(state):
+        if (one.done[stage] / MODEL).is_file():
+            model, _ = one.network(stage)
             model.to(job.device)
             top1, top5 = accuracy(model, job.data.ordered("test", job.evaluate.batch_size, job.device))
             latency = measure_latency(
@@ -336,7 +454,9 @@ def evaluate(state: RunState, work: Work) -> JSON:
                 "top1": top1,
                 "top5": top5,
                 **asdict(counts(model, job.data.shape)),
-                "bytes": (state.done[stage] / MODEL).stat().st_size,
+                "bytes": (one.done[stage] / MODEL).stat().st_size,
+                **_sparse_figures(model, one.done[stage] / MODEL, job),
+                "epochs": read_json(one.done[stage] / RESULT).get("epochs"),
                 "latency_ms": latency.median_ms,
                 "latency_spread_ms": latency.spread_ms,
                 "latency_threads": latency.threads,
@@ -349,6 +469,28 @@ def evaluate(state: RunState, work: Work) -> JSON:
     apart = export_onnx(model, work.folder / ONNX, job.data.shape)
     log.info("eval: %s gives torch's logits to %.1e in onnxruntime", ONNX, apart)
     return {"results": rows, "onnx_difference": apart}
+
+
+def _reported(state: RunState) -> Iterator[tuple[RunState, str, str]]:
+    """Every network of a run, those of its controls after its own: the state that has it, its stage, its name."""
+    names = REPORTED | ({"finetune": "from scratch"} if state.job.finetune.init == "scratch" else {})
+    for stage, name in names.items():
+        if stage in state.done:
+            yield state, stage, name
+    for control, done in state.controls.items():
+        for stage in done:
+            yield replace(state, done=done), stage, f"{names[stage]}, {control}"
+
+
+def _sparse_figures(model: nn.Module, file: Path, job: Job) -> JSON:
+    """Of a network with masks: what is left, and what it would cost if zeros cost nothing."""
+    if not masked_layers(model):
+        return {}
+    return {
+        "sparsity": sparsity_report(model)["prunable"]["share_zero"],
+        "nonzero_macs": nonzero_macs(model, job.data.shape),
+        "zipped_bytes": zipped_bytes(file),
+    }
 
 
 def device_name(device: torch.device) -> str:
@@ -382,9 +524,9 @@ class Stage:
 STAGES = {
     "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 1),  # dense network to its baseline accuracy
     "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 2),  # learn what can go
-    "prune": Stage(prune, _prune_settings, "plan", 2),  # decide, to the budget, and cut
-    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 1),  # recover
-    "eval": Stage(evaluate, _evaluate_settings, "measurement", 2),  # accuracy, MACs, params, size, latency
+    "prune": Stage(prune, _prune_settings, "plan", 3),  # decide, to the budget, and cut
+    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 2),  # recover
+    "eval": Stage(evaluate, _evaluate_settings, "measurement", 3),  # accuracy, MACs, params, size, latency
 }
 
 

@@ -9,6 +9,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from compress.data.base import Data
 from compress.files import JSON
 from compress.measure.accuracy import accuracy
+from compress.models.masks import apply_masks
 from compress.seeds import derive_seed
 from compress.settings import InputError, Recipe
 from compress.work import Work
@@ -30,6 +33,22 @@ AUXILIARY_WEIGHT = 0.3
 
 # (logits (B, C), labels (B,), images (B, C, H, W)) -> scalar
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a method does while its network trains. Masks of weights need none: they are always kept."""
+
+    begin_epoch: Callable[[nn.Module, int], None] = _nothing  # epochs count from 1
+    on_gradient: Callable[[nn.Module], None] = _nothing  # after the backward pass and clipping, before the step
+    row: Callable[[nn.Module], JSON] = lambda _: {}  # what it adds to an epoch's row
+
+
+NO_HOOKS = Hooks()
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
@@ -71,6 +90,7 @@ def train(
     seed: int,
     device: torch.device,
     work: Work,
+    hooks: Hooks = NO_HOOKS,
 ) -> JSON:
     """Train `model` in place to its last epoch; returns what there is to report.
 
@@ -107,7 +127,10 @@ def train(
                 log.info("%s: stopped after epoch %d, best held-out top-1 was epoch %d's", stage, ended, best_epoch)
                 break
             began = time.perf_counter()
-            mean_loss, train_top1 = _epoch(model, data, recipe, loss, optimizer, stage, epoch, steps, seed, device)
+            hooks.begin_epoch(model, epoch)
+            mean_loss, train_top1 = _epoch(
+                model, data, recipe, loss, optimizer, hooks, stage, epoch, steps, seed, device
+            )
             top1 = accuracy(model, data.ordered("held_out", 512, device)).top1
             if top1 > best:
                 best, best_epoch, best_weights = top1, epoch, _copy(model)
@@ -120,6 +143,7 @@ def train(
                 held_out_top1=round(top1, 4),
                 lr=rate,
                 seconds=round(time.perf_counter() - began, 3),
+                **hooks.row(model),
             )
             ended = epoch
             state = {
@@ -166,6 +190,7 @@ def _epoch(
     recipe: Recipe,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
+    hooks: Hooks,
     stage: str,
     epoch: int,
     steps: int,
@@ -192,7 +217,9 @@ def _epoch(
         value.backward()
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        hooks.on_gradient(model)
         optimizer.step()
+        apply_masks(model)
         total += value.detach() * len(labels)
         hits += (logits.detach().argmax(1) == labels).sum()
         seen += len(labels)

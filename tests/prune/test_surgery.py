@@ -189,8 +189,8 @@ def test_plans_are_plain_data_and_refuse_nonsense(tiny: nn.Module) -> None:
     plan = Plan({"conv1": (1, 4)})
     assert plan_from_json(json.loads(json.dumps(plan.to_json()))) == plan
     graph = channel_graph(tiny, (1, 8, 8))
-    with pytest.raises(ValueError, match="keeps no channel"):
-        Plan({"conv1": ()})
+    with pytest.raises(ValueError, match="plan empties group 'conv1', which is read by add"):
+        cut(tiny, graph, Plan({"conv1": ()}))
     with pytest.raises(ValueError, match="once, ascending"):
         Plan({"conv1": (4, 1)})
     with pytest.raises(ValueError, match="plan names group 'convX'; there are conv1, "):

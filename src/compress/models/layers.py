@@ -12,6 +12,47 @@ def initialise_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+class Nothing(nn.Module):
+    """What a convolution gives that reads no channel: (B, any, H, W) -> (B, out_channels, H', W').
+
+    Zeros in the input's dtype, and the bias if there is one. Stands where surgery has emptied what a convolution
+    reads; and, with one channel that nobody looks at, where it has emptied what one gives.
+    """
+
+    def __init__(
+        self, out_channels: int, stride: tuple[int, int], margin: tuple[int, int], bias: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.stride, self.margin = out_channels, stride, margin
+        self.bias = bias
+
+    def size(self, x: Tensor) -> tuple[int, int]:
+        """(H', W')"""
+        height, width = ((x.shape[2 + i] + self.margin[i]) // self.stride[i] + 1 for i in range(2))
+        return height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x.new_zeros(x.shape[0], self.out_channels, *self.size(x))
+        return zeros if self.bias is None else zeros + self.bias.to(x.dtype).view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.out_channels}, stride={self.stride}, bias={self.bias is not None}"
+
+
+def nothing_for(conv: nn.Conv2d) -> Nothing:
+    """In place of a convolution that is cut to no inputs, to no outputs, or both."""
+    margin = []
+    for i, kernel in enumerate(conv.kernel_size):
+        reach = conv.dilation[i] * (kernel - 1)
+        padded = {"same": reach, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else 2 * conv.padding[i]
+        margin.append(int(padded) - reach - 1)
+    made = Nothing(
+        max(conv.out_channels, 1), (conv.stride[0], conv.stride[1]), (margin[0], margin[1]),
+        conv.bias if conv.out_channels else None,
+    )  # fmt: skip
+    return made.train(conv.training)
+
+
 class ChannelPad(nn.Module):
     """Zero channels before and after the given ones: (B, C, H, W) -> (B, before + C + after, H, W).
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.models.layers import ChannelSelection, initialise_convolutions
+from compress.models.layers import ChannelSelection, Nothing, initialise_convolutions
 from compress.settings import Bound, InputError
 
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
@@ -82,6 +82,9 @@ class Block(nn.Module):
             self.shortcut = nn.Conv2d(widths.stream, widths.out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        # A branch that surgery has emptied is zero exactly: its last convolution has no bias, and no BN follows.
+        if all(isinstance(self.get_submodule(f"conv{i + 1}"), Nothing) for i in range(self.convs)):
+            return self.shortcut(x)  # type: ignore[no-any-return]
         out = self.get_submodule("conv1")(self.relu(self.select(self.bn1(x))))
         for i in range(2, self.convs + 1):
             bn, conv = self.get_submodule(f"bn{i}"), self.get_submodule(f"conv{i}")

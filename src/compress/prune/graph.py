@@ -8,6 +8,7 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
+from compress.prune.flow import Flow, what_is_lost
 from compress.prune.plan import Plan, check_plan
 
 
@@ -57,6 +58,9 @@ class ChannelGraph(Sequence[ChannelGroup]):
     layers: tuple[Layer, ...]
     frozen: Mapping[str, str]
     norms: Mapping[str, tuple[int, Axis]]  # layer and group norms, which see all channels: on which dimension, axis
+    scaled_by: Mapping[str, str] = field(default_factory=dict)  # indices of a selection: the batch norm before it
+    never_empty: Mapping[str, str] = field(default_factory=dict)  # groups that must keep a channel, and why
+    flows: tuple[Flow, ...] = ()  # of evaluation, and of training
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)
@@ -74,18 +78,45 @@ class ChannelGraph(Sequence[ChannelGroup]):
     def __getitem__(self, at: int | slice) -> ChannelGroup | tuple[ChannelGroup, ...]:
         return self.groups[at]
 
+    @property
+    def emptiable(self) -> frozenset[str]:
+        """Groups that a plan may empty, each for itself: `masked` and `cut` are the same without any channel.
+
+        All that reads such a group is convolutions, whose outputs are then zeros (and their bias): a residual block
+        without inner channels is its shortcut. Several together may still be too many; `kept` tells.
+        """
+        return frozenset(group.name for group in self.groups) - self.never_empty.keys()
+
+    def emptied(self, plan: Plan) -> list[ChannelGroup]:
+        return [group for group in self.groups if not plan.kept.get(group.name, True)]
+
     def kept(self, plan: Plan) -> dict[str, Tensor]:
         """Kept channels of every group, checked against its width.
 
         Raises:
-            ValueError: the plan names a group or a channel that is not there.
+            ValueError: the plan names a group or a channel that is not there, or empties what must keep a channel.
         """
         widths = {group.name: group.width for group in self.groups}
         check_plan(plan, widths)
+        self._check_emptied(self.emptied(plan))
         return {
-            name: torch.tensor(plan.kept[name]) if name in plan.kept else torch.arange(width)
+            name: torch.tensor(plan.kept[name], dtype=torch.int64) if name in plan.kept else torch.arange(width)
             for name, width in widths.items()
         }
+
+    def _check_emptied(self, emptied: Sequence[ChannelGroup]) -> None:
+        if not emptied:
+            return
+        may = ", ".join(name for group in self.groups if (name := group.name) in self.emptiable) or "none"
+        rule = f"keep at least one channel; groups that can be emptied: {may}"
+        for group in emptied:
+            if group.name in self.never_empty:
+                raise ValueError(f"plan empties group {group.name!r}, {self.never_empty[group.name]}; {rule}")
+        silent = {name for group in emptied for name in group.consumers}
+        lost = next((lost for flow in self.flows if (lost := what_is_lost(flow, silent))), None)
+        if lost:
+            names = ", ".join(repr(group.name) for group in emptied)
+            raise ValueError(f"plan empties groups {names}, {lost}; {rule}, but not all of these")
 
     def widths(self, plan: Plan) -> list[int]:
         return [len(plan.kept.get(group.name, range(group.width))) for group in self.groups]

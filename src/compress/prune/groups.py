@@ -23,6 +23,8 @@ import torch
 from torch import fx, nn
 
 from compress.prune.copies import shadow
+from compress.prune.emptying import why_never_empty
+from compress.prune.flow import flow_of
 from compress.prune.graph import ChannelGraph, ChannelGroup
 from compress.prune.numbers import FROZEN
 from compress.prune.tracing import OUTPUT, Channels, NumberRun, Tracer
@@ -63,14 +65,18 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     """
     found, twin = Channels(model), shadow(model)
     evaluates = traced(twin.eval())
+    runs = [evaluates.graph]
     _run(twin, evaluates, shape, found, counted=True)
     why_idle = "is never run"
     try:
         trains = traced(twin.train())
+        if trains.code != evaluates.code:
+            runs.append(trains.graph)
         if found.idle() or trains.code != evaluates.code:
             _run(twin, trains, shape, found, counted=False)
     except InputError as error:
         why_idle = f"does not run in evaluation, and training {error}"
+        runs = []
     groups = _groups(found)
     frozen = _frozen(found) | dict.fromkeys(found.idle(), why_idle)
     for group in groups:
@@ -79,7 +85,13 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
                 if len(found.axes[layer.out_axis]) > 1 and layer.out_axis in group.positions:
                     frozen.setdefault(layer.name, "has outputs that only live and die together")
     free = tuple(group for group in groups if group.width > 1)
-    return ChannelGraph(free, tuple(found.layers.values()), frozen, found.norms)
+    flows = tuple(flow_of(run) for run in runs)
+    never_empty = (
+        why_never_empty(twin, free, runs, flows)
+        if runs
+        else dict.fromkeys((group.name for group in free), "which may be read in training, which cannot be followed")
+    )
+    return ChannelGraph(free, tuple(found.layers.values()), frozen, found.norms, found.scaled_by, never_empty, flows)
 
 
 def _run(

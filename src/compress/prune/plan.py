@@ -10,10 +10,11 @@ from typing import Any
 class Plan:
     """For each group the kept channels, ascending; a group that is not named keeps all of its channels.
 
-    Any whole numbers will do (a list, a range, a tensor); they are kept as tuples of ints.
+    Any whole numbers will do (a list, a range, a tensor); they are kept as tuples of ints. A group that keeps none is
+    emptied, which a network allows where it is exact: `ChannelGraph.emptiable`.
 
     Raises:
-        ValueError: a group that keeps nothing, or channels that are not whole numbers, each once, ascending.
+        ValueError: channels that are not whole numbers, each once, ascending.
     """
 
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -37,8 +38,6 @@ def _indices(name: str, given: Sequence[int]) -> tuple[int, ...]:
         raise ValueError(
             f"plan for {name} must be a list of whole numbers, the channels that stay; got {given}"
         ) from None
-    if not channels:
-        raise ValueError(f"plan for {name} keeps no channel; every group must keep at least one")
     if list(channels) != sorted(set(channels)):
         raise ValueError(f"plan for {name} must list kept channels once, ascending; got {list(channels)}")
     return channels
@@ -53,7 +52,7 @@ def check_plan(plan: Plan, widths: Mapping[str, int]) -> None:
     for name, channels in plan.kept.items():
         if name not in widths:
             raise ValueError(f"plan names group {name!r}; there are {', '.join(widths)}")
-        if channels[0] < 0 or channels[-1] >= widths[name]:
+        if channels and (channels[0] < 0 or channels[-1] >= widths[name]):
             raise ValueError(f"plan for {name}: channels must be in [0, {widths[name]}), got {list(channels)}")
 
 

@@ -6,12 +6,13 @@ too: while masked they run as they will when cut.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from compress.models.layers import nothing_for
 from compress.prune.copies import copied
 from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.plan import Plan
@@ -24,6 +25,7 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
     `weights` takes the place of parameters, by name and at full shape, before anything is cut.
 
     Raises:
+        ValueError: the plan names what is not there, or empties a group that must keep a channel.
         InputError: something in the network cannot be copied.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -51,7 +53,24 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
         _lower(small.get_submodule(owner), attribute, count)
     for module in small.modules():
         _restate(module)
+    for group in graph.emptied(plan):
+        _silence(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
     return small
+
+
+def _silence(model: nn.Module, names: Collection[str]) -> None:
+    """Put what computes nothing in place of the layers of an emptied group: tensors of no size break many ops."""
+    silent: dict[nn.Module, nn.Module] = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Conv2d):  # else a batch norm, or silenced with another group
+            silent[layer] = nothing_for(layer)
+        elif isinstance(layer, nn.BatchNorm2d):
+            silent[layer] = nn.Identity().train(layer.training)
+    for module in list(model.modules()):
+        for key, child in module._modules.items():  # under all of its names
+            if child in silent:
+                module._modules[key] = silent[child]
 
 
 def _lower(module: nn.Module, attribute: str, count: int) -> None:

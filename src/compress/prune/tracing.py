@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from compress.models.layers import ChannelPad, ChannelSelection
+from compress.models.layers import ChannelPad, ChannelSelection, Nothing
 from compress.prune.graph import Axis, Layer
 from compress.prune.numbers import INDEX, Numbers, compact, home, is_numbers, line, varying
 from compress.prune.sizes import ChannelCount, Sizes, bounds, counts_in, flat, sizes_of, without_counts
@@ -24,7 +24,7 @@ from compress.settings import InputError, first_line
 
 OUTPUT = "is the network's output"
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # over several channels at once
-LEAVES = (ChannelPad, ChannelSelection, *NORMS)  # never looked into, whoever wrote them
+LEAVES = (ChannelPad, ChannelSelection, Nothing, *NORMS)  # never looked into, whoever wrote them
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)  # every channel by itself
 
 ELEMENTWISE_MODULES = (
@@ -113,6 +113,7 @@ class Channels:
         self.axes: dict[Axis, Tensor] = {}
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, tuple[int, Axis]] = {}
+        self.scaled_by: dict[str, str] = {}
         # A parameter that two modules share has one name.
         first: dict[int, str] = {}
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
@@ -248,6 +249,8 @@ class NumberRun(fx.Interpreter):
             return self._channel_pad(name, module, x)
         if isinstance(module, ChannelSelection):
             return self._selection(name, module, x)
+        if isinstance(module, Nothing):
+            return self._nothing(name, module, x)
         if isinstance(module, nn.Flatten):
             return self._reshape(module, (x,), {}, None)
         return self._foreign(name, module, args, kwargs)
@@ -349,11 +352,22 @@ class NumberRun(fx.Interpreter):
 
     def _selection(self, name: str, selection: ChannelSelection, x: Tensor) -> Tensor:
         """What is selected from keeps its width; what is selected is a choice of its own for those who read it."""
+        before = self._node.args[0]
+        is_module = isinstance(before, fx.Node) and before.op == "call_module"
+        if is_module and isinstance(self.fetch_attr(str(before.target)), BATCH_NORMS):
+            self._found.scaled_by[f"{name}.indices"] = str(before.target)
         self._freeze_all(x, f"is selected from by {name}")
         return self._spread(
             self._issue(f"{name}.indices", 0, len(selection.indices)),
             torch.Size([x.shape[0], len(selection.indices), *x.shape[2:]]),
         )
+
+    def _nothing(self, name: str, nothing: Nothing, x: Tensor) -> Tensor:
+        """Fresh channels that are made of no others; surgery lowers `out_channels` by what goes."""
+        outputs = self._issue(f"{name}.out_channels", 0, nothing.out_channels)
+        if nothing.bias is not None:
+            self._record(f"{name}.bias", 0, outputs)
+        return self._spread(outputs, torch.Size([x.shape[0], len(outputs), *nothing.size(x)]))
 
     # -- functions and methods ---------------------------------------------------------------------------------
 

@@ -26,7 +26,12 @@ def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None, learned: JSO
         drawn.append(_save(_search(searched), folder / "plots" / "search.png"))
     if learned and learned.get("best"):
         drawn.append(_save(_policy(learned["best"], learned["policy"]), folder / "plots" / "policy.png"))
-    if plan:
+    scaled = [row for row in trained if "scales" in row]
+    if scaled:
+        drawn.append(_save(_scales(scaled, (plan or {}).get("own", {})), folder / "plots" / "scales.png"))
+    if plan and plan.get("sparsity"):
+        drawn.append(_save(_sparsity(plan["sparsity"]["layers"]), folder / "plots" / "sparsity.png"))
+    elif plan:
         drawn.append(_save(_widths(plan["layers"]), folder / "plots" / "widths.png"))
     return drawn
 
@@ -133,6 +138,46 @@ def _widths(layers: dict[str, JSON]) -> Any:
     parts[0][0].set_title("Width of every layer, before and after")
     if len(shown) <= 12:
         parts[0][0].legend(shown.values(), shown, fontsize=7, loc="best")
+    return figure
+
+
+def _scales(rows: Sequence[JSON], own: JSON) -> Any:
+    """Batch-norm scales while they were trained to be sparse: how they spread at the end, and over the epochs."""
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8))
+    for row, colour in ((rows[0], "0.75"), (rows[-1], "C0")):
+        edges, counts = row["scales"]["edges"], row["scales"]["counts"]
+        label = f"after epoch {row['epoch']}"
+        left.stairs(counts, edges, fill=row is rows[-1] or len(rows) == 1, color=colour, alpha=0.8, label=label)
+    for threshold in list(own.get("thresholds", {}).values())[:1]:
+        left.axvline(threshold, color="C3", label=f"threshold {threshold:.3g}")
+    left.set(xlabel="|gamma|", ylabel="channels", yscale="symlog", title="Scales of the batch norms")
+    left.legend(fontsize=8)
+    epochs = [row["epoch"] for row in rows]
+    right.plot(epochs, [row["scale_median"] for row in rows], marker=".", label="median |gamma|")
+    right.set(xlabel="epoch", ylabel="median |gamma|", ylim=(0, None), title="On the way")
+    share = right.twinx()
+    share.plot(epochs, [100 * row["scale_small_share"] for row in rows], marker=".", color="C1")
+    share.set(ylabel="below a hundredth of it (%, orange)", ylim=(0, 100))
+    return figure
+
+
+def _sparsity(layers: dict[str, JSON]) -> Any:
+    """Weights of every layer, and those left."""
+    figure, parts = _in_rows(len(layers), 0.3)
+    for axis, part in parts:
+        mine = list(layers.items())[part]
+        axis.bar(range(len(mine)), [layer["total"] for _, layer in mine], color="0.88", label="dense")
+        axis.bar(range(len(mine)), [layer["nonzero"] for _, layer in mine], color="C0", label="left")
+        for at, (_, layer) in enumerate(mine):
+            share = f"{100 * (1 - layer['share_zero']):.0f}"
+            axis.text(at, layer["total"], share, ha="center", va="bottom", fontsize=7)
+        axis.set(ylabel="weights (share left, %)", yscale="log")
+        axis.set_xticks(range(len(mine)), [_tail(name) for name, _ in mine], rotation=90, fontsize=7)
+        axis.margins(x=0.01)
+    parts[0][0].set_title("Weights of every layer, before and after")
+    parts[0][0].legend(fontsize=7, loc="best")
     return figure
 
 

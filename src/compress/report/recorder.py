@@ -5,6 +5,7 @@ import logging
 import shutil
 import warnings
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,26 @@ class Recorder:
         for name, value in row.items():
             if isinstance(value, int | float) and name not in (*STEPS, "target") and value == value:
                 self._board.add_scalar(f"{prefix}/{name}", value, step)
+            elif isinstance(value, dict) and value.keys() == {"edges", "counts"}:
+                self._histogram(f"{prefix}/{name}", value["edges"], value["counts"], step)
+            elif isinstance(value, dict):
+                for key, item in value.items():
+                    self._board.add_text(f"{prefix}/{name}/{key}", str(item), step)
+
+    def _histogram(self, name: str, edges: list[float], counts: list[int], step: int) -> None:
+        """The sums are those of the bins' middles."""
+        middles = [(low + high) / 2 for low, high in pairwise(edges)]
+        self._board.add_histogram_raw(
+            name,
+            min=edges[0],
+            max=edges[-1],
+            num=sum(counts),
+            sum=sum(n * x for n, x in zip(counts, middles, strict=True)),
+            sum_squares=sum(n * x * x for n, x in zip(counts, middles, strict=True)),
+            bucket_limits=edges[1:],
+            bucket_counts=counts,
+            global_step=step,
+        )
 
     def close(self) -> None:
         self._file.close()

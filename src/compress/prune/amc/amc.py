@@ -70,7 +70,9 @@ class Amc:
     ddpg: DDPGSettings
 
     budgets: ClassVar = BUDGETS
+    learns: ClassVar = True
     needs_sparsify: ClassVar = True
+    cuts_channels: ClassVar = True
     sparsify_trains_weights: ClassVar = False
     plan_only: ClassVar = frozenset({"candidates", "rollouts", "rollout_sigma"})
 
@@ -126,8 +128,9 @@ class Amc:
 
     # -- before anything runs ----------------------------------------------------------------------------------
 
-    def check(self, graph: ChannelGraph, cost: CostModel, budget: Budget) -> Budget:
+    def check(self, problem: Problem) -> Budget:
         """Also: a strategy that is given is its own budget, unless another is asked for."""
+        graph, cost, budget = problem.graph, problem.cost, problem.budget
         listed = self._read_strategy()
         if listed is not None:
             widths = widths_of(graph, cost, listed)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from compress.files import JSON
 from compress.measure.accuracy import Accuracy
-from compress.prune.amc.reconstruct import Reconstructor, input_moments
 from compress.prune.amc.scores import Scores, batch_size
 from compress.prune.amc.strategy import layer_form
 from compress.prune.importance import channel_orders, plan_of
 from compress.prune.method import Problem
 from compress.prune.plan import Plan
+from compress.prune.reconstruct import Reconstructor, input_moments
 from compress.seeds import derive_seed
 from compress.settings import Count
 

@@ -6,7 +6,9 @@ from conftest import livened
 from torch import nn
 
 from compress.models.resnet_cifar import resnet
-from compress.prune.amc.reconstruct import (
+from compress.prune.groups import channel_graph
+from compress.prune.importance import channel_orders
+from compress.prune.reconstruct import (
     NestedRefit,
     Reconstructor,
     factored,
@@ -14,8 +16,6 @@ from compress.prune.amc.reconstruct import (
     refit,
     sampled_rows,
 )
-from compress.prune.groups import channel_graph
-from compress.prune.importance import channel_orders
 
 
 def gram_of(rows: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def test_what_the_samples_say_nothing_of_stays_as_it_was() -> None:
 
 
 def test_layers_too_wide_for_a_gram_matrix_keep_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.prune.amc.reconstruct.MOST_COLUMNS", 20)
+    monkeypatch.setattr("compress.prune.reconstruct.MOST_COLUMNS", 20)
     net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 2))
     graph = channel_graph(net, (1, 2, 2))
     moments = input_moments(net, graph, [torch.randn(30, 1, 2, 2)], 4, torch.Generator().manual_seed(0))

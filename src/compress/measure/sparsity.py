@@ -1,0 +1,59 @@
+"""What zero weights could save: multiply-adds that need not be made, and bytes that compress.
+
+Neither is measured time: a dense kernel multiplies by zero as well.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.measure.macs import count_macs, in_eval_mode
+
+HOOKED = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+CHUNK = 1 << 20  # bytes
+
+
+def nonzero_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """MACs of one image (C, H, W) but for those of zero weights of convolutions and linear layers.
+
+    A weight is used once per output position, again in every call of its layer. What no such layer computes (the
+    mixing in attention) counts in full.
+
+    Raises:
+        InputError: the network cannot take such an image.
+    """
+    dense = count_macs(model, shape)
+    idle = 0
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal idle
+        if isinstance(layer, nn.MultiheadAttention):  # computes its last linear layer without calling it
+            layer, output = layer.out_proj, output[0]
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        zeros = weight.numel() - int(weight.count_nonzero())
+        idle += zeros * (output.numel() // len(weight))  # (1, C, H, W) or (1, ..., C)
+
+    example = next(model.parameters(), torch.zeros(()))
+    layers = [module for module in model.modules() if isinstance(module, HOOKED)]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        with in_eval_mode(model), torch.no_grad():
+            model(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return dense - idle
+
+
+def zipped_bytes(path: Path) -> int:
+    """Size of a file after deflate (zlib, level 6)."""
+    deflate = zlib.compressobj(6)
+    size = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            size += len(deflate.compress(chunk))
+    return size + len(deflate.flush())

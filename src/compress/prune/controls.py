@@ -1,0 +1,86 @@
+"""What a decision is held against: the same size without the method.
+
+`random` keeps as many channels of every group (or weights of every layer), drawn blindly: what the choice of channels
+is worth. `uniform` narrows every group alike to the same MACs (or takes the same share of every layer's weights) and
+keeps by the method's own scores: what the choice of widths is worth. Blalock et al., "What is the State of Neural
+Network Pruning?", MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compress.prune.graph import ChannelGraph
+from compress.prune.importance import channel_orders, plan_of
+from compress.prune.magnitude.thresholds import pools, random_masks, uniform_masks
+from compress.prune.method import Decision, Problem
+from compress.prune.plan import Plan
+from compress.prune.widths import all_choices, uniform_widths
+from compress.seeds import derive_seed
+from compress.settings import ControlKind
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control of a run; random ones are drawn several times."""
+
+    kind: ControlKind
+    draw: int = 1
+
+    def __str__(self) -> str:
+        return f"random {self.draw}" if self.kind == "random" else self.kind
+
+
+def controls_of(asked: list[ControlKind] | ControlKind | None, draws: int) -> tuple[Control, ...]:
+    kinds = [asked] if isinstance(asked, str) else asked or []
+    return tuple(
+        Control(kind, draw)
+        for kind in dict.fromkeys(kinds)
+        for draw in range(1, draws + 1 if kind == "random" else 2)
+    )
+
+
+def controlled(problem: Problem, decision: Decision, control: Control) -> Decision:
+    """The control of a decision; where the method refits weights to its plan, its control's are refitted too."""
+    seed = derive_seed(problem.seed, "control", str(control))
+    own = {"control": str(control)}
+    if decision.masks:
+        is_random = control.kind == "random"
+        masks = random_masks(decision.masks, seed) if is_random else _uniform_masks(problem, decision)
+        kept, total = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+        return Decision(decision.plan, masks=masks, own=own, percent=1 - kept / total)
+    if control.kind == "random":
+        plan = random_channels(problem.graph, decision.plan, seed)
+        percent = decision.percent
+    else:
+        plan, percent = _uniform(problem, decision), None
+    weights = decision.refit(plan) if decision.refit is not None else {}
+    return Decision(plan, weights=weights, own=own, rounding_step=decision.rounding_step, percent=percent)
+
+
+def random_channels(graph: ChannelGraph, plan: Plan, seed: int) -> Plan:
+    """Other channels, drawn blindly; as many of every group."""
+    random = torch.Generator().manual_seed(seed)
+    widths = graph.widths(plan)
+    orders = {group.name: torch.randperm(group.width, generator=random) for group in graph}
+    return plan_of(graph, orders, widths)
+
+
+def _uniform_masks(problem: Problem, decision: Decision) -> dict[str, Tensor]:
+    objects = [
+        pool for pool, layers in pools(problem.model, ["conv", "fc"]).items() if layers.keys() & decision.masks
+    ]
+    return uniform_masks(problem.model, problem.budget.value, objects).masks
+
+
+def _uniform(problem: Problem, decision: Decision) -> Plan:
+    """Every group narrowed alike, to the most MACs within those of the decision."""
+    graph, cost = problem.graph, problem.cost
+    orders = channel_orders(problem.model, graph)
+    options = list(all_choices(graph, 1))
+    if decision.scores is not None:  # groups that the method leaves whole stay whole
+        orders |= {name: score.sort(stable=True).indices.flip(0) for name, score in decision.scores.items()}
+        options = [w if g.name in decision.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
+    widths = uniform_widths(cost, options, cost.macs(decision.plan) / cost.full_macs)
+    return plan_of(graph, orders, widths)

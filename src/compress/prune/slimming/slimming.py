@@ -1,0 +1,134 @@
+"""Network slimming as a method: train with an L1 term on the scales of batch norms, cut the smallest ones' channels.
+
+Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. Where
+we differ: any network whose channels the graph understands, by coupled scales (`scales`); a budget in MACs beside
+the percentile (`prune.ranking`); no layer is emptied unless that is asked for.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from compress.files import JSON
+from compress.prune.graph import ChannelGraph
+from compress.prune.method import Decision, Problem
+from compress.prune.ranking import Ranking
+from compress.prune.slimming.scales import Scale, cfg_of, kept_of_norms, scales_of, scores
+from compress.prune.slimming.sparsity import SPARSE, add_l1, look
+from compress.seeds import derive_seed
+from compress.settings import BUDGETS, Budget, Fraction, InputError, NonNegative, Recipe
+from compress.train import Hooks
+from compress.work import Work
+
+log = logging.getLogger(__name__)
+
+Scales = Mapping[str, tuple[Scale, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slimming(Ranking):
+    """The method as `conf/method/slimming.yaml` sets it; every value's meaning stands there."""
+
+    l1: NonNegative
+    start: Literal["pretrained", "scratch"]
+    training: Recipe
+    watch: list[Fraction]
+    linear: bool
+
+    budgets: ClassVar = BUDGETS
+    learns: ClassVar = True
+    needs_sparsify: ClassVar = False  # scales that were trained elsewhere will do
+    cuts_channels: ClassVar = True
+    sparsify_trains_weights: ClassVar = True
+    sparsify_reads_budget: ClassVar = False
+    plan_only: ClassVar = frozenset(
+        {"scope", "select", "on_empty", "min_channels", "round_to", "coupled", "refit_images"}
+    )
+    files: ClassVar[Mapping[str, str]] = {}
+
+    def check(self, problem: Problem) -> Budget:
+        scales = self._scales(problem.model, problem.graph)
+        scored = scores(problem.model, problem.graph, scales, self.coupled)
+        if not scored:
+            raise InputError("method=slimming: no batch norm scales channels of this network; try filter_magnitude")
+        self.check_reach(problem.graph, problem.cost, problem.budget, set(scored))
+        return problem.budget
+
+    def _scales(self, model: nn.Module, graph: ChannelGraph) -> Scales:
+        return scales_of(model, graph, self.linear)
+
+    # -- sparsify ----------------------------------------------------------------------------------------------
+
+    def sparsify(self, problem: Problem, work: Work) -> JSON:
+        model, graph = problem.model, problem.graph
+        if self.start == "scratch":
+            torch.manual_seed(derive_seed(problem.seed, "sparse weights"))
+            model.load_state_dict(problem.fresh().state_dict())
+        scales = self._scales(model, graph)
+
+        def cfg(kept: Mapping[str, int]) -> list[int | str]:
+            widths = [kept.get(group.name, group.width) for group in graph]
+            return cfg_of(model, kept_of_norms(graph, scales, widths))
+
+        def row(trained: nn.Module) -> JSON:
+            return look(scores(trained, graph, scales), self.watch, cfg)
+
+        hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear), row=row)
+        history = problem.train(self.training, hooks)
+        found = row(model)
+        largest = self.largest_percent(scores(model, graph, scales))
+        log.info(
+            "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of it; up to percent=%.4f no layer "
+            "is emptied",
+            found["scale_median"], 100 * found["scale_small_share"], largest,
+        )  # fmt: skip
+        return {"made": "sparse-trained network", "l1": self.l1, **history, **found}
+
+    # -- prune -------------------------------------------------------------------------------------------------
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        model, graph = problem.model, problem.graph
+        scales = self._scales(model, graph)
+        decision = self.decide(problem, scores(model, graph, scales, self.coupled))
+        widths = graph.widths(decision.plan)
+        own = {
+            "cfg": cfg_of(model, kept_of_norms(graph, scales, widths)),
+            **decision.own,
+            "l1": self.l1 if learned is not None else None,
+            "norms": self._norms(model, graph, scales, widths),
+        }
+        return replace(decision, own=own, warnings=[*decision.warnings, *_diagnosis(decision)])
+
+    @staticmethod
+    def _norms(model: nn.Module, graph: ChannelGraph, scales: Scales, widths: list[int]) -> JSON:
+        """Of every batch norm: entries, how many stay, smallest, median and largest |gamma|."""
+        report = {}
+        for name, kept in kept_of_norms(graph, scales, widths).items():
+            gamma = model.get_parameter(f"{name}.weight").detach().abs()
+            ends = {"min": float(gamma.min()), "median": float(gamma.median()), "max": float(gamma.max())}
+            report[name] = {"total": len(gamma), "kept": kept, **ends}
+        return report
+
+
+def _diagnosis(decision: Decision) -> list[str]:
+    """A warning where the threshold cuts into scales that are not close to nothing."""
+    assert decision.scores is not None
+    for name, threshold in decision.own["thresholds"].items():
+        pool = torch.cat([score for group, score in decision.scores.items() if name in ("all", group)])
+        kept = pool[pool > threshold]
+        median = float(kept.median()) if len(kept) else 0.0
+        if threshold > SPARSE * median:
+            where = "" if name == "all" else f" of {name}"
+            share = threshold / median if median else 1.0
+            return [
+                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {share:.2f} of the median of "
+                f"those kept, {median:.3g} (plots/scales.png); expect a collapse before fine-tuning. More method.l1 or "
+                "a longer method.training makes them sparser"
+            ]
+    return []

@@ -1,0 +1,46 @@
+"""Training that pulls the scales of batch norms to zero, and what it looks like while it does.
+
+Liu et al., ICCV 2017, arXiv:1708.06519, eq. 1: the loss gets `l1 * sum |gamma|`. As published it is not added to the
+loss but its subgradient to the gradients: after the backward pass, any averaging over devices and clipping, so that
+none of them scales it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress.files import JSON
+from compress.prune.ranking import Scores, kept_counts
+from compress.prune.slimming.scales import norms_of
+
+SMALL = 0.01  # of the median: a scale below it is as good as gone
+SPARSE = 0.1  # of the kept ones' median: a threshold above it cuts into scales that still carry something
+BINS = 50
+
+
+def add_l1(model: nn.Module, strength: float, linear: bool) -> None:
+    """Add `strength * sign(gamma)` to the gradient of every scale; sign(0) is 0."""
+    with torch.no_grad():
+        for module in norms_of(model, linear).values():
+            gamma = module.weight
+            assert isinstance(gamma, Tensor)
+            step = strength * gamma.sign()
+            gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
+
+
+def look(scores: Scores, percents: Sequence[float], cfg: Callable[[Mapping[str, int]], list[int | str]]) -> JSON:
+    """A row of metrics: how the scores are distributed, and the cfg that each percent would give now."""
+    pool = torch.cat(list(scores.values())).float()
+    median, top = float(pool.median()), float(pool.max())
+    counts, edges = torch.histogram(pool, BINS, range=(0.0, top or 1.0))
+    return {
+        "scale_median": round(median, 6),
+        "scale_small_share": round(float((pool < SMALL * median).float().mean()), 4),
+        "scales": {"edges": [round(edge, 6) for edge in edges.tolist()], "counts": [int(n) for n in counts.tolist()]},
+        "cfg": {f"{percent:g}": cfg(_kept(scores, percent)) for percent in percents},
+    }
+
+
+def _kept(scores: Scores, percent: float) -> dict[str, int]:
+    return kept_counts(scores, percent, "rank")[0]
