@@ -8,6 +8,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,8 @@ def make_problem(
     graph = channel_graph(model, data.shape)
     cost = cost_model(model, graph, data.shape)
 
-    def teach(recipe: Recipe, hooks: Hooks) -> JSON:
-        assert train is not None, "only `sparsify` trains"
-        return train(model, recipe, hooks)
-
-    return Problem(model, graph, cost, data, budget, device, seed, fresh, teach)
+    problem = Problem(model, graph, cost, data, budget, device, seed, fresh)
+    return problem if train is None else replace(problem, train=partial(train, model))
 
 
 # -- pretrain --------------------------------------------------------------------------------------------------

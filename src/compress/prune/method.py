@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ from compress.prune.plan import Plan
 from compress.settings import Budget, BudgetKind, Recipe
 from compress.train import Hooks
 from compress.work import Work
+
+
+def _not_here(*_: Any) -> Any:
+    raise AssertionError("the stage `sparsify` provides it, no other")
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,9 @@ class Problem:
     budget: Budget
     device: torch.device
     seed: int
-    fresh: Callable[[], nn.Module]  # the network with new weights
+    fresh: Callable[[], nn.Module] = _not_here  # the network with new weights
     # trains `model` in place, with the teacher if one joins, and keeps its best epoch; in `sparsify` only
-    train: Callable[[Recipe, Hooks], JSON]
+    train: Callable[[Recipe, Hooks], JSON] = _not_here
 
 
 @dataclass(frozen=True)

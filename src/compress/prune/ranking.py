@@ -143,16 +143,14 @@ class Ranking:
         """
         if not self.refit_images:
             return None
-        graph, model, seed = problem.graph, problem.model.eval(), derive_seed(problem.seed, "refit")
+        graph, model, seed = problem.graph, problem.model, derive_seed(problem.seed, "refit")
         drawn = problem.data.drawn("train", self.refit_images, REFIT_BATCH, seed, problem.device)
         generator = torch.Generator().manual_seed(seed)
         moments = input_moments(model, graph, (images for images, _ in drawn), REFIT_POINTS, generator)
 
         def refit(plan: Plan) -> Mapping[str, Tensor]:
             kept = graph.kept(plan)
-            orders = {
-                name: _kept_first(stay, group.width) for (name, stay), group in zip(kept.items(), graph, strict=True)
-            }
+            orders = {group.name: _kept_first(kept[group.name], group.width) for group in graph}
             read = {name: found for name, found in moments.items() if not _reads_nothing(graph, kept, name)}
             return Reconstructor(model, graph, read, orders).weights(kept)
 

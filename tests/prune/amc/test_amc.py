@@ -142,14 +142,14 @@ def test_impossible_budgets_name_the_bounds_before_anything_runs(problem: Proble
         (Budget("percent", 0.95), "of the channels can go"),
     ):
         with pytest.raises(InputError, match=f"^{budget.kind}=.*{words}"):
-            CAMC.check(problem.graph, problem.cost, budget)
+            CAMC.check(replace(problem, budget=budget))
     little = replace(CAMC, rbound=0.6, targets=[0.2])
     with pytest.raises(InputError, match=r"^percent=0.1: out of reach; .* between 0.4"):
-        little.check(problem.graph, problem.cost, Budget("percent", 0.1))
+        little.check(replace(problem, budget=Budget("percent", 0.1)))
     with pytest.raises(InputError, match=r"^preserve_ratio=0.9: out of reach; .* largest share of MACs"):
-        replace(little, budget_mode="upper").check(problem.graph, problem.cost, Budget("preserve_ratio", 0.9))
+        replace(little, budget_mode="upper").check(replace(problem, budget=Budget("preserve_ratio", 0.9)))
     with pytest.raises(InputError, match="method.targets=0.3: out of reach"):
-        replace(CAMC, lbound=0.9).check(problem.graph, problem.cost, Budget("preserve_ratio", 0.9))
+        replace(CAMC, lbound=0.9).check(replace(problem, budget=Budget("preserve_ratio", 0.9)))
 
 
 def test_an_agent_of_another_network_is_refused(problem: Problem, learned: Path, digit_data: MemoryData) -> None:
@@ -236,12 +236,12 @@ def test_an_agent_is_refused_where_it_does_not_fit(
     problem: Problem, learned: Path, tmp_path: Path, digit_data: MemoryData
 ) -> None:
     reused = replace(CAMC, agent=str(learned))
-    assert reused.check(problem.graph, problem.cost, problem.budget) == problem.budget
+    assert reused.check(problem) == problem.budget
     other = resnet(depth=8, width=12, shortcut="conv", in_channels=1, num_classes=10)
     graph = channel_graph(other, digit_data.shape)
     words = r"^method.agent=.*: its agent was trained on another network \(conv1 of 8 channels where .* conv1 of 12\)"
     with pytest.raises(InputError, match=words):
-        reused.check(graph, cost_model(other, graph, digit_data.shape), problem.budget)
+        reused.check(replace(problem, graph=graph, cost=cost_model(other, graph, digit_data.shape)))
     with pytest.raises(InputError, match=r"was trained with method.target_encoding=scalar; set the same"):
         replace(AMC, agent=str(learned))
     with pytest.raises(InputError, match=r"holds no whole agent.pt; give the folder of a finished run"):
@@ -271,9 +271,9 @@ def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_
     widths = [3, 4, 6, 7, 9, 8, 14][: len(problem.graph)]
     given = replace(AMC, strategy=[float(width) for width in widths])
     default = Budget("preserve_ratio", 0.5, is_default=True)
-    own = given.check(problem.graph, problem.cost, default)
+    own = given.check(replace(problem, budget=default))
     assert own.value == problem.cost.macs(widths)[0] / problem.cost.full_macs
-    assert given.check(problem.graph, problem.cost, problem.budget) == problem.budget  # asked for: stands beside it
+    assert given.check(problem) == problem.budget  # asked for: stands beside it
     told = given.sparsify(problem, Work(tmp_path))
     assert told["episodes"] == 0
     decision = given.plan(replace(problem, budget=own), tmp_path)
@@ -303,17 +303,17 @@ def test_targets_that_the_agent_or_the_reward_do_not_know_are_told_first(problem
     with pytest.raises(
         InputError, match=r"^preserve_ratio=0.5: reward.references=published: knows the targets 0.3, 0.6, not 0.5"
     ):
-        replace(CAMC, reward=published).check(problem.graph, problem.cost, problem.budget)
+        replace(CAMC, reward=published).check(problem)
     with pytest.raises(InputError, match=r"^preserve_ratio=0.5: method.target_encoding=onehot tells the agent only"):
-        replace(CAMC, target_encoding="onehot").check(problem.graph, problem.cost, problem.budget)
+        replace(CAMC, target_encoding="onehot").check(problem)
     share = Budget("percent", 0.3)
     for camc in (replace(CAMC, reward=published), replace(CAMC, target_encoding="onehot")):
         with pytest.raises(InputError, match=r"^percent=0.3 comes to about 0\.\d+ of the MACs: "):
-            camc.check(problem.graph, problem.cost, share)
+            camc.check(replace(problem, budget=share))
     alone = replace(CAMC, candidates=["same_target"])
-    assert alone.check(problem.graph, problem.cost, Budget("preserve_ratio", 0.6)).value == 0.6
+    assert alone.check(replace(problem, budget=Budget("preserve_ratio", 0.6))).value == 0.6
     with pytest.raises(InputError, match=r"candidates=\[same_target\] knows only \[0.3, 0.6\]; add policy"):
-        alone.check(problem.graph, problem.cost, problem.budget)
+        alone.check(problem)
 
 
 def test_the_largest_share_is_respected(problem: Problem, tmp_path: Path) -> None:

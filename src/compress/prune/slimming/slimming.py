@@ -7,7 +7,7 @@ the percentile (`prune.ranking`); no layer is emptied unless that is asked for.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -47,9 +47,7 @@ class Slimming(Ranking):
     cuts_channels: ClassVar = True
     sparsify_trains_weights: ClassVar = True
     sparsify_reads_budget: ClassVar = False
-    plan_only: ClassVar = frozenset(
-        {"scope", "select", "on_empty", "min_channels", "round_to", "coupled", "refit_images"}
-    )
+    plan_only: ClassVar = frozenset(field.name for field in fields(Ranking))
     files: ClassVar[Mapping[str, str]] = {}
 
     def check(self, problem: Problem) -> Budget:
@@ -128,7 +126,7 @@ def _diagnosis(decision: Decision) -> list[str]:
             share = threshold / median if median else 1.0
             return [
                 f"the scales{where} are not sparse: the threshold {threshold:.3g} is {share:.2f} of the median of "
-                f"those kept, {median:.3g} (plots/scales.png); expect a collapse before fine-tuning. More method.l1 or "
-                "a longer method.training makes them sparser"
+                f"those kept, {median:.3g} (plots/scales.png); expect a collapse before fine-tuning. More method.l1 "
+                "or a longer method.training makes them sparser"
             ]
     return []
