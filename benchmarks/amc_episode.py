@@ -38,7 +38,6 @@ from compress.measure.accuracy import Accuracy, accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.spec import load_strictly, read_checkpoint
 from compress.prune.amc.env import ChannelEnv
-from compress.prune.reconstruct import Reconstructor, input_moments, sampled_rows
 from compress.prune.amc.rewards import acc
 from compress.prune.amc.scores import Scores
 from compress.prune.amc.search import Search, SearchSettings
@@ -48,6 +47,7 @@ from compress.prune.cost import CostModel, cost_model
 from compress.prune.graph import ChannelGraph
 from compress.prune.groups import channel_graph
 from compress.prune.importance import channel_orders, plan_of
+from compress.prune.reconstruct import Reconstructor, input_moments, sampled_rows
 from compress.prune.widths import all_choices
 from compress.work import Work
 

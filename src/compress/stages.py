@@ -429,7 +429,7 @@ def teacher_job(job: Job) -> Job:
 
 # -- eval ------------------------------------------------------------------------------------------------------
 
-REPORTED = {"pretrain": "dense", "sparsify": "sparse-trained", "prune": "pruned", "finetune": "finetuned"}
+REPORTED = {"pretrain": "dense", "sparsify": "sparsified", "prune": "pruned", "finetune": "finetuned"}
 
 
 def evaluate(state: RunState, work: Work) -> JSON:

@@ -47,7 +47,7 @@ def controlled(problem: Problem, decision: Decision, control: Control) -> Decisi
     own = {"control": str(control)}
     if decision.masks:
         is_random = control.kind == "random"
-        masks = random_masks(decision.masks, seed) if is_random else _uniform_masks(problem, decision)
+        masks = random_masks(problem.model, decision.masks, seed) if is_random else _uniform_masks(problem, decision)
         kept, total = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
         return Decision(decision.plan, masks=masks, own=own, percent=1 - kept / total)
     if control.kind == "random":

@@ -50,7 +50,7 @@ def results_table(summary: dict[str, Any]) -> str:
 def _achieved(name: str, summary: dict[str, Any]) -> dict[str, float]:
     """What a pruned network came to: the run's own, or that of the control that its name says."""
     stage, _, control = name.partition(", ")
-    if stage in ("dense", "sparse-trained"):
+    if stage in ("dense", "sparsified"):
         return {}
     budget: dict[str, Any] = summary["controls"][control] if control else summary["budget"]
     achieved: dict[str, float] = budget["achieved"]
@@ -80,7 +80,7 @@ def _sweep_row(summary: dict[str, Any], settings: dict[str, str]) -> dict[str, s
         return {**settings, "status": summary.get("status", "missing")}
     results, budget = summary["results"], summary["budget"]
     row = dict(settings)
-    for name in ("dense", "sparse-trained", "pruned"):
+    for name in ("dense", "sparsified", "pruned"):
         if name in results:
             row[f"{name} top-1"] = f"{results[name]['top1']:.2f} %"
     for name, threshold in summary["stages"].get("prune", {}).get("thresholds", {}).items():

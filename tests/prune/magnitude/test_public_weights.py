@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ORACLES, zoo
+from conftest import CPU, ORACLES, zoo
 from torch import nn
 
+from compress.data.cifar import cifar
+from compress.measure.accuracy import accuracy
+from compress.models.masks import set_masks
 from compress.models.spec import load_strictly, read_checkpoint
 from compress.prune.magnitude.thresholds import Masked, weight_masks
 
@@ -68,6 +71,36 @@ def test_cifar_resnets(name: str, file: str, ratios: int) -> None:
         checked += float(percent) > 0
         assert not masked.refilled
     assert checked == ratios
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("resnet20", "resnet20-12fca82f.th"), ("resnet56", "resnet56-4bfd9763.th")],
+    ids=["resnet20", "resnet56"],
+)
+def test_their_accuracy_after_pruning(name: str, file: str) -> None:
+    """On the CIFAR-10 test images under COMPRESS_TEST_CIFAR10, to within 0.1 points."""
+    root = os.environ.get("COMPRESS_TEST_CIFAR10")
+    if not root:
+        pytest.skip("COMPRESS_TEST_CIFAR10 is not set")
+    data = cifar(
+        classes=10,
+        root=root,
+        download=False,
+        image_size=None,
+        mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+        pad=4,
+        flip=True,
+        held_out=0.1,
+        split_seed=0,
+    )
+    weights = read_checkpoint(checkpoint(file))
+    for percent, row in MEASURED[name].items():
+        model = zoo(name, shortcut="pad")
+        load_strictly(model, weights, file)
+        set_masks(model, one_shot(model, float(percent)).masks)
+        assert accuracy(model, data.ordered("test", 500, CPU)).top1 == pytest.approx(row["top1"], abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -247,18 +247,18 @@ def test_there_must_be_something_to_prune() -> None:
 def test_random_masks_keep_as_many_elsewhere() -> None:
     model = net()
     masks = masks_of(model, 0.6).masks
-    drawn = random_masks(masks, seed=3)
+    drawn = random_masks(model, masks, seed=3)
     for name, mask in masks.items():
         assert drawn[name].shape == mask.shape
         assert int(drawn[name].sum()) == int(mask.sum())
         assert not torch.equal(drawn[name], mask)
-    assert all(torch.equal(mask, drawn[name]) for name, mask in random_masks(masks, seed=3).items())
-    assert any(not torch.equal(mask, drawn[name]) for name, mask in random_masks(masks, seed=4).items())
+    assert all(torch.equal(mask, drawn[name]) for name, mask in random_masks(model, masks, seed=3).items())
+    assert any(not torch.equal(mask, drawn[name]) for name, mask in random_masks(model, masks, seed=4).items())
 
 
 def test_random_masks_of_one_seed_are_nested() -> None:
     model = net()
-    less, more = (random_masks(masks_of(model, percent).masks, seed=3) for percent in (0.4, 0.8))
+    less, more = (random_masks(model, masks_of(model, percent).masks, seed=3) for percent in (0.4, 0.8))
     assert within(more, less)
 
 
@@ -300,3 +300,13 @@ def test_realised_sparsity_is_that_of_the_masks() -> None:
     assert report["pools"]["conv"]["nonzero"] == 352 - int(352 * 0.7) - 1
     assert report["pools"]["fc"]["nonzero"] == 40 - 29
     assert all(layer["nonzero"] == layer["kept"] for layer in report["layers"].values())
+
+
+def test_random_masks_revive_nothing() -> None:
+    model = net()
+    before = masks_of(model, 0.5).masks
+    set_masks(model, before)
+    drawn = random_masks(model, masks_of(model, 0.8).masks, seed=3)
+    for name, mask in drawn.items():
+        assert not bool((mask & ~before[name]).any())
+        assert int(mask.sum()) > 0

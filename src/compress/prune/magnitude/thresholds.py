@@ -173,16 +173,19 @@ def uniform_masks(model: nn.Module, percent: float, objects: Sequence[Pool]) -> 
     )
 
 
-def random_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """As many kept in every layer, at random places.
+def random_masks(model: nn.Module, masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """As many kept in every layer, at random places among those that are not masked yet.
 
     The places come in an order that only the seed and the shapes decide, so with one seed masks that keep fewer lie
     within those that keep more.
     """
     random = torch.Generator().manual_seed(seed)
+    old = {name: layer.get_buffer(MASK).cpu() for name, layer in masked_layers(model).items()}
     drawn = {}
     for name, mask in masks.items():
         order = torch.randperm(mask.numel(), generator=random)
+        if name in old:
+            order = order[old[name].flatten()[order]]
         drawn[name] = torch.zeros(mask.numel(), dtype=torch.bool)
         drawn[name][order[: int(mask.sum())]] = True
         drawn[name] = drawn[name].view(mask.shape)

@@ -1,0 +1,183 @@
+"""Structured pruning to the same MACs, beside torch-pruning: same weights, images, data order, recipe and seeds.
+
+    python benchmarks/structured.py --cifar10 DATA --checkpoint resnet56-4bfd9763.th --out RUNS --seeds 0 1 2
+
+Each row is one fine-tuning through the same training loop; ours are runs of the command, whose folders stay under
+RUNS. torch-pruning 1.6.1 cannot follow the zero-padded shortcuts of these networks (it cuts the residual stream into
+shapes that do not fit), so it is told to leave that stream whole, as our `coupled: keep` does by default. Its ratio
+is the smallest one, to three digits, that comes to the asked MACs; ours are then asked for what it achieved.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning
+from hydra import compose, initialize_config_dir
+
+from compress.build import build
+from compress.compose import plain, register_resolvers
+from compress.measure.accuracy import accuracy
+from compress.measure.macs import count_macs
+from compress.models.spec import load_strictly, read_checkpoint
+from compress.paths import CONF
+from compress.stages import Job
+from compress.train import cross_entropy, train
+from compress.work import Work
+
+SHARED = [
+    "dataset=cifar10",
+    "experiment=public_resnet",
+    "model=resnet56",
+    "finetune.lr=0.02",
+    "finetune.warmup_epochs=0.1",
+    "eval.latency_seconds=0.05",
+    "device=cpu",
+    "tensorboard=false",
+    "plots=false",
+]
+OURS = {
+    "filter_magnitude": ["method=filter_magnitude"],
+    "filter_magnitude, refitted": ["method=filter_magnitude", "method.refit_images=3000"],
+    "slimming": ["method=slimming", "slim"],
+    "slimming, refitted": ["method=slimming", "slim", "method.refit_images=3000"],
+}
+
+
+def job_of(overrides: list[str]) -> Job:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(plain(compose("config", overrides)))
+
+
+def ours(overrides: list[str], folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "compress", *overrides, f"hydra.run.dir={folder}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary["results"]
+
+
+def pruned_by_torch_pruning(job: Job, share: float, pooled: bool) -> torch.nn.Module:
+    """By its L1 importance: every layer alike (its default), or in one pool."""
+    dense = job.model.without_pretrained().build()
+    assert job.model.checkpoint is not None
+    load_strictly(dense, read_checkpoint(Path(job.model.checkpoint)), "checkpoint")
+    limit = share * count_macs(dense, job.data.shape)
+    low, high, best = 0, 999, dense
+    while low < high:
+        middle = (low + high) // 2
+        network = copy.deepcopy(dense).eval()
+        stream = [network.conv1, *(block.conv2 for block in network.modules() if hasattr(block, "conv2"))]
+        torch_pruning.pruner.MagnitudePruner(
+            network,
+            torch.randn(1, *job.data.shape),
+            importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            pruning_ratio=middle / 1000,
+            global_pruning=pooled,
+            ignored_layers=[network.linear, *stream],
+        ).step()
+        if count_macs(network, job.data.shape) <= limit:
+            high, best = middle, network
+        else:
+            low = middle + 1
+    return best
+
+
+def theirs(job: Job, network: torch.nn.Module) -> float:
+    recipe = job.finetune
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(Path(folder))
+        train(
+            network,
+            job.data,
+            recipe,
+            cross_entropy(recipe),
+            stage="finetune",
+            seed=job.seed,
+            device=job.device,
+            work=work,
+        )
+    return accuracy(network, job.data.ordered("test", 512, job.device)).top1
+
+
+def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, int, float, float | None]]:
+    """Name, seed, MACs, top-1 after fine-tuning, and right after pruning."""
+    slim = [
+        f"method.training.epochs={options.sparse_epochs}",
+        f"method.training.lr={options.sparse_lr}",
+        f"method.l1={options.l1}",
+        "method.training.warmup_epochs=0.1",
+    ]
+    shared = [
+        *SHARED,
+        f"dataset.root={options.cifar10}",
+        f"model.checkpoint={options.checkpoint}",
+        f"threads={options.threads}",
+        f"outputs={options.out}",
+    ]
+    for seed in options.seeds:
+        base = [*shared, f"seed={seed}", f"finetune.epochs={options.epochs}"]
+        longer = [*shared, f"seed={seed}", f"finetune.epochs={options.epochs + options.sparse_epochs}"]
+        job = job_of([*base, "method=filter_magnitude"])
+        network = pruned_by_torch_pruning(job, options.share, pooled=False)
+        macs = count_macs(network, job.data.shape)
+        plain_network = copy.deepcopy(network)
+        before = accuracy(network, job.data.ordered("test", 512, job.device)).top1
+        for name in options.rows:
+            if name == "torch-pruning L1":
+                yield name, seed, macs, theirs(job, copy.deepcopy(plain_network)), before
+            elif name == "torch-pruning L1, longer":
+                again = job_of([*longer, "method=filter_magnitude"])
+                yield name, seed, macs, theirs(again, copy.deepcopy(plain_network)), before
+            elif name == "torch-pruning L1, pooled":
+                pooled = pruned_by_torch_pruning(job, options.share, pooled=True)
+                first = accuracy(pooled, job.data.ordered("test", 512, job.device)).top1
+                yield name, seed, count_macs(pooled, job.data.shape), theirs(job, pooled), first
+            else:
+                asked = [part for word in OURS[name] for part in (slim if word == "slim" else [word])]
+                folder = Path(options.out) / f"{name.replace(', ', '-')}-{seed}"
+                results = ours([*base, *asked, f"flops_limit={macs / 1e6}"], folder)
+                last = results["finetuned"]
+                yield name, seed, last["macs"], last["top1"], results["pruned"]["top1"]
+
+
+def main() -> None:
+    names = ["torch-pruning L1", "torch-pruning L1, longer", "torch-pruning L1, pooled", *OURS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", required=True)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--out", required=True, help="run folders and cache")
+    parser.add_argument("--share", type=float, default=1 / 2.1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning")
+    parser.add_argument("--sparse-epochs", type=int, default=1, help="of slimming's sparse training")
+    parser.add_argument("--sparse-lr", type=float, default=0.02)
+    parser.add_argument("--l1", type=float, default=3e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", nargs="+", choices=names, default=names)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found: dict[str, list[tuple[int, float, float | None]]] = defaultdict(list)
+    for name, seed, macs, top1, before in rows(options):
+        found[name].append((macs, top1, before))
+        print(json.dumps({"row": name, "seed": seed, "macs": macs, "top1": top1, "pruned_top1": before}), flush=True)
+    print("\n| row | MACs, M | pruned, top-1 | fine-tuned, top-1: mean, spread | seeds |\n|---|---|---|---|---|")
+    for name, runs in found.items():
+        tops = [top1 for _, top1, _ in runs]
+        spread = statistics.stdev(tops) if len(tops) > 1 else 0.0
+        before = statistics.mean(b for _, _, b in runs if b is not None)
+        after = f"{statistics.mean(tops):.2f} ± {spread:.2f}"
+        print(f"| {name} | {runs[0][0] / 1e6:.2f} | {before:.2f} | {after} | {len(tops)} |")
+
+
+if __name__ == "__main__":
+    main()
