@@ -45,11 +45,20 @@ SHARED = [
     "tensorboard=false",
     "plots=false",
 ]
+# By the scales that the checkpoint has: no sparse training, which no other row has either; every layer alike, since
+# such scales say little across layers.
+AS_THEY_ARE = [
+    "method=slimming",
+    "stages=[pretrain,prune,finetune,eval]",
+    "method.scope=layer",
+    "method.coupled=keep",
+]
 OURS = {
     "filter_magnitude": ["method=filter_magnitude"],
     "filter_magnitude, refitted": ["method=filter_magnitude", "method.refit_images=3000"],
-    "slimming": ["method=slimming", "slim"],
-    "slimming, refitted": ["method=slimming", "slim", "method.refit_images=3000"],
+    "slimming": [*AS_THEY_ARE],
+    "slimming, refitted": [*AS_THEY_ARE, "method.refit_images=3000"],
+    "slimming, sparse-trained": ["method=slimming", "sparse"],
 }
 
 
@@ -111,7 +120,7 @@ def theirs(job: Job, network: torch.nn.Module) -> float:
 
 def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, int, float, float | None]]:
     """Name, seed, MACs, top-1 after fine-tuning, and right after pruning."""
-    slim = [
+    sparse = [
         f"method.training.epochs={options.sparse_epochs}",
         f"method.training.lr={options.sparse_lr}",
         f"method.l1={options.l1}",
@@ -143,7 +152,7 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, int, float, fl
                 first = accuracy(pooled, job.data.ordered("test", 512, job.device)).top1
                 yield name, seed, count_macs(pooled, job.data.shape), theirs(job, pooled), first
             else:
-                asked = [part for word in OURS[name] for part in (slim if word == "slim" else [word])]
+                asked = [part for word in OURS[name] for part in (sparse if word == "sparse" else [word])]
                 folder = Path(options.out) / f"{name.replace(', ', '-')}-{seed}"
                 results = ours([*base, *asked, f"flops_limit={macs / 1e6}"], folder)
                 last = results["finetuned"]
