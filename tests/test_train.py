@@ -29,7 +29,7 @@ def test_warm_up_is_linear_and_hold_keeps_the_peak() -> None:
 
 
 def test_hold_then_step_drops_where_the_recipe_says() -> None:
-    recipe = make_recipe(epochs=240, lr=0.05, schedule="step", hold_epochs=150, step_epochs=30)
+    recipe = make_recipe(epochs=240, lr=0.05, schedule="step", hold_epochs=120, step_epochs=30)
     rates = [learning_rate(recipe, at) for at in (149.9, 150, 179.9, 180, 210)]
     assert rates == pytest.approx([0.05, 0.005, 0.005, 0.0005, 0.00005])
 

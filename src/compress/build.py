@@ -201,7 +201,7 @@ def _few_reasons(frozen: Mapping[str, str]) -> str:
 
 def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
     for stage in distill.stages:
-        if stage == "sparsify" and not method.sparsify_trains_weights:
+        if stage == "sparsify" and not (method.learns and method.sparsify_trains_weights):
             raise InputError(
                 f"distill.stages=[{', '.join(distill.stages)}]: method={config['method']['name']} trains no weights "
                 f"in sparsify, so no teacher can join it; use distill.stages=[finetune]"

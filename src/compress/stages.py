@@ -520,8 +520,8 @@ class Stage:
 
 
 STAGES = {
-    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 1),  # dense network to its baseline accuracy
-    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 2),  # learn what can go
+    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 2),  # dense network to its baseline accuracy
+    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 3),  # learn what can go
     "prune": Stage(prune, _prune_settings, "plan", 3),  # decide, to the budget, and cut
     "finetune": Stage(finetune, _finetune_settings, "finetuned network", 2),  # recover
     "eval": Stage(evaluate, _evaluate_settings, "measurement", 3),  # accuracy, MACs, params, size, latency

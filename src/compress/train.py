@@ -56,7 +56,7 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
 
     Warm-up rises linearly to `lr`, `hold_epochs` more stay there, then the schedule runs to the end: cosine to 0
     (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts), or steps: a drop every
-    `step_epochs`, the first one right after a hold.
+    `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at 150, 180, 210.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs
@@ -64,7 +64,7 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     if epoch < start or recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
-        drops = (epoch - start) // recipe.step_epochs + (recipe.hold_epochs > 0)
+        drops = (epoch - start) // recipe.step_epochs
         return recipe.lr * float(recipe.step_factor**drops)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / max(recipe.epochs - start, 1e-9), 1)))
 

@@ -23,7 +23,7 @@ from compress.prune.graph import ChannelGraph, ChannelGroup
 from compress.prune.importance import plan_of
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
-from compress.prune.reconstruct import Reconstructor, input_moments
+from compress.prune.reconstruct import input_moments, refitted
 from compress.prune.widths import Choices, all_choices, reachable, uniform_widths
 from compress.seeds import derive_seed
 from compress.settings import Budget, Count, InputError, Natural
@@ -35,7 +35,7 @@ Scores = Mapping[str, Tensor]
 
 REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 ALL_STAY = torch.full((1,), torch.inf)  # the scores of a group without any
-TIED = 0.01  # share of equal scores at the threshold from which on a threshold is no rule
+TIED, FEW = 0.01, 4  # share of scores that equal the threshold, and how many, above which it is no rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,11 @@ class Ranking:
         Raises:
             InputError: no group has scores, or the share of MACs is out of reach; names what can be reached.
         """
+        if not scored:
+            raise InputError(
+                f"method.coupled={self.coupled}: leaves no group of channels to choose from, since several layers make "
+                "each of them; use method.coupled=sum"
+            )
         options = self._options(graph, scored)
         if budget.kind == "percent":
             return
@@ -84,7 +89,7 @@ class Ranking:
             fits = widths[widths >= least] if group.name in scored else widths[-1:]
             may_go = self.on_empty == "error" or (self.on_empty == "drop_block" and group.name in graph.emptiable)
             if group.name in scored and may_go:
-                fits = np.array([0, *widths], dtype=np.int64)
+                fits = np.array([0, *fits], dtype=np.int64)
             options.append(fits)
         return options
 
@@ -111,6 +116,11 @@ class Ranking:
                 if width == 0 or (self.scope == "global" and float(scores.get(group.name, ALL_STAY).max()) < most)
             ]
         orders = {group.name: _order(scores.get(group.name), group.width) for group in graph}
+        plan = plan_of(graph, orders, widths)
+        if self.on_empty == "drop_block" and not _is_alive(graph, plan):
+            # blocks that can go one by one, but not all of them at once
+            widths = [max(w, int(found[found > 0][0])) for w, found in zip(widths, options, strict=True)]
+            plan = plan_of(graph, orders, widths)
         kept = sum(width for group, width in zip(graph, widths, strict=True) if group.name in scores)
         largest = self.largest_percent(scores)
         own: JSON = {
@@ -121,7 +131,6 @@ class Ranking:
             "channels": sum(map(len, scores.values())),
             "unscored": [group.name for group in graph if group.name not in scores],
         }
-        plan = plan_of(graph, orders, widths)
         refit = self._refit(problem)
         return Decision(
             plan,
@@ -148,13 +157,7 @@ class Ranking:
         generator = torch.Generator().manual_seed(seed)
         moments = input_moments(model, graph, (images for images, _ in drawn), REFIT_POINTS, generator)
 
-        def refit(plan: Plan) -> Mapping[str, Tensor]:
-            kept = graph.kept(plan)
-            orders = {group.name: _kept_first(kept[group.name], group.width) for group in graph}
-            read = {name: found for name, found in moments.items() if not _reads_nothing(graph, kept, name)}
-            return Reconstructor(model, graph, read, orders).weights(kept)
-
-        return refit
+        return lambda plan: refitted(model, graph, moments, plan)
 
     def _to_percent(
         self, graph: ChannelGraph, scores: Scores, options: Choices, percent: float
@@ -236,10 +239,10 @@ def kept_counts(pool: Scores, percent: float, select: Literal["threshold", "rank
         stays[ordered.indices[:gone]] = False
         threshold = ordered.values[gone - 1] if gone else torch.zeros(())
     else:
-        threshold = ordered.values[gone]
+        threshold = ordered.values[min(gone, len(scores) - 1)]  # the product may round up to N
         stays = scores > threshold
         tied = int((scores == threshold).sum())
-        if tied > max(1, TIED * len(scores)) and threshold > 0:
+        if tied > max(FEW, TIED * len(scores)) and threshold > 0:
             raise InputError(
                 f"percent={percent:g}: {tied} of {len(scores)} scores equal the threshold {float(threshold):.4g}, so "
                 "it tells nothing apart (an untrained network?); train first, or use method.select=rank"
@@ -287,14 +290,12 @@ def together(parts: Mapping[str, Sequence[Tensor]], graph: ChannelGraph, coupled
     return found
 
 
-def _kept_first(kept: Tensor, width: int) -> Tensor:
-    gone = torch.ones(width, dtype=torch.bool)
-    gone[kept] = False
-    return torch.cat([kept, gone.nonzero().flatten()])
-
-
-def _reads_nothing(graph: ChannelGraph, kept: Mapping[str, Tensor], layer: str) -> bool:
-    return any(layer in group.consumers and len(kept[group.name]) == 0 for group in graph)
+def _is_alive(graph: ChannelGraph, plan: Plan) -> bool:
+    try:
+        graph.kept(plan)
+    except ValueError:
+        return False
+    return True
 
 
 def _order(score: Tensor | None, width: int) -> Tensor:
@@ -349,5 +350,5 @@ def rounding_step(graph: ChannelGraph, cost: CostModel, round_to: int) -> float:
     full = np.array([group.width for group in graph], dtype=np.int64)
     narrower = np.stack([full] * len(full))
     for at, widths in enumerate(all_choices(graph, round_to)):
-        narrower[at, at] = widths[-2] if len(widths) > 1 else full[at]
+        narrower[at, at] -= np.diff(widths).max(initial=0)
     return float((cost.full_macs - cost.macs(narrower)).max()) / cost.full_macs

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from compress.measure.macs import in_eval_mode
 from compress.prune.graph import ChannelGraph, Layer
+from compress.prune.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -229,3 +230,18 @@ class Reconstructor:
     def _excess(self, layer: Layer, moments: Moments) -> Tensor | None:
         bias = self._biases.get(layer.name)
         return None if bias is None else moments.total[:, None] * bias
+
+
+def refitted(model: nn.Module, graph: ChannelGraph, moments: dict[str, Moments], plan: Plan) -> dict[str, Tensor]:
+    """New weights of all that reads the channels of one plan, by name and at full shape."""
+    kept = graph.kept(plan)
+    orders = {group.name: _kept_first(kept[group.name], group.width) for group in graph}
+    left = {name for group in graph if len(kept[group.name]) == 0 for name in group.consumers}  # these read nothing
+    read = {name: found for name, found in moments.items() if name not in left}
+    return Reconstructor(model, graph, read, orders).weights(kept)
+
+
+def _kept_first(kept: Tensor, width: int) -> Tensor:
+    gone = torch.ones(width, dtype=torch.bool)
+    gone[kept] = False
+    return torch.cat([kept, gone.nonzero().flatten()])

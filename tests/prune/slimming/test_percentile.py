@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_the_published_float_product_is_kept() -> None:
 @pytest.mark.parametrize("method", [SLIMMING, RANK], ids=["threshold", "rank"])
 def test_a_larger_percent_keeps_a_part_of_what_a_smaller_one_keeps(method: Slimming, resnet20_cs: Problem) -> None:
     decisions = [at(resnet20_cs, percent, method).plan for percent in (0.0, *PERCENTS)]
-    for wide, narrow in zip(decisions, decisions[1:], strict=False):
+    for wide, narrow in pairwise(decisions):
         assert all(set(narrow.kept[name]) <= set(channels) for name, channels in wide.kept.items())
         assert resnet20_cs.cost.params(narrow) < resnet20_cs.cost.params(wide)
         assert resnet20_cs.cost.macs(narrow) < resnet20_cs.cost.macs(wide)
@@ -189,7 +190,8 @@ def test_by_rank_equal_scales_go_in_order_of_layers_and_channels() -> None:
     for group in problem.graph:
         kept = problem.graph.kept(decision.plan)[group.name]
         assert kept.tolist() == list(range(group.width - len(kept), group.width))
-        assert group.width - len(kept) == (took := min(group.width - 1, gone))
+        took = group.width - len(kept)
+        assert took == min(group.width - 1, gone)
         gone -= took
     assert gone == 0
 

@@ -105,7 +105,7 @@ def test_a_selection_that_is_narrow_already_reads_what_is_left() -> None:
         assert torch.equal(found[name], gamma(model, norm)[kept])
     assert torch.equal(found["layer2.1.conv1"], gamma(small, "layer2.1.bn2"))
     # and counts what it reads, not what it holds
-    kept_now = kept_of_norms(again, scales, [group.width for group in again])
+    kept_now = kept_of_norms(small, again, scales, [group.width for group in again], linear=False)
     assert list(kept_now.values()) == graph.widths(plan)
 
 
@@ -168,11 +168,24 @@ def test_cfg_has_what_stays_in_module_order_and_m_at_each_pooling() -> None:
     model, graph = look("vgg11_bn")
     scales = scales_of(model, graph)
     full = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512]
-    assert cfg_of(model, kept_of_norms(graph, scales, [group.width for group in graph])) == full
+    assert cfg_of(model, kept_of_norms(model, graph, scales, [group.width for group in graph], linear=False)) == full
     widths = [1, 2, 3, 4, 5, 6, 7, 8]
-    assert cfg_of(model, kept_of_norms(graph, scales, widths)) == [1, "M", 2, "M", 3, 4, "M", 5, 6, "M", 7, 8]
+    assert cfg_of(model, kept_of_norms(model, graph, scales, widths, linear=False)) == [
+        1,
+        "M",
+        2,
+        "M",
+        3,
+        4,
+        "M",
+        5,
+        6,
+        "M",
+        7,
+        8,
+    ]
     model, graph = look("resnet8x4_cs")
-    kept = kept_of_norms(graph, scales_of(model, graph), [13, 2, 38, 126, 51, 256, 256])
+    kept = kept_of_norms(model, graph, scales_of(model, graph), [13, 2, 38, 126, 51, 256, 256], linear=False)
     assert cfg_of(model, kept) == [13, 2, 38, 126, 51, 256, 256]
     assert kept == dict(zip(norms_of(model), [13, 2, 38, 126, 51, 256, 256], strict=True))
 
@@ -180,13 +193,13 @@ def test_cfg_has_what_stays_in_module_order_and_m_at_each_pooling() -> None:
 def test_coupled_norms_keep_what_their_groups_keep() -> None:
     model, graph = look("resnet20")
     scales, plan = scales_of(model, graph), Plan({"conv1": [0, 3], "layer1.1.conv1": [5]})
-    kept = kept_of_norms(graph, scales, graph.widths(plan))
+    kept = kept_of_norms(model, graph, scales, graph.widths(plan), linear=False)
     assert [kept[f"layer1.{i}.bn2"] for i in range(3)] == [2, 2, 2]
     assert (kept["bn1"], kept["layer1.1.bn1"], kept["layer1.0.bn1"]) == (2, 1, 16)
 
 
 class WithLinearNorm(nn.Module):
-    """conv -> BN2d -> flatten of 2x2 -> linear -> BN1d -> linear; the first linear layer reads each channel 4 times."""
+    """conv -> BN2d -> flatten of 2x2 -> linear -> BN1d -> linear; the first linear one reads each channel 4 times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,3 +234,5 @@ def test_batch_norms_behind_linear_layers_count_only_if_asked() -> None:
     assert torch.allclose(found["conv"], model.bn.weight.detach().abs() + flat.sum(1))
     largest = scores(model, graph, scales_of(model, graph, linear=True), "max")["conv"]
     assert torch.equal(largest, torch.cat([model.bn.weight.detach().abs()[:, None], flat], 1).amax(1))
+    kept = kept_of_norms(model, graph, scales_of(model, graph, linear=True), [3, 2], linear=True)
+    assert kept == {"bn": 3, "flat": 12, "bn1d": 2}

@@ -13,7 +13,7 @@ from compress.prune.amc.strategy import layer_form
 from compress.prune.importance import channel_orders, plan_of
 from compress.prune.method import Problem
 from compress.prune.plan import Plan
-from compress.prune.reconstruct import Reconstructor, input_moments
+from compress.prune.reconstruct import Moments, Reconstructor, input_moments, refitted
 from compress.seeds import derive_seed
 from compress.settings import Count
 
@@ -49,16 +49,26 @@ class Lab:
 
     def __init__(self, problem: Problem, calibration: CalibrationSettings, reward_images: int) -> None:
         self.problem = problem
+        self._calibration = calibration
         model, device = problem.model.to(problem.device).eval(), problem.device
         self.orders = channel_orders(model, problem.graph)
         seed = derive_seed(problem.seed, "calibration")
-        images = calibration_images(problem, calibration, seed)
-        generator = torch.Generator().manual_seed(seed)
-        moments = input_moments(model, problem.graph, images, calibration.points, generator, calibration.repeats)
+        moments = self._moments()
         self._reconstructor = Reconstructor(model, problem.graph, moments, self.orders, calibration.doubles_bias)
         held_out = problem.data.drawn("held_out", reward_images, batch_size(problem.data.shape), seed, device)
         self._accuracy = Scores(model, problem.graph, held_out)
         self._scored: dict[tuple[int, ...], Accuracy] = {}
+
+    def _moments(self) -> dict[str, Moments]:
+        problem, settings = self.problem, self._calibration
+        seed = derive_seed(problem.seed, "calibration")
+        images = calibration_images(problem, settings, seed)
+        generator = torch.Generator().manual_seed(seed)
+        return input_moments(problem.model, problem.graph, images, settings.points, generator, settings.repeats)
+
+    def refit(self, plan: Plan) -> dict[str, Tensor]:
+        """New weights for a plan that is none of the orders', such as a control's."""
+        return refitted(self.problem.model, self.problem.graph, self._moments(), plan)
 
     def realise(self, widths: tuple[int, ...]) -> tuple[Plan, dict[str, Tensor]]:
         """The plan of these widths and the refitted weights that go with it."""

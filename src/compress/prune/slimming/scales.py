@@ -23,6 +23,7 @@ class Scale:
 
     norm: str
     places: Tensor  # (width, m)
+    is_selected: bool = False  # read through a selection, which may leave others out
 
 
 def is_scaled(module: nn.Module, linear: bool) -> bool:
@@ -52,7 +53,7 @@ def _scales(
         if tensor == "weight" and norm in norms:
             scales.append(Scale(norm, places))
         elif graph.scaled_by.get(axis.tensor) in norms:
-            scales.append(Scale(graph.scaled_by[axis.tensor], model.get_buffer(axis.tensor).cpu()[places]))
+            scales.append(Scale(graph.scaled_by[axis.tensor], model.get_buffer(axis.tensor).cpu()[places], True))
     return scales
 
 
@@ -67,6 +68,19 @@ def scores(
     return together({name: [gammas(part) for part in parts] for name, parts in scales.items()}, graph, coupled)
 
 
+def kept_of_norms(
+    model: nn.Module, graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]], widths: Sequence[int], linear: bool
+) -> dict[str, int]:
+    """How many entries of every batch norm stay (behind a selection: are read), in module order."""
+    kept = {name: len(norm.get_parameter("weight")) for name, norm in norms_of(model, linear).items()}
+    for group, width in zip(graph, widths, strict=True):
+        for scale in scales.get(group.name, ()):
+            if scale.is_selected:
+                kept[scale.norm] = scale.places.numel()
+            kept[scale.norm] -= (group.width - width) * scale.places.shape[1]
+    return kept
+
+
 def cfg_of(model: nn.Module, kept: Mapping[str, int]) -> list[int | str]:
     """The published form: what stays of every batch norm, in module order, 'M' where a max-pooling module stands."""
     cfg: list[int | str] = []
@@ -76,14 +90,3 @@ def cfg_of(model: nn.Module, kept: Mapping[str, int]) -> list[int | str]:
         elif isinstance(module, nn.MaxPool2d):
             cfg.append("M")
     return cfg
-
-
-def kept_of_norms(
-    graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]], widths: Sequence[int]
-) -> dict[str, int]:
-    """How many entries of every batch norm stay (are read, behind a selection)."""
-    kept: dict[str, int] = {}
-    for group, width in zip(graph, widths, strict=True):
-        for scale in scales.get(group.name, ()):
-            kept[scale.norm] = kept.get(scale.norm, 0) + width * scale.places.shape[1]
-    return kept

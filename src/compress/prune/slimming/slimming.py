@@ -19,10 +19,10 @@ from compress.files import JSON
 from compress.prune.graph import ChannelGraph
 from compress.prune.method import Decision, Problem
 from compress.prune.ranking import Ranking
-from compress.prune.slimming.scales import Scale, cfg_of, kept_of_norms, scales_of, scores
+from compress.prune.slimming.scales import Scale, cfg_of, kept_of_norms, norms_of, scales_of, scores
 from compress.prune.slimming.sparsity import SPARSE, add_l1, look
 from compress.seeds import derive_seed
-from compress.settings import BUDGETS, Budget, Fraction, InputError, NonNegative, Recipe
+from compress.settings import BUDGETS, Budget, Fraction, InputError, NonNegative, Positive, Recipe
 from compress.train import Hooks
 from compress.work import Work
 
@@ -37,6 +37,7 @@ class Slimming(Ranking):
 
     l1: NonNegative
     start: Literal["pretrained", "scratch"]
+    start_scale: Positive
     training: Recipe
     watch: list[Fraction]
     linear: bool
@@ -68,11 +69,14 @@ class Slimming(Ranking):
         if self.start == "scratch":
             torch.manual_seed(derive_seed(problem.seed, "sparse weights"))
             model.load_state_dict(problem.fresh().state_dict())
+            with torch.no_grad():
+                for norm in norms_of(model, self.linear).values():
+                    norm.get_parameter("weight").fill_(self.start_scale)
         scales = self._scales(model, graph)
 
         def cfg(kept: Mapping[str, int]) -> list[int | str]:
             widths = [kept.get(group.name, group.width) for group in graph]
-            return cfg_of(model, kept_of_norms(graph, scales, widths))
+            return cfg_of(model, kept_of_norms(model, graph, scales, widths, self.linear))
 
         def row(trained: nn.Module) -> JSON:
             return look(scores(trained, graph, scales), self.watch, cfg)
@@ -96,18 +100,17 @@ class Slimming(Ranking):
         decision = self.decide(problem, scores(model, graph, scales, self.coupled))
         widths = graph.widths(decision.plan)
         own = {
-            "cfg": cfg_of(model, kept_of_norms(graph, scales, widths)),
+            "cfg": cfg_of(model, kept_of_norms(model, graph, scales, widths, self.linear)),
             **decision.own,
             "l1": self.l1 if learned is not None else None,
             "norms": self._norms(model, graph, scales, widths),
         }
         return replace(decision, own=own, warnings=[*decision.warnings, *_diagnosis(decision)])
 
-    @staticmethod
-    def _norms(model: nn.Module, graph: ChannelGraph, scales: Scales, widths: list[int]) -> JSON:
+    def _norms(self, model: nn.Module, graph: ChannelGraph, scales: Scales, widths: list[int]) -> JSON:
         """Of every batch norm: entries, how many stay, smallest, median and largest |gamma|."""
         report = {}
-        for name, kept in kept_of_norms(graph, scales, widths).items():
+        for name, kept in kept_of_norms(model, graph, scales, widths, self.linear).items():
             gamma = model.get_parameter(f"{name}.weight").detach().abs()
             ends = {"min": float(gamma.min()), "median": float(gamma.median()), "max": float(gamma.max())}
             report[name] = {"total": len(gamma), "kept": kept, **ends}

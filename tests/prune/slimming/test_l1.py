@@ -1,0 +1,249 @@
+"""The L1 term: one step by hand, in the training loop, and what a sparse training shows."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CPU, ORACLES, compose_config, make_recipe
+from torch import Tensor, nn
+
+from compress.build import make
+from compress.data.memory import MemoryData
+from compress.files import JSON, read_rows
+from compress.models.resnet_cifar import resnet
+from compress.prune.method import Problem
+from compress.prune.slimming.scales import norms_of, scales_of, scores
+from compress.prune.slimming.slimming import Slimming
+from compress.prune.slimming.sparsity import BINS, add_l1, look
+from compress.settings import Budget, Recipe
+from compress.stages import make_problem
+from compress.train import NO_HOOKS, Hooks, cross_entropy, train
+from compress.work import Work
+
+STEP = json.loads((ORACLES / "slimming.json").read_text())["invariants_checked"]["l1_step"]
+SLIMMING: Slimming = make(compose_config("method=slimming")["method"])
+
+
+def fresh() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
+
+
+def gammas(model: nn.Module) -> Tensor:
+    return torch.cat([norm.weight.detach() for norm in norms_of(model).values()])
+
+
+# -- one step --------------------------------------------------------------------------------------------------
+
+
+def norm_of_four() -> nn.Sequential:
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm1d(4), nn.Conv2d(4, 2, 1))
+    for norm in model[:2]:
+        norm.weight.data = torch.tensor([0.5, -0.5, 0.0, 2.0])
+    return model
+
+
+def test_one_step_without_a_gradient_of_the_data() -> None:
+    model = norm_of_four()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    add_l1(model, 0.01, linear=False)
+    assert model[0].weight.grad.tolist() == pytest.approx([0.01, -0.01, 0.0, 0.01])
+    assert model[0].weight.grad[2] == 0
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert model[0].weight.tolist() == pytest.approx(STEP) == [0.499, -0.499, 0, 1.999]
+    after = model.state_dict()
+    assert [name for name in after if not torch.equal(after[name], before[name])] == ["0.weight"]
+
+
+def test_behind_linear_layers_only_if_asked() -> None:
+    model = norm_of_four()
+    add_l1(model, 0.01, linear=True)  # no gradient yet: the term is all of it
+    assert model[1].weight.grad.tolist() == pytest.approx([0.01, -0.01, 0, 0.01])
+    assert model[0].bias.grad is model[2].weight.grad is None
+
+
+def test_it_is_added_to_the_gradient_and_leaves_no_graph() -> None:
+    model = norm_of_four()
+    model[0].weight.grad = torch.tensor([1.0, 1.0, 1.0, -1.0])
+    add_l1(model, 0.25, linear=False)
+    assert model[0].weight.grad.tolist() == [1.25, 0.75, 1.0, -0.75]
+    assert not model[0].weight.grad.requires_grad
+
+
+def test_it_goes_through_momentum() -> None:
+    """v1 = 0.01, v2 = 0.9 * 0.01 + 0.01 = 0.019: after two steps 0.5 - 0.001 - 0.0019."""
+    model = norm_of_four()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        add_l1(model, 0.01, linear=False)
+        optimizer.step()
+    assert model[0].weight.tolist() == pytest.approx([0.4971, -0.4971, 0, 1.9971])
+
+
+# -- in the training loop --------------------------------------------------------------------------------------
+
+
+def trained(
+    model: nn.Module, data: MemoryData, folder: Path, l1: float | None, recipe: Recipe, row: Any = lambda _: {}
+) -> None:
+    hooks = NO_HOOKS if l1 is None else Hooks(on_gradient=partial(add_l1, strength=l1, linear=False), row=row)
+    work = Work(folder)
+    train(model, data, recipe, cross_entropy(recipe), stage="s", seed=0, device=CPU, work=work, hooks=hooks)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_clipping_does_not_scale_it(amp: str, digit_data: MemoryData, tmp_path: Path) -> None:
+    """With next to nothing left of the data's gradient, every scale moves by lr * l1 a step, and nothing else."""
+    recipe = make_recipe(
+        epochs=1,
+        lr=0.1,
+        schedule="constant",
+        momentum=0.0,
+        weight_decay=0.0,
+        clip_norm=1e-12,
+        batch_size=128,
+        amp=amp,
+    )
+    model = fresh()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trained(model, digit_data, tmp_path, 0.01, recipe)
+    steps = -(-len(digit_data.split()["train"]) // 128)
+    scales = {f"{name}.weight" for name in norms_of(model)}
+    for name, value in model.named_parameters():
+        expected = before[name] - 0.1 * 0.01 * steps if name in scales else before[name]
+        assert torch.allclose(value, expected, rtol=0, atol=1e-6), name
+
+
+def test_training_with_it_shrinks_scales_and_without_it_does_not(digit_data: MemoryData, tmp_path: Path) -> None:
+    medians, others = {}, {}
+    recipe = make_recipe(epochs=2, weight_decay=0.0)
+    for l1 in (None, 0.0, 0.1):
+        (tmp_path / str(l1)).mkdir()
+        trained(model := fresh(), digit_data, tmp_path / str(l1), l1, recipe)
+        medians[l1] = float(gammas(model).abs().median())
+        others[l1] = gammas(model)
+    assert torch.equal(others[None], others[0.0])
+    assert medians[0.0] > 0.9
+    assert medians[0.1] < 0.7 * medians[0.0]
+
+
+# -- sparsify --------------------------------------------------------------------------------------------------
+
+
+def problem_of(model: nn.Module, data: MemoryData, folder: Path, seed: int = 0) -> tuple[Problem, Work]:
+    work = Work(folder)
+
+    def learn(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
+        loss = cross_entropy(recipe)
+        history = train(model, data, recipe, loss, stage="sparsify", seed=seed, device=CPU, work=work, hooks=hooks)
+        history.pop("best_weights")
+        return history
+
+    return make_problem(model, data, Budget("percent", 0.5), CPU, seed, fresh, learn), work
+
+
+def settings(**changes: Any) -> Slimming:
+    recipe = make_recipe(epochs=2, weight_decay=0.0)
+    return replace(SLIMMING, **{"l1": 0.1, "training": recipe, "watch": [0.0, 0.3, 0.7]} | changes)
+
+
+def test_sparsify_trains_the_network_and_tells_how_sparse_it_is(digit_data: MemoryData, tmp_path: Path) -> None:
+    model = fresh()
+    before = gammas(model)
+    problem, work = problem_of(model, digit_data, tmp_path)
+    found = settings().sparsify(problem, work)
+    assert float(gammas(model).abs().median()) < 0.7 * float(before.abs().median())
+    assert (found["l1"], found["epochs"], found["made"]) == (0.1, 2, "sparse-trained network")
+    rows = read_rows(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    own = scores(model, problem.graph, scales_of(model, problem.graph))
+    count = sum(len(score) for score in own.values())
+    for row in rows:
+        assert {"scale_median", "scale_small_share", "scales", "cfg", "held_out_top1"} <= set(row)
+        assert sum(row["scales"]["counts"]) == count
+        assert len(row["scales"]["counts"]) == len(row["scales"]["edges"]) - 1 == BINS
+        assert row["scales"]["edges"] == sorted(row["scales"]["edges"])
+        assert list(row["cfg"]) == ["0", "0.3", "0.7"]
+        full = [len(norm.weight) for norm in norms_of(model).values()]  # type: ignore[arg-type]
+        assert row["cfg"]["0"] == full
+        for wide, narrow in pairwise(row["cfg"].values()):
+            assert all(a >= b for a, b in zip(wide, narrow, strict=True))
+            assert sum(wide) > sum(narrow)
+    # the last row is what the network is now
+    assert {key: rows[-1][key] for key in ("scale_median", "scales", "cfg")} == {
+        key: found[key] for key in ("scale_median", "scales", "cfg")
+    }
+    assert found["scale_median"] == pytest.approx(float(torch.cat(list(own.values())).median()), abs=1e-6)
+
+
+def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: MemoryData, tmp_path: Path) -> None:
+    """Without epochs what it begins with is what it ends with."""
+    untrained = replace(settings(), training=make_recipe(epochs=0))
+    for start in ("pretrained", "scratch"):
+        torch.manual_seed(5)
+        model = resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
+        given = {name: value.clone() for name, value in model.state_dict().items()}
+        (tmp_path / start).mkdir()
+        problem, work = problem_of(model, digit_data, tmp_path / start)
+        replace(untrained, start=start, start_scale=0.25).sparsify(problem, work)
+        assert problem.model is model
+        same = torch.equal(model.get_parameter("conv1.weight"), given["conv1.weight"])
+        assert same == (start == "pretrained")
+        scales = gammas(model)
+        assert torch.equal(scales, torch.full_like(scales, 1.0 if same else 0.25))
+
+
+def test_settings_of_the_cut_do_not_change_what_is_learned(digit_data: MemoryData, tmp_path: Path) -> None:
+    """They are named in `plan_only`, so the cache gives one sparse training to all of them."""
+    results = []
+    changes: list[dict[str, Any]] = [{}, {"coupled": "max", "scope": "layer", "select": "rank", "min_channels": 2}]
+    for at, change in enumerate(changes):
+        (tmp_path / str(at)).mkdir()
+        problem, work = problem_of(fresh(), digit_data, tmp_path / str(at))
+        found = settings(training=make_recipe(epochs=1), **change).sparsify(problem, work)
+        results.append((found, gammas(problem.model)))
+        assert set(change) <= Slimming.plan_only
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_a_look_by_hand() -> None:
+    pool = {"a": torch.tensor([0.0, 0.001, 1.0, 1.0]), "b": torch.tensor([2.0, 50.0])}
+    found = look(pool, [0.5], lambda kept: [kept["a"], kept["b"]])
+    assert found["scale_median"] == 1.0
+    assert found["scale_small_share"] == pytest.approx(2 / 6, abs=1e-4)
+    assert found["scales"]["counts"][:3] == [2, 2, 1]
+    assert found["scales"]["counts"][-1] == 1  # the largest is in the last bin
+    assert found["scales"]["edges"][-1] == 50.0
+    assert found["cfg"] == {"0.5": [1, 2]}
+
+
+def test_scales_that_are_all_zero_can_be_looked_at() -> None:
+    found = look({"a": torch.zeros(3)}, [0.5], lambda kept: [kept["a"]])
+    assert (found["scale_median"], sum(found["scales"]["counts"])) == (0.0, 3)
+
+
+# -- diagnosis -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_scales_that_are_not_sparse_are_warned_of(scope: Any, digit_data: MemoryData, tmp_path: Path) -> None:
+    model = fresh()
+    problem, _ = problem_of(model, digit_data, tmp_path)
+    random = torch.Generator().manual_seed(0)
+    for norm in norms_of(model).values():
+        norm.weight.data.copy_(0.5 + torch.rand(len(norm.weight), generator=random))
+    (warning,) = replace(SLIMMING, scope=scope).plan(problem, None).warnings
+    assert warning.startswith("the scales " if scope == "global" else "the scales of conv1 are not sparse")
+    assert "expect a collapse" in warning
+    for norm in norms_of(model).values():
+        norm.weight.data[: len(norm.weight) // 2 + 1] *= 1e-3
+    assert replace(SLIMMING, scope=scope, coupled="max").plan(problem, None).warnings == []
