@@ -66,7 +66,7 @@ class Ranking:
         """
         if not scored:
             raise InputError(
-                f"method.coupled={self.coupled}: leaves no group of channels to choose from, since several layers make "
+                f"method.coupled={self.coupled}: leaves no group of channels to choose from, as several layers make "
                 "each of them; use method.coupled=sum"
             )
         options = self._options(graph, scored)
