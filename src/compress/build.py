@@ -153,6 +153,11 @@ def build(config: JSON) -> Job:
         parts(_check_distill, distill, method, config)
     if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
         problems.append(f"control={config['control']}: prune is not among the stages of this run")
+    if method is not None and config["control"] and method.learns and not method.cuts_channels:
+        problems.append(
+            f"control={config['control']}: what is pruned in steps leaves nothing to draw from blindly; use "
+            "method.schedule=one-shot method.steps=1"
+        )
     # without these stages the method and its budget play no part
     decides = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
     if decides and data is not None and spec is not None and method is not None and budget is not None:

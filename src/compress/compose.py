@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config import nearest
@@ -139,10 +139,14 @@ def sweep_folders(config: DictConfig) -> list[tuple[Path, dict[str, str]]]:
     jobs = sweep_jobs(config.hydra.overrides.task)
     written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
     differing = [key for key in written[0] if len({job.get(key) for job in written}) > 1] or list(written[0])[:1]
-    return [
-        (Path(_folder(loader.load_sweep_config(config, job))), {key: asked.get(key, "") for key in differing})
-        for job, asked in zip(jobs, written, strict=True)
-    ]
+    folders = []
+    for number, job in enumerate(jobs):
+        composed = loader.load_sweep_config(config, job)
+        with open_dict(composed):
+            composed.hydra.job.num = number  # some name folders by it
+        folders.append(Path(_folder(composed)))
+    changed = [{key: asked.get(key, "") for key in differing} for asked in written]
+    return list(zip(folders, changed, strict=True))
 
 
 def _folder(job: DictConfig) -> str:

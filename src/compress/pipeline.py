@@ -165,7 +165,9 @@ def _stage(
         log.info("%s: done in %.1f s", step.name, seconds)
         return {"made": stage.makes, **result, "seconds": seconds}
 
-    return store.stage(step.stage, depends(step, state.job, keys), compute, redo=redo, on_row=on_row)
+    return store.stage(
+        step.stage, depends(step, state.job, keys), compute, redo=redo, on_row=on_row, called=step.name
+    )
 
 
 def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:

@@ -112,7 +112,7 @@ class RunSettings:
     outputs: str
     stages: list[StageName]
     force: list[StageName]
-    control: list[ControlKind] | ControlKind | None
+    control: ControlKind | list[ControlKind] | None
     control_draws: Count
     quick: bool
     tensorboard: bool

@@ -366,7 +366,8 @@ def finetune(state: RunState, work: Work) -> JSON:
 
 def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:
     """The pruned network with new weights: the same channels (selections too) and masks, drawn for its widths."""
-    torch.manual_seed(derive_seed(state.job.seed, "scratch"))
+    # each draw of a control has weights of its own: without them two would be one network, channels being alike
+    torch.manual_seed(derive_seed(state.job.seed, "scratch", str(state.control)))
     new = state.fresh()
     if plan.kept:
         new = cut(new, channel_graph(new, state.job.data.shape), plan)
@@ -403,11 +404,11 @@ def load_teacher(state: RunState) -> nn.Module:
 
 
 def _finetune_settings(job: Job) -> JSON:
-    scratch = {"pretrain": asdict(job.pretrain)} if job.finetune.init == "scratch" else {}
-    recipe = asdict(job.finetune)
+    own = asdict(job.finetune)
+    how = {"init": own.pop("init"), "scratch_budget": own.pop("scratch_budget")}
+    recipe = {"recipe": asdict(job.pretrain), **how} if how["init"] == "scratch" else {"recipe": own}
     return {
-        "recipe": recipe,
-        **scratch,
+        **recipe,
         "seed": job.seed,
         "data": _training_images(job),
         **_teaching(job, "finetune"),

@@ -51,20 +51,21 @@ class Store:
         *,
         redo: bool,
         on_row: Callable[[Row], None],
+        called: str | None = None,
     ) -> Finished:
         """The finished stage of these dependencies: from the cache, or computed now.
 
         `compute(work)` returns the result to report, with `seconds` and, in a word, what was `made`. With `redo`,
-        what is cached is replaced once the new result is whole.
+        what is cached is replaced once the new result is whole. `called` is what it is called to people.
         """
         key = stage_key(name, depends)
         folder = self._root / f"{name}-{key}"
         if not redo and _whole(folder):
-            return self._reuse(name, folder, key, on_row)
+            return self._reuse(called or name, folder, key, on_row)
         with self._locked(folder):
             _recover(folder)
             if not redo and _whole(folder):  # another process finished it while this one waited
-                return self._reuse(name, folder, key, on_row)
+                return self._reuse(called or name, folder, key, on_row)
             partial = folder.with_suffix(".partial")
             partial.mkdir(exist_ok=True)
             write_json(partial / "depends.json", depends)

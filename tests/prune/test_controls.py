@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import CPU, compose_config, livened, zoo
@@ -104,7 +105,10 @@ def test_uniform_has_the_macs_and_every_layer_alike(problem: Problem, budget: Bu
     decision = replace(method, scope="global").plan(asked, None)
     control = controlled(asked, decision, UNIFORM)
     macs, own = problem.cost.macs(control.plan), problem.cost.macs(decision.plan)
-    assert own - decision.rounding_step * problem.cost.full_macs <= macs <= own
+    full = problem.cost.full_widths
+    one_less = problem.cost.macs(full - np.eye(len(full), dtype=np.int64))
+    assert own - int((problem.cost.full_macs - one_less).max()) <= macs <= own  # within one channel
+    assert control.rounding_step == decision.rounding_step
     assert decision.scores is not None
     scored = [group for group in problem.graph if group.name in decision.scores]
     widths = dict(zip([g.name for g in problem.graph], problem.graph.widths(control.plan), strict=True))
@@ -124,7 +128,9 @@ def test_uniform_has_the_macs_and_every_layer_alike(problem: Problem, budget: Bu
         score = decision.scores[group.name]
         if not bool(stays.all()):
             assert float(score[stays].min()) >= float(score[~stays].max())
-    assert (control.own, control.percent) == ({"control": "uniform"}, None)
+    assert control.own == {"control": "uniform"}
+    kept, total = sum(widths[group.name] for group in scored), sum(group.width for group in scored)
+    assert control.percent == pytest.approx(1 - kept / total)  # of the channels that the method chose from
     assert control.plan != decision.plan
     assert controlled(asked, decision, UNIFORM).plan == control.plan
 
@@ -135,6 +141,7 @@ def test_uniform_without_scores_takes_what_weights_say(problem: Problem) -> None
     control = controlled(problem, Decision(plan), UNIFORM)
     macs = problem.cost.macs(plan)
     assert 0.99 * macs <= problem.cost.macs(control.plan) <= macs
+    assert control.percent is None
 
 
 @pytest.mark.parametrize("problem", ["resnet20_cs"], indirect=True)

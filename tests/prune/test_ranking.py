@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from compress.prune.cost import cost_model
 from compress.prune.filter_magnitude import FilterMagnitude, filter_scores
 from compress.prune.groups import channel_graph
 from compress.prune.method import Decision, Problem
-from compress.prune.ranking import Ranking, is_coupled, rounding_step
+from compress.prune.ranking import Ranking, makers
 from compress.prune.slimming.scales import norms_of
 from compress.prune.slimming.slimming import Slimming
 from compress.prune.surgery import cut
@@ -109,6 +110,19 @@ def test_global_takes_the_smallest_scores_of_all(problem: Problem) -> None:
     assert float(torch.cat(gone).max()) <= float(torch.cat(kept).min())
 
 
+@pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
+def test_by_layer_there_is_a_threshold_of_each_group_that_loses(problem: Problem) -> None:
+    decision = at(problem, replace(SLIMMING, scope="layer"), "preserve_ratio", 0.97)
+    assert decision.scores is not None
+    expected = {}
+    for group in problem.graph:
+        gone = sorted(set(range(group.width)) - set(decision.plan.kept[group.name]))
+        if gone:
+            expected[group.name] = float(decision.scores[group.name][gone].max())
+    assert decision.own["thresholds"] == expected
+    assert 0 < len(expected) < len(problem.graph)
+
+
 @pytest.mark.parametrize("problem", ["vgg11_bn"], indirect=True)
 def test_layer_takes_the_same_share_of_each(problem: Problem) -> None:
     decision = at(problem, replace(FILTERS, scope="layer"), "preserve_ratio", 0.5)
@@ -137,6 +151,40 @@ def test_budgets_out_of_reach_say_what_is_in_reach(problem: Problem) -> None:
         at(problem, SLIMMING, "flops_limit", 1000)
 
 
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({}, 14 / 16),  # one of each stays
+        ({"min_channels": 4}, 8 / 16),
+        ({"round_to": 4}, 8 / 16),  # 4 8 10 and 4 6
+        ({"round_to": 4, "min_channels": 5}, 2 / 16),  # 8 10 and 6
+        ({"on_empty": "error"}, 14 / 16),  # none is no width
+        ({"on_empty": "drop_block"}, 14 / 16),  # nothing here goes with its block
+    ],
+)
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_a_percent_out_of_reach_says_what_can_go(changes: dict[str, Any], most: float, scope: Any) -> None:
+    method, problem = replace(FILTERS, scope=scope, **changes), chain(10, 6)
+    assert method.check(replace(problem, budget=Budget("percent", most))) == Budget("percent", most)
+    with pytest.raises(InputError) as error:
+        method.check(replace(problem, budget=Budget("percent", most + 0.01)))
+    assert str(error.value) == (
+        f"percent={most + 0.01:g}: out of reach; with method.min_channels={method.min_channels} and "
+        f"method.round_to={method.round_to} at most {most} of the 16 channels can go"
+    )
+
+
+@pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
+def test_only_channels_that_are_scored_can_go(problem: Problem) -> None:
+    """Between the convolutions of a block, three of 16, 32 and 64 each; a block may go only if that is asked."""
+    method = replace(FILTERS, min_channels=8)
+    with pytest.raises(InputError, match=r"at most 0.7857 of the 336 channels can go$"):  # 336 - 9 * 8
+        at(problem, method, "percent", 0.79)
+    assert at(problem, replace(method, on_empty="drop_block"), "percent", 0.79).plan
+    with pytest.raises(InputError, match=r"at most 0.7857 of the 336 channels can go$"):
+        at(problem, replace(method, on_empty="error"), "percent", 0.79)
+
+
 class Sum(nn.Module):
     """All of its channels are coupled."""
 
@@ -154,8 +202,11 @@ class Sum(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_scores_at_all_are_told_before_anything_runs(name: str, scope: Any, budget: Budget) -> None:
     problem = problem_of(Sum(normed=True), budget)
+    keep = replace(METHODS[name], coupled="keep", scope=scope)
     with pytest.raises(InputError):
-        replace(METHODS[name], coupled="keep", scope=scope).check(problem)
+        keep.check(problem)
+    with pytest.raises(InputError, match="^method.coupled=keep: leaves no group of channels to choose from"):
+        keep.check_reach(problem.graph, problem.cost, budget, set())
     with pytest.raises(InputError, match="no batch norm scales channels of this network; try filter_magnitude"):
         SLIMMING.check(problem_of(Sum(normed=False), budget))
     FILTERS_SUM = replace(FILTERS, coupled="sum")  # noqa: N806
@@ -176,8 +227,10 @@ def test_widths_are_multiples_where_that_is_asked(problem: Problem, scope: Any) 
                 assert width % 8 == 0 or width == group.width
             if kind == "preserve_ratio":
                 assert value - decision.rounding_step <= share(problem, decision) <= value
-            else:
-                assert 0 < decision.percent <= value  # type: ignore[operator]
+            else:  # a layer takes the nearest multiple, on either side
+                assert decision.percent is not None
+                assert abs(decision.percent - value) <= decision.rounding_step
+                assert scope == "layer" or decision.percent <= value
 
 
 def test_a_threshold_knows_no_multiples() -> None:
@@ -188,14 +241,86 @@ def test_a_threshold_knows_no_multiples() -> None:
 @pytest.mark.parametrize("problem", ["mobilenetv2"], indirect=True)
 def test_the_step_is_the_costliest_by_hand(problem: Problem) -> None:
     for round_to in (1, 8):
-        costs = []
-        for group in problem.graph:
-            widths = [other.width for other in problem.graph]
-            at = [other.name for other in problem.graph].index(group.name)
-            widths[at] = (group.width - 1) // round_to * round_to or group.width
-            costs.append(problem.cost.full_macs - int(problem.cost.macs(widths)[0]))
-        step = rounding_step(problem.graph, problem.cost, round_to)
-        assert step == pytest.approx(max(costs) / problem.cost.full_macs)
+        for coupled in ("sum", "keep"):
+            costs = []
+            for at_group, group in enumerate(problem.graph):
+                if coupled == "keep" and makers(problem.graph, group) > 1:
+                    continue  # has no choice
+                widths = [other.width for other in problem.graph]
+                widths[at_group] = (group.width - 1) // round_to * round_to or group.width
+                costs.append(problem.cost.full_macs - int(problem.cost.macs(widths)[0]))
+            method = replace(SLIMMING, select="rank", round_to=round_to, coupled=coupled)
+            step = at(problem, method, "preserve_ratio", 0.7).rounding_step
+            assert step == pytest.approx(max(costs) / problem.cost.full_macs)
+
+
+def chain(*widths: int) -> Problem:
+    """1x1 convolutions on images of 3x2x2, the last of two filters: a group of each of these widths."""
+    layers = [nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise((3, *widths, 2))]
+    problem = problem_of(nn.Sequential(*layers), Budget("percent", 0.1), (3, 2, 2))
+    assert [group.width for group in problem.graph] == list(widths)
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("scope", "changes", "expected"),
+    [
+        ("global", {}, 1 / 16),
+        ("layer", {}, 2 / 16),
+        ("global", {"round_to": 4}, 4 / 16),  # 4 8 10 and 4 6
+        ("layer", {"round_to": 4}, (4 + 2) / 16),
+        ("global", {"round_to": 4, "min_channels": 5}, 2 / 16),  # 8 10 and 6, which is no choice
+        ("layer", {"round_to": 4, "min_channels": 5}, 2 / 16),
+    ],
+)
+def test_the_step_of_a_percent_by_hand(scope: Any, changes: dict[str, int], expected: float) -> None:
+    method = replace(FILTERS, scope=scope, **changes)  # type: ignore[arg-type]
+    assert at(chain(10, 6), method, "percent", 0.1).rounding_step == pytest.approx(expected)
+
+
+def test_the_step_of_macs_by_hand() -> None:
+    """Per pixel 3*10 + 10*6 + 6*2 = 102; the first from 8 to 4 saves 4*9, its first step, 10 to 8, only 2*9."""
+    problem = chain(10, 6)
+    assert problem.cost.full_macs == 4 * 102
+    for scope in ("global", "layer"):
+        method = replace(FILTERS, scope=scope, round_to=4)
+        assert at(problem, method, "preserve_ratio", 0.8).rounding_step == pytest.approx(4 * 9 / 102)
+        # of 8 10 and 6 the only step
+        method = replace(method, min_channels=5)
+        assert at(problem, method, "preserve_ratio", 0.9).rounding_step == pytest.approx(2 * 9 / 102)
+
+
+@pytest.mark.parametrize("select", ["rank", "threshold"])
+@pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
+def test_a_percent_of_each_layer_is_met_within_its_step(problem: Problem, select: Any) -> None:
+    for coupled in ("sum", "keep"):
+        for round_to in (1, 4, 8) if select == "rank" else (1,):
+            method = replace(SLIMMING, scope="layer", select=select, coupled=coupled, round_to=round_to)
+            for asked in np.linspace(0.02, 0.72 if round_to == 1 else 0.5, 9):
+                decision = at(problem, method, "percent", float(asked))
+                assert decision.percent is not None
+                assert abs(decision.percent - asked) <= decision.rounding_step + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"),
+    [
+        (0.30, [48, 88, 184, 360]),  # 45, 90, 180, as near to 176, and 359 are wanted
+        (0.32, [48, 88, 176, 352]),  # 44 is as near to 40; 88, 175, 349
+        (0.35, [40, 88, 168, 336]),  # 42; 84 is as near to 80; 167, 333
+        (0.95, [8, 8, 16, 24]),  # 4, 7, 13 and 26
+    ],
+)
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("problem", ["vgg11_bn"], indirect=True)
+def test_a_layer_takes_the_nearest_width_the_wider_of_two(
+    problem: Problem, name: str, percent: float, expected: list[int]
+) -> None:
+    method = replace(METHODS[name], scope="layer", select="rank", round_to=8)
+    widths = problem.graph.widths(at(problem, method, "percent", percent).plan)
+    assert dict(zip([group.width for group in problem.graph], widths, strict=True)) == dict(
+        zip([64, 128, 256, 512], expected, strict=True)
+    )
 
 
 def test_no_step_is_coarser_than_the_step_that_is_told() -> None:
@@ -236,7 +361,7 @@ def test_keep_leaves_residual_streams_whole(problem: Problem, name: str, scope: 
     method = replace(METHODS[name], coupled="keep", scope=scope)
     for kind, value in (("percent", 0.6), ("preserve_ratio", 0.5)):
         decision = at(problem, method, kind, value)
-        coupled = [group for group in problem.graph if is_coupled(problem.graph, group)]
+        coupled = [group for group in problem.graph if makers(problem.graph, group) > 1]
         assert len(coupled) == {12: 3, 25: 5}[len(problem.graph)]
         assert set(decision.own["unscored"]) == {group.name for group in coupled}
         assert all(len(decision.plan.kept[group.name]) == group.width for group in coupled)
@@ -265,11 +390,11 @@ def by_hand() -> nn.Sequential:
         ("l2", "filters", "none", [5, 5]),
         ("l1", "readers", "none", [3, 2]),
         ("l2", "readers", "none", [5**0.5, 2]),
-        ("l1", "both", "none", [10, 7]),
+        ("l1", "both", "none", [10 / 2, 7 / 2]),
         ("l1", "filters", "mean", [7 / 6, 5 / 6]),
         ("l1", "readers", "mean", [3 / 2.5, 2 / 2.5]),
-        ("l1", "both", "mean", [7 / 6 + 3 / 2.5, 5 / 6 + 2 / 2.5]),
-        ("l2", "both", "mean", [1 + 5**0.5 / (5**0.5 / 2 + 1), 1 + 2 / (5**0.5 / 2 + 1)]),
+        ("l1", "both", "mean", [(7 / 6 + 3 / 2.5) / 2, (5 / 6 + 2 / 2.5) / 2]),
+        ("l2", "both", "mean", [(1 + 5**0.5 / (5**0.5 / 2 + 1)) / 2, (1 + 2 / (5**0.5 / 2 + 1)) / 2]),
     ],
 )
 def test_norms_of_weights_by_hand(norm: Any, sides: Any, normalise: Any, expected: list[float]) -> None:
@@ -289,7 +414,7 @@ def test_several_layers_of_one_group_by_hand() -> None:
     for sides, parts in (("filters", filters), ("readers", [reader]), ("both", [*filters, reader])):
         stacked = torch.stack(parts)
         for coupled, expected in (
-            ("sum", stacked.sum(0)),
+            ("sum", min(2, len(parts)) * stacked.mean(0)),  # two layers make the channels
             ("mean", stacked.mean(0)),
             ("max", stacked.amax(0)),
         ):
@@ -299,18 +424,19 @@ def test_several_layers_of_one_group_by_hand() -> None:
 
 
 def test_a_flattened_map_is_read_by_many_weights() -> None:
-    """Each of 3 channels is 2x2 inputs of the linear layer; their weights count together."""
+    """Each of 3 channels is 2x2 inputs of the linear layer; their weights count alike."""
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     graph = channel_graph(model, (1, 2, 2))
     found = filter_scores(model, graph, "l1", "readers", "none", "sum")["0"]
-    assert torch.allclose(found, model[3].weight.detach().abs().sum(0).view(3, 4).sum(1))
+    assert torch.allclose(found, model[3].weight.detach().abs().sum(0).view(3, 4).mean(1))
 
 
 @pytest.mark.parametrize("problem", ["mobilenetv2"], indirect=True)
 def test_depthwise_filters_count_for_their_channel(problem: Problem) -> None:
     found = filter_scores(problem.model, problem.graph, "l1", "filters", "none", "sum")["features.2.conv.0.0"]
     expand, depthwise = (problem.model.get_parameter(f"features.2.conv.{i}.0.weight").detach() for i in (0, 1))
-    assert torch.allclose(found, expand.abs().sum((1, 2, 3)) + depthwise.abs().sum((1, 2, 3)), rtol=1e-5)
+    both = expand.abs().sum((1, 2, 3)) + depthwise.abs().sum((1, 2, 3))
+    assert torch.allclose(found, both / 2, rtol=1e-5)  # one layer makes the channels, the other passes them on
 
 
 def test_with_the_mean_layers_of_different_scale_weigh_alike() -> None:

@@ -6,6 +6,7 @@ pickled, and only functions of `compress.models` are ever called when a file is 
 
 import importlib
 import inspect
+import json
 import re
 import warnings
 from argparse import Namespace
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from compress.files import JSON, digest_of
+from compress.models.masks import MASK
 from compress.settings import InputError, first_line
 
 OURS = "compress.models."
@@ -135,10 +138,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             content: Any = load_file(path)
+            _refuse_a_cut_network(path)
+            content = {name: tensor for name, tensor in content.items() if not name.endswith(f".{MASK}")}
         else:
             with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of old pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
         # torch's own words advise to load such a file all the same; we do not
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -153,6 +160,20 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"model.checkpoint={path}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
     return {_current_name(name): tensor for name, tensor in content.items()}
+
+
+def _refuse_a_cut_network(path: Path) -> None:
+    """
+    Raises:
+        InputError: the network of a run that lost channels, whose weights fit no network of the zoo.
+    """
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get("compress", "{}"))
+    if header.get("plan"):
+        raise InputError(
+            f"model.checkpoint={path}: is a network that a run has cut; compress.load reads it, and its uncut one is "
+            "what the run's stage pretrain left in the cache"
+        )
 
 
 def _current_name(name: str) -> str:

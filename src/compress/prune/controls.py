@@ -6,6 +6,7 @@ keeps by the method's own scores: what the choice of widths is worth. Blalock et
 Network Pruning?", MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from compress.prune.importance import channel_orders, plan_of
 from compress.prune.magnitude.thresholds import pools, random_masks, uniform_masks
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
+from compress.prune.ranking import most_first
 from compress.prune.widths import all_choices, uniform_widths
 from compress.seeds import derive_seed
 from compress.settings import ControlKind
@@ -54,7 +56,8 @@ def controlled(problem: Problem, decision: Decision, control: Control) -> Decisi
         plan = random_channels(problem.graph, decision.plan, seed)
         percent = decision.percent
     else:
-        plan, percent = _uniform(problem, decision), None
+        plan = _uniform(problem, decision)
+        percent = None if decision.scores is None else _removed(problem.graph, plan, decision.scores)
     weights = decision.refit(plan) if decision.refit is not None else {}
     return Decision(plan, weights=weights, own=own, rounding_step=decision.rounding_step, percent=percent)
 
@@ -74,13 +77,19 @@ def _uniform_masks(problem: Problem, decision: Decision) -> dict[str, Tensor]:
     return uniform_masks(problem.model, problem.budget.value, objects).masks
 
 
+def _removed(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]) -> float:
+    """Share of the channels that the method chose from."""
+    kept = sum(width for group, width in zip(graph, graph.widths(plan), strict=True) if group.name in scores)
+    return 1 - kept / sum(map(len, scores.values()))
+
+
 def _uniform(problem: Problem, decision: Decision) -> Plan:
     """Every group narrowed alike, to the most MACs within those of the decision."""
     graph, cost = problem.graph, problem.cost
     orders = channel_orders(problem.model, graph)
     options = list(all_choices(graph, 1))
     if decision.scores is not None:  # groups that the method leaves whole stay whole
-        orders |= {name: score.sort(stable=True).indices.flip(0) for name, score in decision.scores.items()}
+        orders |= {name: most_first(score) for name, score in decision.scores.items()}
         options = [w if g.name in decision.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
     widths = uniform_widths(cost, options, cost.macs(decision.plan) / cost.full_macs)
     return plan_of(graph, orders, widths)

@@ -42,7 +42,8 @@ def filter_scores(
                 norms = norms / norms.mean().clamp_min(1e-12)
             for group in graph:
                 if axis in group.positions:
-                    parts.setdefault(group.name, []).append(norms[group.positions[axis]])
+                    # a channel that a flatten spread over many places is read by the mean of them
+                    parts.setdefault(group.name, []).append(norms[group.positions[axis]].mean(1, keepdim=True))
     return together(parts, graph, coupled)
 
 

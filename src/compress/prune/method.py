@@ -49,7 +49,7 @@ class Decision:
     plan: Plan
     weights: Mapping[str, Tensor] = field(default_factory=dict)  # new values of parameters, at full shape
     own: JSON = field(default_factory=dict)  # the result in the method's own terms, for plan.json
-    rounding_step: float = 0.0  # share of MACs that the method's coarsest single step would change
+    rounding_step: float = 0.0  # what the coarsest single step would change, in what the budget counts
     masks: Mapping[str, Tensor] = field(default_factory=dict)  # of single weights, by layer: True stays
     percent: float | None = None  # share removed as the method counts it; None: of all channels
     notes: Sequence[str] = ()  # what the user should know

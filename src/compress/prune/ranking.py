@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.files import JSON
@@ -34,7 +35,6 @@ Coupled = Literal["sum", "mean", "max", "keep"]
 Scores = Mapping[str, Tensor]
 
 REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
-ALL_STAY = torch.full((1,), torch.inf)  # the scores of a group without any
 TIED, FEW = 0.01, 4  # share of scores that equal the threshold, and how many, above which it is no rule
 
 
@@ -71,6 +71,13 @@ class Ranking:
             )
         options = self._options(graph, scored)
         if budget.kind == "percent":
+            total = sum(group.width for group in graph if group.name in scored)
+            most = sum(g.width - int(widths[0]) for g, widths in zip(graph, options, strict=True)) / total
+            if budget.value > most:
+                raise InputError(
+                    f"{budget}: out of reach; with method.min_channels={self.min_channels} and method.round_to="
+                    f"{self.round_to} at most {math.floor(1e4 * most) / 1e4} of the {total} channels can go"
+                )
             return
         low, _ = reachable(cost, options)
         target = preserve_ratio(budget, cost)
@@ -87,8 +94,7 @@ class Ranking:
         for group, widths in zip(graph, all_choices(graph, self.round_to), strict=True):
             least = min(self.min_channels, group.width)
             fits = widths[widths >= least] if group.name in scored else widths[-1:]
-            may_go = self.on_empty == "error" or (self.on_empty == "drop_block" and group.name in graph.emptiable)
-            if group.name in scored and may_go:
+            if group.name in scored and self.on_empty == "drop_block" and group.name in graph.emptiable:
                 fits = np.array([0, *fits], dtype=np.int64)
             options.append(fits)
         return options
@@ -108,14 +114,12 @@ class Ranking:
         else:
             target = preserve_ratio(budget, cost)
             widths = self._to_macs(graph, cost, scores, options, target)
-            thresholds = _largest_gone(graph, scores, widths)
-            most = max(thresholds.values(), default=0.0)
-            emptied = [
-                group.name
-                for group, width in zip(graph, widths, strict=True)
-                if width == 0 or (self.scope == "global" and float(scores.get(group.name, ALL_STAY).max()) < most)
-            ]
-        orders = {group.name: _order(scores.get(group.name), group.width) for group in graph}
+            gone = _largest_gone(graph, scores, widths)
+            most = max(gone.values(), default=0.0)
+            thresholds = {"all": most} if self.scope == "global" else gone
+            emptied = [n for n, score in scores.items() if self.scope == "global" and float(score.max()) < most]
+        emptied += [g.name for g, w in zip(graph, widths, strict=True) if w == 0 and g.name not in emptied]
+        orders = {g.name: most_first(scores[g.name]) if g.name in scores else torch.arange(g.width) for g in graph}
         plan = plan_of(graph, orders, widths)
         if self.on_empty == "drop_block" and not _is_alive(graph, plan):
             # blocks that can go one by one, but not all of them at once
@@ -137,7 +141,7 @@ class Ranking:
             weights=refit(plan) if refit is not None else {},
             refit=refit,
             own=own,
-            rounding_step=rounding_step(graph, cost, self.round_to),
+            rounding_step=self._rounding_step(problem, options, scores),
             percent=1 - kept / own["channels"],
             notes=[f"up to percent={largest:.4f} no layer is emptied"],
             warnings=self._warnings(graph, budget, scores, widths, thresholds, emptied),
@@ -175,8 +179,9 @@ class Ranking:
             gone = int(sum(map(len, scores.values())) * percent)
             full = sum(group.width for group in graph)
             return _narrowed(graph, scores, options, lambda widths: full - sum(widths) <= gone), thresholds, emptied
-        least = [wanted.get(group.name, group.width) for group in graph]
-        return [int(widths[widths >= w][0]) for w, widths in zip(least, options, strict=True)], thresholds, emptied
+        aims = [wanted.get(group.name, group.width) for group in graph]
+        widths = [_nearest(aim, w[w > 0] if aim else w) for aim, w in zip(aims, options, strict=True)]
+        return widths, thresholds, emptied
 
     def _to_macs(
         self, graph: ChannelGraph, cost: CostModel, scores: Scores, options: Choices, target: float
@@ -185,6 +190,16 @@ class Ranking:
             return list(uniform_widths(cost, options, target))
         limit = target * cost.full_macs
         return _narrowed(graph, scores, options, lambda widths: int(cost.macs(widths)[0]) > limit, one_more=True)
+
+    def _rounding_step(self, problem: Problem, options: Choices, scores: Scores) -> float:
+        """The coarsest single step, in what the budget counts: a share of channels, or of MACs."""
+        gaps = [int(np.diff(widths).max(initial=0)) for widths in options]
+        if problem.budget.kind == "percent":
+            channels = sum(map(len, scores.values()))
+            return (sum(gaps) if self.scope == "layer" else max(gaps)) / channels
+        full = problem.cost.full_widths
+        narrower = np.stack([full] * len(full)) - np.diag(gaps)
+        return float((problem.cost.full_macs - problem.cost.macs(narrower)).max()) / problem.cost.full_macs
 
     def _warnings(
         self,
@@ -209,10 +224,11 @@ class Ranking:
                 f"{float(scores[name].max()):.4g}); up to percent={largest:.4f} no layer does; or use "
                 "method.on_empty=keep_max"
             )
-        gone = [group.name for group, width in zip(graph, widths, strict=True) if width == 0]
+        gone = sum(width == 0 for width in widths)
+        blocks = f"{gone} of them go with their block, of the others " if self.on_empty == "drop_block" else ""
         return [
-            f"{budget}: {len(emptied)} layers would lose all of their channels, {name} first; {len(gone)} of them go "
-            f"with their block, {self.min_channels} stay of the others; up to percent={largest:.4f} none is emptied"
+            f"{budget}: {len(emptied)} of {len(scores)} groups would lose all of their channels, {name} first; "
+            f"{blocks}{self.min_channels} stay; up to percent={largest:.4f} none is emptied"
         ]
 
     def largest_percent(self, scores: Scores) -> float:
@@ -268,25 +284,31 @@ def largest_percent(pool: Scores, select: Literal["threshold", "rank"] = "thresh
     return percent
 
 
-def is_coupled(graph: ChannelGraph, group: ChannelGroup) -> bool:
-    """Whether several layers make the channels of a group, as in a residual stream; depthwise ones pass them on."""
-    return sum(layer.in_axis is not None and layer.out_axis in group.positions for layer in graph.layers) > 1
+def makers(graph: ChannelGraph, group: ChannelGroup) -> int:
+    """How many layers make the channels of a group: several in a residual stream. Depthwise ones pass them on."""
+    return sum(layer.in_axis is not None and layer.out_axis in group.positions for layer in graph.layers)
 
 
 def together(parts: Mapping[str, Sequence[Tensor]], graph: ChannelGraph, coupled: Coupled) -> Scores:
-    """One score per channel from the several, (width, m) each, that a group has; `keep` leaves coupled ones out."""
+    """One score per channel from the several, (width, m) each, that a group has.
+
+    `sum` counts their mean as often as layers make the channel: all of a residual stream's scores, but one for a
+    channel that a depthwise convolution passes on, or that a dense block normalises again and again. `keep` leaves
+    out what several layers make.
+    """
     groups = {group.name: group for group in graph}
     found = {}
     for name, several in parts.items():
         score = torch.cat(list(several), dim=1)
-        if coupled == "keep" and is_coupled(graph, groups[name]):
+        made_by = makers(graph, groups[name])
+        if coupled == "keep" and made_by > 1:
             continue
         if score.shape[1] == 1:
             found[name] = score[:, 0]  # as it is, to the bit
         else:
-            found[name] = score.amax(1) if coupled == "max" else score.sum(1)
-            if coupled == "mean":
-                found[name] /= score.shape[1]
+            found[name] = score.amax(1) if coupled == "max" else score.mean(1)
+            if coupled == "sum":
+                found[name] *= max(1, min(made_by, score.shape[1]))
     return found
 
 
@@ -298,9 +320,14 @@ def _is_alive(graph: ChannelGraph, plan: Plan) -> bool:
     return True
 
 
-def _order(score: Tensor | None, width: int) -> Tensor:
-    """Most important first: (width,). Of equal scores those go first that come first, as in `kept_counts`."""
-    return torch.arange(width) if score is None else score.sort(stable=True).indices.flip(0)
+def _nearest(aim: int, widths: NDArray[np.int64]) -> int:
+    """The allowed width nearest to the aimed one, the wider of two."""
+    return int(widths[::-1][np.abs(widths[::-1] - aim).argmin()])
+
+
+def most_first(score: Tensor) -> Tensor:
+    """Channels, most important first: (width,). Of equal ones those go first that come first, as in `kept_counts`."""
+    return score.sort(stable=True).indices.flip(0)
 
 
 def _narrowed(
@@ -336,19 +363,9 @@ def _narrowed(
 
 
 def _largest_gone(graph: ChannelGraph, scores: Scores, widths: Sequence[int]) -> dict[str, float]:
-    """The largest score that goes, of all groups."""
-    gone = [
-        float(scores[group.name].sort().values[group.width - width - 1])
+    """The largest score that goes, of every group that loses channels."""
+    return {
+        group.name: float(scores[group.name].sort().values[group.width - width - 1])
         for group, width in zip(graph, widths, strict=True)
         if group.name in scores and width < group.width
-    ]
-    return {"all": max(gone, default=0.0)}
-
-
-def rounding_step(graph: ChannelGraph, cost: CostModel, round_to: int) -> float:
-    """Share of MACs that the costliest single step takes off the dense network."""
-    full = np.array([group.width for group in graph], dtype=np.int64)
-    narrower = np.stack([full] * len(full))
-    for at, widths in enumerate(all_choices(graph, round_to)):
-        narrower[at, at] -= np.diff(widths).max(initial=0)
-    return float((cost.full_macs - cost.macs(narrower)).max()) / cost.full_macs
+    }

@@ -41,7 +41,9 @@ def results_table(summary: dict[str, Any]) -> str:
         "MACs: multiply-adds of convolutions and linear layers"
     ]
     if sparse:
-        notes.append("zeros: share of the weights that are masked; nonzero MACs: those that no zero takes part in")
+        notes.append(
+            "zeros: of the weights of convolutions and linear layers; nonzero MACs: those without a zero weight"
+        )
     if not budget.get("met", True):
         notes.append("BUDGET MISSED: achieved differs from asked by more than 1 % and one rounding step")
     return "\n".join([text, *notes])

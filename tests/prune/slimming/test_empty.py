@@ -77,8 +77,8 @@ def test_keep_max_keeps_the_largest_and_says_so(select: Any, least: int) -> None
     assert decision.own["cfg"].count(least) >= 2
     first, *_ = decision.warnings
     assert re.match(
-        rf"percent=0.3: 2 layers would lose all of their channels, features.4 first; 0 of them go with their block, "
-        rf"{least} stay of the others; up to percent={decision.own['largest_percent_without_empty']:.4f} none",
+        rf"percent=0.3: 2 of 8 groups would lose all of their channels, features.4 first; {least} stay; up to "
+        rf"percent={decision.own['largest_percent_without_empty']:.4f} none is emptied$",
         first,
     )
     total = decision.own["channels"]
@@ -181,6 +181,16 @@ def test_the_largest_percent_by_hand() -> None:
     assert largest_percent({"a": torch.ones(4), "b": torch.ones(4)}) == 0.0
 
 
+@pytest.mark.parametrize("name", ["mobilenetv1", "mobilenetv2"])
+def test_depthwise_norms_do_not_make_a_layer_the_last_to_go(name: str) -> None:
+    """Counted twice, channels that a depthwise convolution passes on stay, and layers with one norm go below 0.3."""
+    for seed in range(3):
+        problem = problem_of(with_scales(zoo(name), seed=seed))
+        largest = at(problem, 0.0).own["largest_percent_without_empty"]
+        assert largest > 0.5
+        assert at(problem, largest, STRICT).own["emptied"] == []
+
+
 # -- drop_block ------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +202,11 @@ def test_a_block_of_nothing_is_dropped_and_the_network_is_the_masked_one(dead: l
     names = [name.replace("bn2", "conv1") for name in dead]
     assert [name for name, kept in decision.plan.kept.items() if not kept] == names
     assert decision.own["emptied"] == names
-    assert f"{len(dead)} of them go with their block, 1 stay of the others" in decision.warnings[0]
+    assert re.match(
+        rf"percent=0.3: {len(dead)} of 19 groups would lose all of their channels, {names[0]} first; {len(dead)} of "
+        rf"them go with their block, of the others 1 stay; up to percent=",
+        decision.warnings[0],
+    )
     # nothing was filled up: as many go as the formula says
     assert decision.own["kept_channels"] == 1696 - int(1696 * 0.3) - 1
     masked = copy.deepcopy(model)
@@ -219,8 +233,8 @@ def test_where_it_is_not_exact_the_largest_stays() -> None:
     decision = at(problem, 0.3, DROPPING)
     assert len(decision.plan.kept["layer2.1.select"]) == 1
     assert len(decision.plan.kept["layer2.1.conv1"]) == 0
-    assert "2 layers would lose all of their channels" in decision.warnings[0]
-    assert "1 of them go with their block, 1 stay of the others" in decision.warnings[0]
+    assert "2 of 19 groups would lose all of their channels, layer2.1.select first" in decision.warnings[0]
+    assert "1 of them go with their block, of the others 1 stay" in decision.warnings[0]
     chain = problem_of(with_scales(zoo("vgg11_bn"), ["features.9"]))
     assert at(chain, 0.3, DROPPING).plan == at(chain, 0.3).plan
 

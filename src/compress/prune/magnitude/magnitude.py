@@ -37,7 +37,6 @@ class Magnitude:
     min_weights: Count
     schedule: Schedule
     steps: Count
-    epochs_per_step: Count
     retraining: Recipe
 
     budgets: ClassVar = ("percent",)
@@ -55,6 +54,13 @@ class Magnitude:
                 f"method.schedule={self.schedule} with method.steps={self.steps}: one-shot is one step, the others "
                 "(linear, geometric, cubic) are several"
             )
+        if self.retraining.early_stop_epochs is not None:
+            problems.append(
+                f"method.retraining.early_stop_epochs={self.retraining.early_stop_epochs}: a step that ends early "
+                "would skip the ones after it; leave it null"
+            )
+        if self.retraining.epochs == 0:
+            problems.append("method.retraining.epochs=0: must be >= 1")
         if problems:
             raise InputError(*problems)
 
@@ -99,7 +105,7 @@ class Magnitude:
         recipe = self.step_recipe()
 
         def begin_epoch(model: nn.Module, epoch: int) -> None:
-            step, within = divmod(epoch - 1, self.epochs_per_step)
+            step, within = divmod(epoch - 1, self.retraining.epochs)
             if within == 0:
                 set_masks(model, self._masks(model, shares[step]).masks)
                 log.info(
@@ -114,7 +120,7 @@ class Magnitude:
         return {"made": "network pruned in steps", **history, "percents": shares}
 
     def step_recipe(self) -> Recipe:
-        return Recipe(**{**vars(self.retraining), "epochs": (self.steps - 1) * self.epochs_per_step})
+        return Recipe(**{**vars(self.retraining), "epochs": (self.steps - 1) * self.retraining.epochs})
 
     # -- prune -------------------------------------------------------------------------------------------------
 

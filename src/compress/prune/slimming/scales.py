@@ -3,9 +3,10 @@
 Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519: a
 channel is worth the |gamma| that multiplies it. In a chain of layers a group of channels has one batch norm, and the
 scores are its |gamma|. Where channels are coupled (a residual stream, a depthwise convolution, a dense block) several
-batch norms scale the same channel, and its score is the sum of their |gamma|: what the L1 term charges for it. So a
-channel of a residual stream goes when all that scales it is close to nothing. A channel selection reads a batch norm
-that keeps its width; its scores are that norm's.
+batch norms scale the same channel, and its score is the mean of their |gamma|, counted as often as layers make the
+channel: a channel of a residual stream goes when all that scales it is close to nothing, and one that a depthwise
+convolution passes on is worth as much as any other. A channel selection reads a batch norm that keeps its width; its
+scores are that norm's.
 """
 
 from collections.abc import Mapping, Sequence

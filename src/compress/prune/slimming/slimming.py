@@ -54,7 +54,7 @@ class Slimming(Ranking):
     def check(self, problem: Problem) -> Budget:
         scales = self._scales(problem.model, problem.graph)
         scored = scores(problem.model, problem.graph, scales, self.coupled)
-        if not scored:
+        if not scales:
             raise InputError("method=slimming: no batch norm scales channels of this network; try filter_magnitude")
         self.check_reach(problem.graph, problem.cost, problem.budget, set(scored))
         return problem.budget
@@ -129,7 +129,7 @@ def _diagnosis(decision: Decision) -> list[str]:
             share = threshold / median if median else 1.0
             return [
                 f"the scales{where} are not sparse: the threshold {threshold:.3g} is {share:.2f} of the median of "
-                f"those kept, {median:.3g} (plots/scales.png); expect a collapse before fine-tuning. More method.l1 "
+                f"those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
                 "or a longer method.training makes them sparser"
             ]
     return []

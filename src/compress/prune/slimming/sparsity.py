@@ -35,7 +35,7 @@ def look(scores: Scores, percents: Sequence[float], cfg: Callable[[Mapping[str, 
     median, top = float(pool.median()), float(pool.max())
     counts, edges = torch.histogram(pool, BINS, range=(0.0, top or 1.0))
     return {
-        "scale_median": round(median, 6),
+        "scale_median": float(f"{median:.6g}"),
         "scale_small_share": round(float((pool < SMALL * median).float().mean()), 4),
         "scales": {"edges": [round(edge, 6) for edge in edges.tolist()], "counts": [int(n) for n in counts.tolist()]},
         "cfg": {f"{percent:g}": cfg(_kept(scores, percent)) for percent in percents},
