@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.measure.macs import HANDLES, UNCOUNTED, count_operators, count_params, in_eval_mode
+from compress.measure.macs import HANDLES, UNCOUNTED, count_operators, count_params, run_hooked
 from compress.models.layers import ChannelSelection
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU)
@@ -90,13 +90,5 @@ def _count_modules(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str
         elif isinstance(module, nn.Linear) and module.bias is not None:
             seen["linear bias"] += output.numel()
 
-    example = next(model.parameters(), torch.zeros(()))
-    hooked = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))
-    handles = [module.register_forward_hook(hook) for module in hooked]
-    try:
-        with in_eval_mode(model), torch.no_grad():
-            model(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)], hook, shape)
     return seen

@@ -7,7 +7,7 @@ compares with do not, so those operators are left out of the sum. `compress.meas
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -120,3 +120,17 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
 def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def run_hooked(
+    model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], shape: tuple[int, int, int]
+) -> None:
+    """Run one image (C, H, W) through a network in eval mode, `hook` behind each of these modules of it."""
+    example = next(model.parameters(), torch.zeros(()))
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        with in_eval_mode(model), torch.no_grad():
+            model(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()

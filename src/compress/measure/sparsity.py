@@ -7,10 +7,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from compress.measure.macs import count_macs, in_eval_mode
+from compress.measure.macs import count_macs, run_hooked
 
 HOOKED = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
 CHUNK = 1 << 20  # bytes
@@ -37,15 +36,7 @@ def nonzero_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
         zeros = weight.numel() - int(weight.count_nonzero())
         idle += zeros * (output.numel() // len(weight))  # (1, C, H, W) or (1, ..., C)
 
-    example = next(model.parameters(), torch.zeros(()))
-    layers = [module for module in model.modules() if isinstance(module, HOOKED)]
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
-        with in_eval_mode(model), torch.no_grad():
-            model(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, [module for module in model.modules() if isinstance(module, HOOKED)], hook, shape)
     return dense - idle
 
 
