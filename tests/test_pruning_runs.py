@@ -136,15 +136,11 @@ def test_a_sweep_ends_in_one_table(command: Command) -> None:
 
 
 def test_pruned_weights_stay_zero_through_steps_training_and_files(tmp_path: Path) -> None:
-    summary = summary_of(
-        tmp_path, "method=magnitude", "percent=0.9", "method.schedule=cubic", "method.steps=3", "control=random",
-        "control_draws=1",
-    )  # fmt: skip
+    summary = summary_of(tmp_path, "method=magnitude", "percent=0.9", "method.schedule=cubic", "method.steps=3")
     rows = summary["results"]
     assert rows["sparsified"]["sparsity"] == pytest.approx(0.9 * (1 - (1 / 3) ** 3), abs=1e-4)
     assert rows["sparsified"]["epochs"] == 2
     assert rows["finetuned"]["sparsity"] == pytest.approx(0.9, abs=1e-4)
-    assert rows["pruned, random 1"]["sparsity"] == pytest.approx(0.9, abs=1e-4)
     assert rows["finetuned"]["macs"] == rows["dense"]["macs"]
     assert rows["finetuned"]["nonzero_macs"] < 0.3 * rows["dense"]["macs"]
     assert rows["finetuned"]["zipped_bytes"] < 0.3 * rows["finetuned"]["bytes"]
@@ -179,7 +175,7 @@ def test_from_scratch_with_as_many_multiply_adds(tmp_path: Path) -> None:
         (("method=magnitude", "percent=1"), "percent=1: must be in [0, 1)"),
         (("method=magnitude", "method.steps=3"), "method.schedule=one-shot with method.steps=3"),
         (("method=magnitude", "method.objects=[]"), "method.objects=[]: must name at least one of conv, fc"),
-        (("method=slimming", "control=best"), "control=best: must be"),
+        (("method=slimming", "control=best"), "control=best: must be one of random, uniform"),
         (("method=slimming", "method.on_empty=drop"), "must be one of keep_max, error, drop_block"),
         (("method=slimming", "method.round_to=8"), "method.round_to=8: a threshold knows no multiples"),
         (("method=filter_magnitude", "preserve_ratio=0.001"), "preserve_ratio=0.001: out of reach"),
@@ -187,6 +183,11 @@ def test_from_scratch_with_as_many_multiply_adds(tmp_path: Path) -> None:
             ("method=slimming", "model=torchvision", "model.arch=squeezenet1_0", "dataset.image_size=64"),
             "no batch norm",
         ),
+        (
+            ("method=magnitude", "method.schedule=cubic", "method.steps=3", "control=random"),
+            "leaves nothing to draw from",
+        ),
+        (("method=slimming", "model=resnet20", "percent=0.99"), "percent=0.99: out of reach"),
         (("method=slimming", "control=random", "stages=[pretrain]"), "prune is not among the stages"),
     ],
 )
@@ -195,3 +196,18 @@ def test_bad_input_is_one_line(command: Command, arguments: tuple[str, ...], tol
     assert done.returncode == 2, done.stdout
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_network_of_a_run_is_a_checkpoint_unless_it_was_cut(tmp_path: Path) -> None:
+    summary_of(tmp_path, "method=magnitude", "percent=0.5", "control=uniform", "stages=[pretrain,prune,eval]")
+    again = ("method=magnitude", "percent=0", "stages=[pretrain,eval]", "model.checkpoint=out/model.safetensors")
+    done = run_command(tmp_path, *again, *SMALL, "hydra.run.dir=again")
+    assert done.returncode == 0, done.stderr
+    rows = [read_json(tmp_path / name / "summary.json")["results"] for name in ("out", "again")]
+    assert rows[1]["dense"]["top1"] == rows[0]["pruned"]["top1"]
+    assert rows[0]["pruned, uniform"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    cut = ("method=filter_magnitude", "stages=[pretrain,prune]", "hydra.run.dir=cut")
+    assert run_command(tmp_path, *cut, *SMALL).returncode == 0
+    refused = run_command(tmp_path, "model.checkpoint=cut/model.safetensors", *SMALL)
+    assert refused.returncode == 2
+    assert "is a network that a run has cut" in refused.stderr
