@@ -84,11 +84,9 @@ class Slimming(Ranking):
         hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear), row=row)
         history = problem.train(self.training, hooks)
         found = row(model)
-        largest = self.largest_percent(scores(model, graph, scales))
         log.info(
-            "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of it; up to percent=%.4f no layer "
-            "is emptied",
-            found["scale_median"], 100 * found["scale_small_share"], largest,
+            "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of it",
+            found["scale_median"], 100 * found["scale_small_share"],
         )  # fmt: skip
         return {"made": "sparse-trained network", "l1": self.l1, **history, **found}
 
