@@ -50,16 +50,18 @@ def _training(rows: Sequence[JSON]) -> Any:
 
     figure, (top, bottom) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 5.5))
     start = 0
+    begins: dict[str, int] = {}
     for stage in dict.fromkeys(row["stage"] for row in rows):
         mine = [row for row in rows if row["stage"] == stage]
-        epochs = [start + row["epoch"] for row in mine]
+        begins[stage] = begins.get(stage.partition(" ")[0], start)  # a control branches off beside its stage
+        epochs = [begins[stage] + row["epoch"] for row in mine]
         top.plot(epochs, [row["loss"] for row in mine], marker=".", label=stage)
         bottom.plot(epochs, [row["held_out_top1"] for row in mine], marker=".", label=f"{stage}, held-out")
         start = epochs[-1]
     top.set(ylabel="training loss", yscale="log", title="Training")
     bottom.set(xlabel="epoch, all stages", ylabel="top-1 (%)")
-    top.legend()
-    bottom.legend()
+    top.legend(fontsize=7)
+    bottom.legend(fontsize=7)
     return figure
 
 
