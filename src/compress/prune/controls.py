@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compress.prune.graph import ChannelGraph
 from compress.prune.importance import channel_orders, plan_of
-from compress.prune.magnitude.thresholds import pools, random_masks, uniform_masks
+from compress.prune.magnitude.thresholds import pools, random_masks, share_masked, uniform_masks
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
 from compress.prune.ranking import most_first
@@ -50,8 +50,7 @@ def controlled(problem: Problem, decision: Decision, control: Control) -> Decisi
     if decision.masks:
         is_random = control.kind == "random"
         masks = random_masks(problem.model, decision.masks, seed) if is_random else _uniform_masks(problem, decision)
-        kept, total = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
-        return Decision(decision.plan, masks=masks, own=own, percent=1 - kept / total)
+        return Decision(decision.plan, masks=masks, own=own, percent=share_masked(masks))
     if control.kind == "random":
         plan = random_channels(problem.graph, decision.plan, seed)
         percent = decision.percent

@@ -112,8 +112,7 @@ def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
             own = policy[target]["strategy"][mine]
             axis.plot(places, own, "k_", label="the policy's own answer" if at == 0 else None)
         axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
-        axis.set_xticks(range(len(names)), [_tail(name) for name in names], rotation=90, fontsize=7)
-        axis.margins(x=0.01)
+        _name_layers(axis, names)
     first = parts[0][0]
     first.set_title("Best strategy of the search")
     first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -135,8 +134,7 @@ def _widths(layers: dict[str, JSON]) -> Any:
             axis.bar(at, layer["kept_width"], color=colour)
             axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
         axis.set_ylabel("channels")
-        axis.set_xticks(range(len(mine)), [_tail(name) for name, _ in mine], rotation=90, fontsize=7)
-        axis.margins(x=0.01)
+        _name_layers(axis, [name for name, _ in mine])
     parts[0][0].set_title("Width of every layer, before and after")
     if len(shown) <= 12:
         parts[0][0].legend(shown.values(), shown, fontsize=7, loc="best")
@@ -152,7 +150,8 @@ def _scales(rows: Sequence[JSON], own: JSON) -> Any:
         edges, counts = row["scales"]["edges"], row["scales"]["counts"]
         label = f"after epoch {row['epoch']}"
         left.stairs(counts, edges, fill=row is rows[-1] or len(rows) == 1, color=colour, alpha=0.8, label=label)
-    for threshold in list(own.get("thresholds", {}).values())[:1]:
+    threshold = own.get("thresholds", {}).get("all")  # one of each layer has no place in a histogram of all
+    if threshold is not None:
         left.axvline(threshold, color="C3", label=f"threshold {threshold:.3g}")
     left.set(xlabel="|gamma|", ylabel="channels", yscale="symlog", title="Scales of the batch norms")
     left.legend(fontsize=8)
@@ -176,8 +175,7 @@ def _sparsity(layers: dict[str, JSON]) -> Any:
             share = f"{100 * (1 - layer['share_zero']):.0f}"
             axis.text(at, layer["total"], share, ha="center", va="bottom", fontsize=7)
         axis.set(ylabel="weights (share left, %)", yscale="log")
-        axis.set_xticks(range(len(mine)), [_tail(name) for name, _ in mine], rotation=90, fontsize=7)
-        axis.margins(x=0.01)
+        _name_layers(axis, [name for name, _ in mine])
     parts[0][0].set_title("Weights of every layer, before and after")
     parts[0][0].legend(fontsize=7, loc="best")
     return figure
@@ -189,6 +187,11 @@ def _kind(layer: JSON, coupled: list[str]) -> tuple[str, str]:
     if shared:
         return f"C{1 + coupled.index(shared[0]) % 9}", f"kept, coupled: {shared[0]}"
     return ("C0", "kept") if layer["groups"] else ("0.6", "kept whole")
+
+
+def _name_layers(axis: Any, names: Sequence[str]) -> None:
+    axis.set_xticks(range(len(names)), [_tail(name) for name in names], rotation=90, fontsize=7)
+    axis.margins(x=0.01)
 
 
 def _tail(name: str, most: int = 24) -> str:

@@ -16,7 +16,16 @@ from torch import nn
 from compress.files import JSON
 from compress.models.masks import set_masks
 from compress.prune.magnitude.schedule import Schedule, percents
-from compress.prune.magnitude.thresholds import Criterion, Masked, OnEmpty, Pool, Scope, pools, weight_masks
+from compress.prune.magnitude.thresholds import (
+    Criterion,
+    Masked,
+    OnEmpty,
+    Pool,
+    Scope,
+    pools,
+    share_masked,
+    weight_masks,
+)
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
 from compress.settings import Budget, Count, InputError, Recipe
@@ -126,8 +135,6 @@ class Magnitude:
 
     def plan(self, problem: Problem, learned: Path | None) -> Decision:
         masked = self._masks(problem.model, problem.budget.value)
-        kept = sum(int(mask.sum()) for mask in masked.masks.values())
-        total = sum(mask.numel() for mask in masked.masks.values())
         own = {
             "thresholds": masked.levels,
             "layer_thresholds": masked.thresholds,
@@ -136,7 +143,7 @@ class Magnitude:
             "pruned": _by_pool(problem.model, self.objects, masked),
         }
         # one weight more goes from each pool than its share says
-        step = max(len(masked.levels), 1) / total
+        step = max(len(masked.levels), 1) / sum(mask.numel() for mask in masked.masks.values())
         warnings = []
         if masked.refilled:
             warnings = [
@@ -144,7 +151,12 @@ class Magnitude:
                 f"{self.min_weights} largest of each stay"
             ]
         return Decision(
-            Plan(), masks=masked.masks, own=own, percent=1 - kept / total, rounding_step=step, warnings=warnings
+            Plan(),
+            masks=masked.masks,
+            own=own,
+            percent=share_masked(masked.masks),
+            rounding_step=step,
+            warnings=warnings,
         )
 
 

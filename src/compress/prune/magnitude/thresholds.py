@@ -192,6 +192,11 @@ def random_masks(model: nn.Module, masks: Mapping[str, Tensor], seed: int) -> di
     return drawn
 
 
+def share_masked(masks: Mapping[str, Tensor]) -> float:
+    """Share of the weights that masks take away, over all of their layers."""
+    return 1 - sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+
+
 def sparsity_report(model: nn.Module) -> JSON:
     """How many weights are zero: of each masked layer, of each pool, of both and of all parameters.
 
