@@ -322,14 +322,15 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
 
 
 def _budget_json(problem: Problem, decision: Decision) -> JSON:
+    noise = 1e-9  # a step that is taken whole must count as within it
     budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
     if decision.percent is not None:
         got["percent"] = decision.percent
     if budget.kind == "percent":
-        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, decision.rounding_step)
+        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, decision.rounding_step) + noise
     else:
         asked = preserve_ratio(budget, problem.cost)
-        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, decision.rounding_step)
+        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, decision.rounding_step) + noise
     return {"asked": {budget.kind: budget.value}, "achieved": got, "met": bool(met)}
 
 
