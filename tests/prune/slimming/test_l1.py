@@ -16,8 +16,9 @@ from compress.build import make
 from compress.data.memory import MemoryData
 from compress.files import JSON, read_rows
 from compress.models.resnet_cifar import resnet
+from compress.prune.groups import channel_graph
 from compress.prune.method import Problem
-from compress.prune.slimming.scales import norms_of, scales_of, scores
+from compress.prune.slimming.scales import norms_of, scales_of, scores, shared_norms
 from compress.prune.slimming.slimming import Slimming
 from compress.prune.slimming.sparsity import BINS, add_l1, look
 from compress.settings import Budget, Recipe
@@ -199,6 +200,30 @@ def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: Mem
         assert same == (start == "pretrained")
         scales = gammas(model)
         assert torch.equal(scales, torch.full_like(scales, 1.0 if same else 0.25))
+
+
+def test_norms_of_a_residual_stream_can_be_spared(digit_data: MemoryData, tmp_path: Path) -> None:
+    """Of resnet8's norms, those of the stream: the stem's, and the last of each block."""
+    model = fresh()
+    graph = channel_graph(model, digit_data.shape)
+    spared = shared_norms(graph, scales_of(model, graph))
+    alone = {name for name in norms_of(model) if name.endswith("bn1") and name.startswith("layer")}
+    assert alone
+    assert spared == set(norms_of(model)) - alone
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    add_l1(model, 0.5, linear=False, spared=spared)
+    assert {name for name, norm in norms_of(model).items() if norm.weight.grad.any()} == alone
+    learned = []
+    for l1_on in ("all", "unshared"):
+        (tmp_path / l1_on).mkdir()
+        problem, work = problem_of(fresh(), digit_data, tmp_path / l1_on)
+        settings(training=make_recipe(epochs=1), l1=0.05, l1_on=l1_on).sparsify(problem, work)
+        sizes = {name: float(norm.weight.detach().abs().mean()) for name, norm in norms_of(problem.model).items()}
+        learned.append([sum(sizes[name] for name in names) / len(names) for names in (spared, alone)])
+    (of_all, _), (of_spared, of_alone) = learned
+    assert of_all < 0.95 * of_spared
+    assert of_alone < 0.95 * of_spared
 
 
 def test_settings_of_the_cut_do_not_change_what_is_learned(digit_data: MemoryData, tmp_path: Path) -> None:

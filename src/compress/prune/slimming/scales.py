@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from compress.prune.graph import ChannelGraph, ChannelGroup
-from compress.prune.ranking import Coupled, Scores, together
+from compress.prune.ranking import Coupled, Scores, makers, together
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ def scores(
         return model.get_parameter(f"{part.norm}.weight").detach().abs().cpu()[part.places]
 
     return together({name: [gammas(part) for part in parts] for name, parts in scales.items()}, graph, coupled)
+
+
+def shared_norms(graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]]) -> frozenset[str]:
+    """The batch norms of which every channel is made by several layers, so that `coupled: keep` cuts none of them."""
+    alone = {part.norm for group in graph if makers(graph, group) == 1 for part in scales.get(group.name, ())}
+    return frozenset(part.norm for parts in scales.values() for part in parts) - alone
 
 
 def kept_of_norms(

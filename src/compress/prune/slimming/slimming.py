@@ -19,7 +19,7 @@ from compress.files import JSON
 from compress.prune.graph import ChannelGraph
 from compress.prune.method import Decision, Problem
 from compress.prune.ranking import Ranking
-from compress.prune.slimming.scales import Scale, cfg_of, kept_of_norms, norms_of, scales_of, scores
+from compress.prune.slimming.scales import Scale, cfg_of, kept_of_norms, norms_of, scales_of, scores, shared_norms
 from compress.prune.slimming.sparsity import SPARSE, add_l1, look
 from compress.seeds import derive_seed
 from compress.settings import BUDGETS, Budget, Fraction, InputError, NonNegative, Positive, Recipe
@@ -36,6 +36,7 @@ class Slimming(Ranking):
     """The method as `conf/method/slimming.yaml` sets it; every value's meaning stands there."""
 
     l1: NonNegative
+    l1_on: Literal["all", "unshared"]
     start: Literal["pretrained", "scratch"]
     start_scale: Positive
     training: Recipe
@@ -81,7 +82,8 @@ class Slimming(Ranking):
         def row(trained: nn.Module) -> JSON:
             return look(scores(trained, graph, scales), self.watch, cfg)
 
-        hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear), row=row)
+        spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
+        hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear, spared=spared), row=row)
         history = problem.train(self.training, hooks)
         found = row(model)
         log.info(

@@ -5,7 +5,7 @@ loss but its subgradient to the gradients: after the backward pass, any averagin
 none of them scales it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ SPARSE = 0.1  # of the kept ones' median: a threshold above it cuts into scales 
 BINS = 50
 
 
-def add_l1(model: nn.Module, strength: float, linear: bool) -> None:
-    """Add `strength * sign(gamma)` to the gradient of every scale; sign(0) is 0."""
+def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[str] = ()) -> None:
+    """Add `strength * sign(gamma)` to the gradient of every scale of a norm that is not spared; sign(0) is 0."""
     with torch.no_grad():
-        for module in norms_of(model, linear).values():
+        for name, module in norms_of(model, linear).items():
+            if name in spared:
+                continue
             gamma = module.weight
             assert isinstance(gamma, Tensor)
             step = strength * gamma.sign()
