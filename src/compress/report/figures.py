@@ -12,10 +12,7 @@ from compress.files import JSON
 
 def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None, learned: JSON | None = None) -> list[Path]:
     """Write plots/*.png, from the rows of metrics.jsonl, the content of plan.json and what sparsify reported."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells of its font cache on first use
-    import matplotlib
-
-    matplotlib.use("Agg")
+    to_files()
     (folder / "plots").mkdir(exist_ok=True)
     drawn = []
     trained = [row for row in rows if "epoch" in row]
@@ -34,6 +31,14 @@ def draw_run(folder: Path, rows: Sequence[JSON], plan: JSON | None, learned: JSO
     elif plan:
         drawn.append(_save(_widths(plan["layers"]), folder / "plots" / "widths.png"))
     return drawn
+
+
+def to_files() -> None:
+    """Figures are drawn without a screen, whatever the environment says."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells of its font cache on first use
+    import matplotlib
+
+    matplotlib.use("Agg")
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -112,7 +117,7 @@ def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
             own = policy[target]["strategy"][mine]
             axis.plot(places, own, "k_", label="the policy's own answer" if at == 0 else None)
         axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
-        _name_layers(axis, names)
+        name_layers(axis, names)
     first = parts[0][0]
     first.set_title("Best strategy of the search")
     first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -134,7 +139,7 @@ def _widths(layers: dict[str, JSON]) -> Any:
             axis.bar(at, layer["kept_width"], color=colour)
             axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
         axis.set_ylabel("channels")
-        _name_layers(axis, [name for name, _ in mine])
+        name_layers(axis, [name for name, _ in mine])
     parts[0][0].set_title("Width of every layer, before and after")
     if len(shown) <= 12:
         parts[0][0].legend(shown.values(), shown, fontsize=7, loc="best")
@@ -175,7 +180,7 @@ def _sparsity(layers: dict[str, JSON]) -> Any:
             share = f"{100 * (1 - layer['share_zero']):.0f}"
             axis.text(at, layer["total"], share, ha="center", va="bottom", fontsize=7)
         axis.set(ylabel="weights (share left, %)", yscale="log")
-        _name_layers(axis, [name for name, _ in mine])
+        name_layers(axis, [name for name, _ in mine])
     parts[0][0].set_title("Weights of every layer, before and after")
     parts[0][0].legend(fontsize=7, loc="best")
     return figure
@@ -189,7 +194,7 @@ def _kind(layer: JSON, coupled: list[str]) -> tuple[str, str]:
     return ("C0", "kept") if layer["groups"] else ("0.6", "kept whole")
 
 
-def _name_layers(axis: Any, names: Sequence[str]) -> None:
+def name_layers(axis: Any, names: Sequence[str]) -> None:
     axis.set_xticks(range(len(names)), [_tail(name) for name in names], rotation=90, fontsize=7)
     axis.margins(x=0.01)
 

@@ -1,9 +1,10 @@
 """The table that a run ends with, from its summary alone."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
+
+from compress.report.units import in_unit
 
 
 def results_table(summary: dict[str, Any]) -> str:
@@ -68,42 +69,3 @@ def _sparse(row: dict[str, Any]) -> list[str]:
         return ["", "", ""]
     sizes = f"{row['nonzero_macs'] / 1e6:.4g} M", f"{row['zipped_bytes'] / 1024:,.0f} KiB"
     return [f"{100 * row['sparsity']:.2f} %", *sizes]
-
-
-def sweep_table(summaries: Sequence[dict[str, Any]], changed: Sequence[dict[str, str]]) -> str:
-    """One row per job of a sweep: what it changed, its budget, top-1 before and after recovery, its thresholds."""
-    rows = [_sweep_row(summary, settings) for summary, settings in zip(summaries, changed, strict=True)]
-    headers = list(dict.fromkeys(name for row in rows for name in row))
-    return tabulate([[row.get(name, "") for name in headers] for row in rows], headers, disable_numparse=True)
-
-
-def _sweep_row(summary: dict[str, Any], settings: dict[str, str]) -> dict[str, str]:
-    if not summary.get("results"):
-        return {**settings, "status": summary.get("status", "missing")}
-    results, budget = summary["results"], summary["budget"]
-    row = dict(settings)
-    for name in ("dense", "sparsified", "pruned"):
-        if name in results:
-            row[f"{name} top-1"] = f"{results[name]['top1']:.2f} %"
-    for name, threshold in summary["stages"].get("prune", {}).get("thresholds", {}).items():
-        row["threshold" if name == "all" else f"{name} threshold"] = f"{threshold:.4e}"
-    if budget["achieved"]:
-        kind = next(iter(budget["asked"]))
-        row["achieved"] = in_unit(kind, budget["achieved"][kind]) + ("" if budget["met"] else " (missed)")
-    for name in ("finetuned", "from scratch"):
-        if name in results:
-            row[f"{name} top-1"] = f"{results[name]['top1']:.2f} %"
-    for control in summary.get("controls", {}):
-        last = next(name for name in reversed(results) if name.endswith(f", {control}"))
-        row[last] = f"{results[last]['top1']:.2f} %"
-    last = results[next(name for name in reversed(results) if ", " not in name)]
-    row["MACs"] = f"{last['macs'] / 1e6:.4g} M"
-    if "nonzero_macs" in last:
-        row["nonzero MACs"] = f"{last['nonzero_macs'] / 1e6:.4g} M"
-    row["epochs"] = _epochs(last)
-    return row
-
-
-def in_unit(kind: str, value: float) -> str:
-    """A budget as the table shows it."""
-    return f"{value:.4g} M" if kind == "flops_limit" else f"{100 * value:.2f} %"
