@@ -1,7 +1,8 @@
 """The one training loop: SGD under a schedule, resumable after any epoch, bit for bit on a CPU.
 
 Everything random in an epoch (order, crops, dropout) comes from (seed, epoch), so that a resumed run needs no
-generator state.
+generator state. Several processes take their shares of the same batches (`compress.shares`): what is here is written
+for one, and holds for all.
 """
 
 import logging
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from compress import distributed, shares
 from compress.data.base import Data
 from compress.files import JSON
-from compress.measure.accuracy import accuracy
+from compress.measure.accuracy import hits
 from compress.models.masks import apply_masks
 from compress.seeds import derive_seed
 from compress.settings import InputError, Recipe
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 # arXiv:1409.4842, section 5.
 AUXILIARY_WEIGHT = 0.3
 
-# (logits (B, C), labels (B,), images (B, C, H, W)) -> scalar
+# (logits (B, C), labels (B,), images (B, C, H, W)) -> scalar, the mean over the images
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -111,15 +113,18 @@ def train(
     )
     start, best, best_epoch, best_weights = 0, -1.0, 0, _copy(model)
     top1 = 0.0
-    if work.resumed is not None:
-        model.load_state_dict(work.resumed["model"])
-        optimizer.load_state_dict(work.resumed["optimizer"])
-        start, best, best_epoch = (work.resumed[key] for key in ("epoch", "best", "best_epoch"))
-        best_weights, top1 = work.resumed["best_weights"], work.resumed["top1"]
+    resumed = distributed.from_main(work.resumed)
+    if resumed is not None:
+        model.load_state_dict(resumed["model"])
+        optimizer.load_state_dict(resumed["optimizer"])
+        start, best, best_epoch = (resumed[key] for key in ("epoch", "best", "best_epoch"))
+        best_weights, top1 = resumed["best_weights"], resumed["top1"]
         log.info("%s: continues after epoch %d", stage, start)
 
-    steps = math.ceil(len(data.split()["train"]) / recipe.batch_size)
-    bar = tqdm(total=recipe.epochs, initial=start, desc=stage, unit="epoch", disable=None, leave=False)
+    trained = shares.averaged(model, device)
+    is_main = distributed.is_main()
+    hidden = None if is_main else True  # None: unless it is a terminal
+    bar = tqdm(total=recipe.epochs, initial=start, desc=stage, unit="epoch", disable=hidden, leave=False)
     ended = start
     with bar:
         for epoch in range(start + 1, recipe.epochs + 1):
@@ -129,11 +134,15 @@ def train(
             began = time.perf_counter()
             hooks.begin_epoch(model, epoch)
             mean_loss, train_top1 = _epoch(
-                model, data, recipe, loss, optimizer, hooks, stage, epoch, steps, seed, device
+                model, trained, data, recipe, loss, optimizer, hooks, stage, epoch, seed, device
             )
-            top1 = accuracy(model, data.ordered("held_out", 512, device)).top1
+            shares.agree_on_buffers(model)
+            top1 = _held_out_top1(model, data, device)
             if top1 > best:
                 best, best_epoch, best_weights = top1, epoch, _copy(model)
+            ended = epoch
+            if not is_main:
+                continue
             rate = optimizer.param_groups[0]["lr"]
             work.row(
                 stage=stage,
@@ -145,7 +154,6 @@ def train(
                 seconds=round(time.perf_counter() - began, 3),
                 **hooks.row(model),
             )
-            ended = epoch
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -159,7 +167,7 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{mean_loss:.3f}", held_out=f"{top1:.2f} %")
     if ended == 0:
-        top1 = best = accuracy(model, data.ordered("held_out", 512, device)).top1
+        top1 = best = _held_out_top1(model, data, device)
     return {
         "epochs": ended,
         "held_out_top1": top1,
@@ -184,8 +192,16 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def _held_out_top1(model: nn.Module, data: Data, device: torch.device) -> float:
+    """In percent, each process looking at its share."""
+    batches = data.ordered("held_out", 512, device, **shares.mine())
+    first, _, images = map(float, distributed.summed(hits(model, batches)))
+    return 100 * first / images
+
+
 def _epoch(
     model: nn.Module,
+    trained: nn.Module,
     data: Data,
     recipe: Recipe,
     loss: Loss,
@@ -193,41 +209,48 @@ def _epoch(
     hooks: Hooks,
     stage: str,
     epoch: int,
-    steps: int,
     seed: int,
     device: torch.device,
 ) -> tuple[float, float]:
-    """One pass over the training images: mean loss and top-1 in percent, both as seen while training."""
+    """One pass over the training images: mean loss and top-1 in percent, both as seen while training.
+
+    `trained` is the model, or what stands for it where several processes train it.
+    """
+    trained.train()
     model.train()
-    torch.manual_seed(derive_seed(seed, stage, epoch, "layers"))
-    total = torch.zeros((), device=device, dtype=torch.float64)
-    hits = torch.zeros((), device=device, dtype=torch.int64)
-    seen = 0
-    batches = data.shuffled(recipe.batch_size, derive_seed(seed, stage, epoch, "images"), device)
+    torch.manual_seed(derive_seed(seed, stage, epoch, "layers", *shares.apart()))
+    sums = torch.zeros(3, device=device, dtype=torch.float64)  # of the loss, of hits, of images
+    count = len(data.split()["train"])
+    steps, least = math.ceil(count / recipe.batch_size), shares.least_batch(model, device)
+    batches = data.shuffled(recipe.batch_size, derive_seed(seed, stage, epoch, "images"), device, **shares.mine())
     for step, (images, labels) in enumerate(batches):
-        if len(labels) == 1 and steps > 1:
-            continue  # batch norm cannot train on one image
+        size = shares.whole_size(labels, min(recipe.batch_size, count - step * recipe.batch_size))
+        if size < least and steps > 1:
+            continue
+        images, labels, own = shares.never_empty(images, labels)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch - 1 + (step + 0.5) / steps)
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(recipe, device):
-            logits, value = training_loss(model(images), labels, images, recipe, loss)
+            logits, value = training_loss(trained(images), labels, images, recipe, loss)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        shares.weighted(value, own, size).backward()
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         hooks.on_gradient(model)
         optimizer.step()
         apply_masks(model)
-        total += value.detach() * len(labels)
-        hits += (logits.detach().argmax(1) == labels).sum()
-        seen += len(labels)
-    mean = float(total) / seen
+        if own:
+            sums[0] += value.detach() * own
+            sums[1] += (logits.detach().argmax(1) == labels).sum()
+            sums[2] += own
+    total, right_ones, seen = distributed.summed(sums).tolist()
+    mean = total / seen
     if not math.isfinite(mean):
         rate = optimizer.param_groups[0]["lr"]
         raise InputError(
             f"{stage}: the loss became {mean} in epoch {epoch} at learning rate {rate:.3g}; "
             f"try {stage}.lr={recipe.lr / 10:g}, {stage}.warmup_epochs=5 or {stage}.clip_norm=1"
         )
-    return mean, 100 * float(hits) / seen
+    return mean, 100 * right_ones / seen

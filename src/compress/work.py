@@ -3,6 +3,7 @@
 Checkpoints are plain tensors and numbers, loaded with `weights_only=True`: reading one runs no code.
 """
 
+import io
 import json
 import logging
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from compress.files import JSON, Row, atomic, read_rows
@@ -24,8 +25,10 @@ log = logging.getLogger(__name__)
 
 def write_state(path: Path, state: JSON) -> None:
     """Tensors, numbers, text, and dicts and lists of them."""
-    with atomic(path) as part, open(part, "wb") as file:  # a name would end up inside the file
-        torch.save(state, file)
+    whole = io.BytesIO()  # torch tells of a full disk in other words than everything else
+    torch.save(state, whole)
+    with atomic(path) as part:
+        part.write_bytes(whole.getbuffer())
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> JSON:
@@ -36,8 +39,9 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> JSON:
 def write_weights(path: Path, weights: Mapping[str, Tensor], header: JSON) -> None:
     """A safetensors file; `header` (JSON) says how to rebuild the network that the weights fit."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    whole = save(tensors, metadata={"compress": json.dumps(header)})
     with atomic(path) as part:
-        save_file(tensors, part, metadata={"compress": json.dumps(header)})
+        part.write_bytes(whole)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], JSON]:

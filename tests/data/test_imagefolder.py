@@ -80,3 +80,13 @@ def test_crops_are_those_of_the_seed_and_leave_the_callers_random_numbers(folder
             assert torch.equal(torch.rand(3), expected)
     assert torch.equal(*epochs)
     assert not torch.equal(epochs[0], torch.cat([x for x, _ in data.shuffled(4, 6, CPU)]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shares_make_up_the_batch_whatever_the_number_of_workers(folder: Path, workers: int) -> None:
+    whole = list(make(folder).shuffled(5, 7, CPU))
+    parts = [list(make(folder, workers).shuffled(5, 7, CPU, (rank, 3))) for rank in range(3)]
+    for batch, *pieces in zip(whole, *parts, strict=True):
+        assert torch.equal(batch[0], torch.cat([x for x, _ in pieces]))
+        assert torch.equal(batch[1], torch.cat([y for _, y in pieces]))
+    assert [len(y) for _, y in parts[0]] == [1, 1, 0]

@@ -11,6 +11,8 @@ from compress.settings import InputError
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
+Share = tuple[int, int]  # of a batch: the first, second, ... of so many processes has this one
+WHOLE: Share = (0, 1)
 
 
 class Data(Protocol):
@@ -27,14 +29,23 @@ class Data(Protocol):
     def split(self) -> dict[str, Tensor]:
         """Indices of `train` and `held_out` among the official training images, and of `test`."""
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
-        """One epoch of `train`, shuffled and augmented, the same for the same seed."""
+    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+        """One epoch of `train`, shuffled and augmented, the same for the same seed.
 
-    def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
-        """All of one part in its fixed order, not augmented."""
+        Of each batch a `share`, which may be empty: the shares together are the batch, image by image.
+        """
+
+    def ordered(self, part: Part, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+        """All of one part in its fixed order, not augmented; of each batch a share."""
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         """At most `count` images of one part, drawn without repetition, not augmented; the same for the same seed."""
+
+
+def shared(size: int, share: Share) -> slice:
+    """The places of a share in a batch: sizes differ by one at most."""
+    rank, world = share
+    return slice(rank * size // world, (rank + 1) * size // world)
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

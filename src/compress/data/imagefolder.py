@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +14,26 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from compress.data.base import Batch, Part, check_normalisation, digest, draw, hold_out
+from compress.data.base import WHOLE, Batch, Part, Share, check_normalisation, digest, draw, hold_out, shared
+from compress.seeds import derive_seed
 from compress.settings import Bound, Count, InputError, Natural
+
+
+class Crops(Dataset[tuple[Tensor, int]]):
+    """Images in the order of one epoch, each augmented by its place in it: whichever process decodes it, and whatever
+    it decoded before."""
+
+    def __init__(self, images: ImageFolder, order: list[int], seed: int) -> None:
+        self._images, self._order, self._seed = images, order, seed
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, place))
+            image: tuple[Tensor, int] = self._images[self._order[place]]
+            return image
 
 
 class ImageFolderData:
@@ -40,7 +58,7 @@ class ImageFolderData:
         self.shape = (3, size, size)
         self._workers = workers
         self._share, self._seed = split
-        self._settings = str([size, resize, norm])
+        self._settings = str([size, resize, norm, "crops by place"])
 
     @cached_property
     def _split(self) -> dict[str, Tensor]:
@@ -63,39 +81,42 @@ class ImageFolderData:
     def split(self) -> dict[str, Tensor]:
         return self._split
 
-    def _load(self, data: Dataset[Any], device: torch.device, **options: Any) -> Iterator[Batch]:
-        loader = DataLoader(data, num_workers=self._workers, pin_memory=device.type == "cuda", **options)
-        for x, y in loader if self._workers else _drawing_apart(loader, options.get("generator")):
+    def _load(
+        self, data: Dataset[Any], size: int, batch_size: int, device: torch.device, share: Share
+    ) -> Iterator[Batch]:
+        """A share of every batch; only that is decoded."""
+        batches = [range(at, min(at + batch_size, size)) for at in range(0, size, batch_size)]
+        loader = DataLoader(
+            data,
+            batch_sampler=[list(places[shared(len(places), share)]) for places in batches],
+            num_workers=self._workers,
+            pin_memory=device.type == "cuda",
+            collate_fn=partial(_stack, shape=self.shape),
+            generator=torch.Generator(),  # it draws a number that nobody uses; the caller's random numbers stay
+        )
+        for x, y in loader:
             yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
-        data = Subset(self._augmented, self._split["train"].tolist())
-        random = torch.Generator().manual_seed(seed)  # also seeds the workers, so the crops repeat
-        return self._load(data, device, batch_size=batch_size, shuffle=True, generator=random)
+    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+        places = self._split["train"]
+        order = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))].tolist()
+        return self._load(Crops(self._augmented, order, seed), len(order), batch_size, device, share)
 
-    def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
-        return self._load(self._part(part), device, batch_size=batch_size)
+    def ordered(self, part: Part, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+        return self._load(self._part(part), len(self._split[part]), batch_size, device, share)
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         chosen = draw(len(self._split[part]), count, seed).tolist()
-        return self._load(Subset(self._part(part), chosen), device, batch_size=batch_size)
+        return self._load(Subset(self._part(part), chosen), len(chosen), batch_size, device, WHOLE)
 
     def _part(self, part: Part) -> "Subset[Any]":
         return Subset(self._test if part == "test" else self._plain, self._split[part].tolist())
 
 
-def _drawing_apart(loader: DataLoader[Any], generator: torch.Generator | None) -> Iterator[Any]:
-    """Batches whose random crops, made in this process, neither read nor move the caller's random numbers."""
-    batches = iter(loader)
-    state = generator.get_state() if generator is not None else torch.get_rng_state()
-    while True:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(state)
-            batch = next(batches, None)
-            state = torch.get_rng_state()
-        if batch is None:
-            return
-        yield batch
+def _stack(images: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> Batch:
+    """(C, H, W) of each -> (B, C, H, W), for no images too."""
+    labels = torch.tensor([label for _, label in images], dtype=torch.int64)
+    return (torch.stack([image for image, _ in images]) if images else torch.empty(0, *shape)), labels
 
 
 def imagefolder(

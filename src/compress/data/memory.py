@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.data.base import Batch, Part, check_normalisation, digest, draw, hold_out
+from compress.data.base import WHOLE, Batch, Part, Share, check_normalisation, digest, draw, hold_out, shared
 from compress.settings import Bound, Natural
 
 
@@ -122,26 +122,28 @@ class MemoryData:
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self._mean, self._std))
         return (images.float() / 255 - mean) / std
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
         x, y = self._resident("train", device)
         random = torch.Generator(device).manual_seed(seed)
         crops = shifted_crops(x, self._pad)
         for batch in torch.randperm(len(x), generator=random, device=device).split(batch_size):
-            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)
-            images = self._normal(crops[batch, :, dy, dx])
+            mine = shared(len(batch), share)  # what is drawn is drawn for all, so that shares make up the batch
+            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, mine]
+            images = self._normal(crops[batch[mine], :, dy, dx])
             if self._flip:
-                mirrored = torch.rand(len(batch), generator=random, device=device) < 0.5
+                mirrored = torch.rand(len(batch), generator=random, device=device)[mine] < 0.5
                 images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-            yield images, y[batch]
+            yield images, y[batch[mine]]
 
-    def ordered(self, part: Part, batch_size: int, device: torch.device) -> Iterator[Batch]:
-        return self._batches(*self._resident(part, device), batch_size)
+    def ordered(self, part: Part, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+        return self._batches(*self._resident(part, device), batch_size, share)
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         x, y = self._resident(part, device)
         chosen = draw(len(y), count, seed).to(device)
         return self._batches(x[chosen], y[chosen], batch_size)
 
-    def _batches(self, x: Tensor, y: Tensor, batch_size: int) -> Iterator[Batch]:
+    def _batches(self, x: Tensor, y: Tensor, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            yield self._normal(images), labels
+            mine = shared(len(labels), share)
+            yield self._normal(images[mine]), labels[mine]
