@@ -26,7 +26,7 @@ slow: $(VENV)/.dev
 packages: $(VENV)/.dev
 	rm -rf dist && $(BIN)/python -m build -q --outdir dist .
 	rm -rf $(VENV)/packages && $(PYTHON) -m venv $(VENV)/packages
-	$(VENV)/packages/bin/$(PIP) hydra-core omegaconf
+	$(VENV)/packages/bin/$(PIP) hydra-core omegaconf filelock
 	for way in dist/*.whl "." "-e ."; do \
 	  $(VENV)/packages/bin/$(PIP) --no-deps --force-reinstall $$way && \
 	  (cd / && $(CURDIR)/$(VENV)/packages/bin/compress --cfg job method=camc preserve_ratio=0.4 | grep -q "preserve_ratio: 0.4") && \

@@ -8,8 +8,10 @@ import compress
 PARTS = [
     ["__main__"],
     ["cli"],
+    ["parallel"],
     ["api"],
     ["compose"],
+    ["sweeps"],
     ["build", "catalogue"],
     ["pipeline"],
     ["config"],
@@ -20,12 +22,15 @@ PARTS = [
     ["agents"],
     ["distill"],
     ["train"],
+    ["shares"],
+    ["distributed"],
     ["measure"],
     ["data"],
     ["models"],
     ["work"],
+    ["locks"],
     ["files"],
-    ["settings", "paths", "seeds", "sources"],
+    ["settings", "paths", "seeds", "sources", "launched"],
 ]
 LEVEL = {part: level for level, parts in enumerate(PARTS) for part in parts}
 ROOT = Path(compress.__file__).parent

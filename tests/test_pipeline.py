@@ -252,23 +252,23 @@ def test_a_checkpoint_replaces_pretraining(command: Command, tmp_path: Path) -> 
 
 
 def test_a_finished_run_is_not_that_of_another_file_of_the_same_name(command: Command, tmp_path: Path) -> None:
-    small = ("model.depth=8", "model.width=8", "stages=[pretrain,eval]", *QUICK)
+    arguments = ("stages=[pretrain,eval]", *QUICK, "model.checkpoint=mine.pth", "hydra.run.dir=checked")
+    keys = set()
     for seed in (0, 1):
-        command(*small, f"seed={seed}", f"hydra.run.dir=run{seed}")
-    arguments = (*small, "model.checkpoint=mine.safetensors", "hydra.run.dir=checked")
-    for seed in (0, 1):
-        (tmp_path / "mine.safetensors").write_bytes((tmp_path / f"run{seed}" / "model.safetensors").read_bytes())
+        torch.manual_seed(seed)
+        torch.save(zoo("resnet20", (1, 8, 8)).state_dict(), tmp_path / "mine.pth")
         done = command(*arguments)
         assert done.returncode == 0, done.stderr
         assert "nothing to do" not in done.stdout
-        expected = read_json(tmp_path / f"run{seed}" / "summary.json")["results"]["dense"]["top1"]
-        assert read_json(tmp_path / "checked" / "summary.json")["results"]["dense"]["top1"] == expected
+        keys.add(read_json(tmp_path / "checked" / "summary.json")["stages"]["pretrain"]["key"])
+    assert len(keys) == 2
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     arguments = [
         sys.executable, "-m", "compress", *QUICK, "pretrain.epochs=6", "finetune.epochs=4",
-        "method.search.episodes=60", "plots=false", "tensorboard=false",
+        "method.search.episodes=40", "plots=false", "tensorboard=false",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -119,22 +119,6 @@ def test_a_budget_in_macs_and_a_block_that_goes(slimmed: tuple[Path, str]) -> No
     assert compress.load(base / "cs")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
-def test_a_sweep_ends_in_one_table(command: Command) -> None:
-    sweep = ("-m", *SMALL, "method=magnitude", "percent=0.3,0.9")
-    done = command(*sweep)
-    assert done.returncode == 0, done.stderr
-    *_, head, _, first, second = done.stdout.rstrip().splitlines()
-    columns = ["percent", "dense top-1", "pruned top-1", "conv threshold", "fc threshold", "achieved", "finetuned"]
-    places = [head.index(name) for name in columns]
-    assert places == sorted(places)
-    assert first.split()[0] == "0.3"
-    assert second.split()[0] == "0.9"
-    assert "30.00 %" in first
-    again = command(*sweep)
-    assert "nothing to do" in again.stdout
-    assert again.stdout.rstrip().splitlines()[-4:] == done.stdout.rstrip().splitlines()[-4:]
-
-
 def test_pruned_weights_stay_zero_through_steps_training_and_files(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, "method=magnitude", "percent=0.9", "method.schedule=cubic", "method.steps=3")
     rows = summary["results"]

@@ -4,6 +4,7 @@ Everything that can be wrong is found here, before a run starts: types and bound
 devices and the fit of the parts by making them. Making is cheap; pixels and weights are read when needed.
 """
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from compress.data.base import Data
 from compress.distill.distill import Distill
 from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
 from compress.files import JSON
+from compress.launched import place
 from compress.models.onnx import require_onnx
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
 from compress.prune.controls import controls_of
@@ -59,11 +61,14 @@ def make(node: Mapping[str, Any]) -> Any:
         raise
 
 
-def pick_device(name: str) -> torch.device:
-    """
+def pick_device(name: str, devices: int = 1) -> torch.device:
+    """This process's, of several the one of its number.
+
     Raises:
-        InputError: not a device of this machine.
+        InputError: not a device of this machine, or not as many as are asked for.
     """
+    if devices > 1:
+        return _one_of_several(name, devices)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -75,6 +80,38 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=auto")
     return device
+
+
+def _one_of_several(name: str, devices: int) -> torch.device:
+    launched = place()
+    if launched.world not in (1, devices):
+        raise InputError(
+            f"devices={devices}: the launcher has started {launched.world} processes; leave devices at 1, or give "
+            f"devices={launched.world}"
+        )
+    kind = pick_device(name)
+    if kind.index is not None:
+        raise InputError(f"device={name}: is one device, devices={devices} take the first {devices}; use device=cuda")
+    if kind.type == "cpu":
+        return kind
+    here, there = launched.local_world if launched.world > 1 else devices, torch.cuda.device_count()
+    if there == 1 and "SLURM_JOB_ID" in os.environ and launched.world > 1:
+        return torch.device("cuda", 0)  # each task sees its own GPU alone
+    if here > there:
+        raise InputError(f"devices={here}: must be <= {there}, the CUDA devices of this machine, or use device=cpu")
+    return torch.device("cuda", launched.local_rank)
+
+
+def small_batches(node: Mapping[str, Any], devices: int, path: str = "") -> list[str]:
+    """The recipes below a node whose batches leave a device less than two images, one a line."""
+    problems = []
+    size, least = node.get("batch_size"), 2 * devices
+    if "epochs" in node and isinstance(size, int) and size < least:
+        problems.append(f"{path}batch_size={size}: must be >= {least}, two images for each of devices={devices}")
+    inner = {key: value for key, value in node.items() if isinstance(value, Mapping)}
+    return problems + [
+        line for key, value in inner.items() for line in small_batches(value, devices, f"{path}{key}.")
+    ]
 
 
 def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec:
@@ -135,8 +172,15 @@ def build(config: JSON) -> Job:
         """Make what the config says of a group, unless that is already known to be wrong."""
         return parts(function, *args) if group not in bad else None
 
-    device = part("device", pick_device, config["device"])
+    devices = config["devices"] if "devices" not in bad else 1
+    if devices == 1:
+        devices = place().world  # as many as a launcher has started
+    device = part("device", pick_device, config["device"], devices)
     data: Data | None = part("dataset", make, config["dataset"])
+    if devices > 1:
+        problems += small_batches(config, devices)
+        if data is not None and "share" not in inspect.signature(data.shuffled).parameters:
+            problems.append(f"devices={devices}: the images of this dataset cannot be shared (`share` of `shuffled`)")
     spec = part("model", make_spec, config["model"], data, "model")
     method: Method | None = part("method", make, config["method"])
     distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
@@ -186,6 +230,7 @@ def build(config: JSON) -> Job:
         stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.learns),
         force=frozenset(config["force"]),
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
+        devices=devices,
     )
 
 

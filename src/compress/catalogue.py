@@ -4,10 +4,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from compress.config import check_group, nearest
+from compress.config import check_group
 from compress.models.spec import ModelSpec
 from compress.paths import CONF
-from compress.settings import InputError
+from compress.settings import InputError, nearest
 
 
 def zoo_names() -> list[str]:

@@ -6,7 +6,11 @@ import os
 import re
 import signal
 import sys
+import time
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,20 +27,23 @@ from compress.compose import (
     COMPOSING,
     config_hash,
     diagnose,
+    foreign_run,
+    look_at_sweep,
     plain,
+    raw,
     register_resolvers,
-    sweep_folders,
-    sweep_problems,
     told,
 )
-from compress.files import JSON, read_json
-from compress.paths import CONF, SUMMARY
-from compress.settings import InputError
+from compress.files import JSON
+from compress.launched import place
+from compress.locks import locked
+from compress.paths import CONF, LOCK, SUMMARY
+from compress.settings import BAD_INPUT, INTERRUPTED, TERMINATED, InputError, is_users
+from compress.sweeps import SweepJob, closing, exit_code, left_undone
 
 log = logging.getLogger(__name__)
 
-BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
-DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
+BEGAN = "COMPRESS_BEGAN"  # when the command began, for the processes of its jobs: what is forced is so once
 NOTHING = {"teacher=null", "distill=null", "experiment=null"}  # what they are anyway; Hydra has no word for it
 
 register_resolvers()
@@ -53,58 +61,65 @@ def problems_of(config: JSON) -> list[str]:
 
 
 class CheckBeforeStart(Callback):
-    """Looks at a run, or at every job of a sweep, before anything is created or computed.
-
-    Hydra turns a callback's exceptions into warnings; only SystemExit stops it.
-    """
+    """Looks at a run, or at every job of a sweep, before anything is created or computed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            mine, folder = plain(config), Path(config.hydra.run.dir)
-        except OmegaConfBaseException as error:
-            _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
-        else:
-            _refuse(problems_of(mine) + foreign_run(folder, mine) or unwritable(folder, Path(mine["outputs"])))
+        with _no_warning():
+            try:
+                mine, folder = plain(config), Path(config.hydra.run.dir)
+            except OmegaConfBaseException as error:
+                _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
+            else:
+                _refuse(several_folders(config))
+                _refuse(problems_of(mine) + foreign_run(folder, mine) or unwritable(folder, Path(mine["outputs"])))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _refuse(sweep_problems(config, problems_of) or unwritable(Path(config.outputs)))
+        with _no_warning():
+            jobs, problems = look_at_sweep(config, problems_of)
+            _refuse(problems or unwritable(Path(config.outputs)))
+            _sweep[:] = jobs
+            if "${now" in _written(config.hydra.sweep):
+                sys.argv.append(f"hydra.sweep.dir='{config.hydra.sweep.dir}'")  # the same if it is launched again
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """One table of all jobs, from what they left in their folders."""
-        from compress.report.table import sweep_table
 
-        folders = sweep_folders(config)
-        summaries = [read_json(path / SUMMARY) if (path / SUMMARY).is_file() else {} for path, _ in folders]
-        print(f"\n{sweep_table(summaries, [changed for _, changed in folders])}", flush=True)
+@contextmanager
+def _no_warning() -> Iterator[None]:
+    """Hydra turns a callback's exceptions into warnings and goes on; only SystemExit stops it."""
+    try:
+        yield
+    except COMPOSING as error:
+        _refuse([told(error)])
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+_sweep: list[SweepJob] = []  # that this process has launched
+_failed: list[str] = []  # folders of runs that ended in what one line tells, for the exit code
 
 
 def _refuse(problems: list[str]) -> None:
     if problems:
-        for problem in problems:
+        for problem in problems if place().local_rank == 0 else ():
             print(f"compress: {problem}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
-def foreign_run(folder: Path, config: JSON) -> list[str]:
-    """Refuse to write over a run of another config."""
-    if not (folder / SUMMARY).is_file():
+def _written(node: DictConfig) -> str:
+    """The `dir` of a node as it stands there, before anything in it is resolved."""
+    return str(raw(node)["dir"])
+
+
+def several_folders(config: DictConfig) -> list[str]:
+    """Under a launcher every process names the run's folder itself; one that is made of the time differs."""
+    named = _written(config.hydra.run)
+    if place().world == 1 or "${now" not in named:
         return []
-    try:
-        before = read_json(folder / SUMMARY)
-        same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
-    except (ValueError, TypeError, KeyError):
-        return [f"hydra.run.dir={folder}: holds a damaged {SUMMARY}; choose another folder or remove it"]
-    new = _flat(config)
-    differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    what = "; ".join(differ[:4])
-    return [] if same else [f"hydra.run.dir={folder}: holds a run of another config ({what}); choose another folder"]
-
-
-def _flat(config: JSON, prefix: str = "") -> JSON:
-    flat: JSON = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return [
+        f"hydra.run.dir={named}: each of the {place().world} processes of the launcher would make a folder of its "
+        "own; name one, such as hydra.run.dir=outputs/mine, or let one command start them all: "
+        f"devices={place().world}"
+    ]
 
 
 def unwritable(*folders: Path) -> list[str]:
@@ -138,49 +153,76 @@ class Console(logging.StreamHandler[Any]):
 
 
 def task(config: DictConfig) -> None:
-    """One run, once Hydra has composed it and made its folder."""
+    """One run, or one job of a sweep, once Hydra has composed it and made its folder.
+
+    A job that fails is told, and the sweep goes on. One that another process is at is left to it: the sweep looks at
+    it again when the others are done.
+    """
+    logging.raiseExceptions = False  # a closed pipe is no reason for a page of traceback per line
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    passes_on = in_sweep and place().world == 1  # processes of a launcher do the same jobs in the same order
+    busy = f"{folder}: another process is at it; " + ("the other jobs go first" if passes_on else "waiting")
+    try:
+        if place().rank > 0:
+            _run(plain(config), folder, in_sweep)
+            return
+        with locked(folder / LOCK, None if passes_on else busy) as is_mine:
+            if is_mine:
+                _run(plain(config), folder, in_sweep)
+            else:
+                log.info("%s", busy)
+    except Exception as error:
+        if is_users(error):
+            for problem in _lines(error):
+                log.error("compress: %s", problem)
+            _failed.append(str(folder))
+        elif in_sweep:
+            log.exception("compress: %s: a bug ended this job", folder)
+        else:
+            raise
+
+
+def _lines(error: Exception) -> list[str]:
+    """What is told of an error that is the user's."""
+    if isinstance(error, OSError):
+        what = "cannot reach" if error.errno == errno.EACCES else "cannot write"
+        return [f"{what} {error.filename or 'its files'} ({error.strerror}); what was finished is kept"]
+    return list(error.problems) if isinstance(error, InputError) else [told(error)]
+
+
+def _run(config: JSON, folder: Path, in_sweep: bool) -> None:
     import torch
 
     from compress.build import build
+    from compress.parallel import follow, lead
     from compress.pipeline import finished_summary, run, show
+    from compress.store import Store
 
-    logging.raiseExceptions = False  # a closed pipe is no reason for a page of traceback per line
-    mine = plain(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    digest = config_hash(mine)
-    if mine["threads"] is not None:
-        torch.set_num_threads(mine["threads"])
-    try:
-        _tell(foreign_run(folder, mine))
-        job = build(mine)
+    digest = config_hash(config)
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    if place().rank > 0:
+        follow(config, folder, digest)
+        return
+    _tell(foreign_run(folder, config))
+    job = build(config)
+    with lead(job, config, folder, digest) as crew:
         done = finished_summary(folder, job, digest)
-        if done is not None and not mine["force"]:
-            log.info("%s is a finished run of this config: nothing to do\n%s", folder, show(done, folder))
+        began = float(os.environ.get(BEGAN, time.time()))
+        if done is not None and not (config["force"] and (folder / SUMMARY).stat().st_mtime < began):
+            told = "" if in_sweep else f"\n{show(done, folder)}"  # a sweep ends in a table of its own
+            log.info("%s is a finished run of this config: nothing to do%s", folder, told)
             return
-        cache = Path(mine["outputs"]) / "cache"
-        summary = run(job, mine, digest, folder, cache, tensorboard=mine["tensorboard"], plots=mine["plots"])
-        log.info("%s", show(summary, folder))
-    except InputError as error:
-        for problem in error.problems:
-            log.error("compress: %s", problem)
-        _failed.append(str(folder))
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        log.error("compress: %s", _disk(error))
-        _failed.append(str(folder))
-
-
-_failed: list[str] = []  # folders of runs that ended with bad input, for the exit code
+        store = Store(Path(config["outputs"]) / "cache", redo_before=began)
+        how = {key: config[key] for key in ("tensorboard", "plots")}
+        summary = run(job, config, digest, folder, store, crew, **how)
+    log.info("%s", show(summary, folder))
 
 
 def _tell(problems: list[str]) -> None:
     if problems:
         raise InputError(*problems)
-
-
-def _disk(error: OSError) -> str:
-    return f"cannot write {error.filename or 'its files'} ({error.strerror}); what was finished is kept"
 
 
 def _arguments(argv: list[str]) -> list[str]:
@@ -206,6 +248,7 @@ def _config_folders(argv: list[str]) -> list[str]:
 
 
 def _terminate(signum: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
     raise SystemExit(TERMINATED)
 
 
@@ -219,35 +262,83 @@ def main() -> None:
     for announced in ("The version_base parameter is deprecated", r"hydra.utils.instantiate\(\) resolved"):
         warnings.filterwarnings("ignore", announced)  # Hydra 1.4 speaks of 1.5, which we do not take
     signal.signal(signal.SIGTERM, _terminate)  # the run's summary then says that it was interrupted
+    if place().rank > 0:  # the first process tells people, and writes; Hydra's files are the same from each
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+        logging.disable(logging.CRITICAL)
     sys.argv[1:] = _arguments(sys.argv[1:])
     _refuse(_config_folders(sys.argv[1:]))
+    os.environ[BEGAN] = str(time.time())
+    with _told():
+        _launch()
+        if place().rank > 0:
+            return
+        if _sweep:
+            _end_sweep()
+        elif _failed:
+            raise SystemExit(BAD_INPUT)
+
+
+def _end_sweep() -> None:
+    """Wait for jobs that other processes took, do what they left undone, and end in one table."""
+    before: list[SweepJob] = []
+    while place().world == 1 and (left := left_undone(_sweep)) and left != before:
+        before = left
+        _launch()
+    print(f"\n{closing(_sweep)}", flush=True)
+    mine = {Path(folder) for folder in _failed}  # of a full disk not even the summary may tell
+    left = [job for job in _sweep if job.folder.absolute() not in mine]
+    if code := exit_code(left) or (BAD_INPUT if _failed else 0):
+        raise SystemExit(code)
+
+
+def _launch() -> None:
+    """Let Hydra compose the command line and run it; a launcher that breaks down leaves jobs undone."""
+    _failed.clear()
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except RuntimeError as error:
+        if not _of_launching(error):
+            raise
+        if not any(job.summary() for job in _sweep):  # it could not even begin
+            _refuse([f"hydra/launcher: {told(error)}"])
+        print(f"compress: hydra/launcher: {told(error)}", file=sys.stderr)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What people can do something about is told in lines; the rest is raised."""
+    try:
+        yield
     except COMPOSING as error:
         if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_composing(error):
             raise
         _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
     except KeyboardInterrupt:
-        print("compress: interrupted; the same command continues from the last epoch or episode", file=sys.stderr)
+        done = f"{sum(job.is_done() for job in _sweep)} of {len(_sweep)} jobs are done; " if _sweep else ""
+        print(
+            f"compress: interrupted; {done}the same command continues from the last epoch or episode",
+            file=sys.stderr,
+        )
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # compress --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if not is_users(error):
             raise
-        _refuse([_disk(error)])
-    if _failed:
-        raise SystemExit(BAD_INPUT)
+        _refuse(_lines(error))
+
+
+def _files(error: BaseException) -> list[Path]:
+    """The source files that it came through."""
+    return [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _of_composing(error: BaseException) -> bool:
     """Whether Hydra raised it while it composed, rather than our own code while it ran."""
-    trace, files = error.__traceback__, []
-    while trace is not None:
-        files.append(Path(trace.tb_frame.f_code.co_filename))
-        trace = trace.tb_next
-    return not any(path.is_relative_to(Path(__file__).parent) and path.name != Path(__file__).name for path in files)
+    here = Path(__file__)
+    return not any(path.is_relative_to(here.parent) and path.name != here.name for path in _files(error))
 
 
-if __name__ == "__main__":
-    main()
+def _of_launching(error: BaseException) -> bool:
+    """Whether a launcher could not start or follow its jobs; the jobs themselves raise nothing."""
+    return any("hydra_plugins" in path.parts for path in _files(error))

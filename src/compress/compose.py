@@ -22,15 +22,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from compress.config import nearest
-from compress.files import JSON, hash_of
-from compress.paths import CONF
-from compress.settings import first_line
+from compress.files import JSON, hash_of, read_json
+from compress.paths import CONF, SUMMARY
+from compress.settings import BUDGETS, OUTSIDE_RESULTS, first_line, nearest
+from compress.sweeps import SweepJob
 
 # What composing a wrong command line can raise; Hydra gives ValueError for a group set to nothing.
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
-# Root keys that change where or how a run happens, not what comes out of it.
-OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
+# Launchers that come with an extra of ours, or as a package of their own.
+EXTRAS = {
+    "joblib": "joblib comes with pip install 'compress-lab[joblib]'",
+    "submitit_local": "submitit_local comes with pip install 'compress-lab[slurm]'",
+    "submitit_slurm": "submitit_slurm comes with pip install 'compress-lab[slurm]'",
+    "ray": "ray comes with pip install hydra-ray-launcher",
+}
+# Overrides that stand first in the name of a sweep's folder.
+TELLING = ("method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "control", "experiment")
 
 
 def told(error: Exception) -> str:
@@ -46,8 +53,12 @@ def plain(config: DictConfig) -> JSON:
 
 
 def config_hash(config: JSON) -> str:
-    """Of all that can change a result."""
-    return hash_of({key: value for key, value in config.items() if key not in OUTSIDE_RESULTS})
+    """Of all that can change a result, as it is asked for: how many devices a launcher adds is in the keys of stages.
+
+    With one device it is what it was before there could be several.
+    """
+    outside = {*OUTSIDE_RESULTS, "devices"} if config.get("devices") == 1 else OUTSIDE_RESULTS
+    return hash_of({key: value for key, value in config.items() if key not in outside})
 
 
 def slug(text: str, limit: int = 100) -> str:
@@ -57,6 +68,15 @@ def slug(text: str, limit: int = 100) -> str:
         name = name.encode()[: limit - 7].decode(errors="ignore").rstrip("-.,")
         name += "_" + hashlib.sha256(text.encode()).hexdigest()[:6]
     return name
+
+
+def job_name(*, _root_: DictConfig) -> str:
+    """What a job is called by: its overrides, those that say most first, since a long name is cut short."""
+    excluded = _root_.hydra.job.config.override_dirname.exclude_keys
+    asked = {text.partition("=")[0]: text for text in _root_.hydra.overrides.task}
+    order = {key: at for at, key in enumerate(TELLING)}
+    keys = sorted(asked.keys() - set(excluded), key=lambda key: (order.get(key, len(order)), key))
+    return slug(",".join(asked[key] for key in keys))
 
 
 def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
@@ -83,7 +103,7 @@ def pick(table: Mapping[str, Any], *words: Any) -> Any:
 
 
 def register_resolvers() -> None:
-    """`${slug:...}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides,
+    """`${job_name:}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides,
     `${pick:...}` for what depends on the kind of network or dataset."""
     # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
     old = omegaconf.__version__.startswith("2.3")
@@ -92,29 +112,55 @@ def register_resolvers() -> None:
     def of_root(*, _root_: DictConfig) -> str:
         return config_hash(plain(_root_))[:6]
 
-    register("slug", lambda text: slug(str(text)), replace=True)
+    register("job_name", job_name, replace=True)
     register("confhash", of_root, replace=True)
     register("rule", rule, replace=True)
     register("pick", pick, replace=True)
 
 
+def foreign_run(folder: Path, config: JSON) -> list[str]:
+    """Refuse to write over a run of another config."""
+    if not (folder / SUMMARY).is_file():
+        return []
+    try:
+        before = read_json(folder / SUMMARY)
+        same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
+    except (ValueError, TypeError, KeyError):
+        return [f"hydra.run.dir={folder}: holds a damaged {SUMMARY}; choose another folder or remove it"]
+    new = _flat(config)
+    differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    what = "; ".join(differ[:4])
+    return [] if same else [f"hydra.run.dir={folder}: holds a run of another config ({what}); choose another folder"]
+
+
+def _flat(config: JSON, prefix: str = "") -> JSON:
+    flat: JSON = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 # -- sweeps ----------------------------------------------------------------------------------------------------
 
 
-def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The command lines of a sweep's jobs: ["a=1,2"] -> [["a=1"], ["a=2"]]."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+def sweep_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """The command lines of a sweep's jobs: ["a=1,2"] -> [["a=1"], ["a=2"]]; globs need the loader of configs."""
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for batch in batches for job in batch]
 
 
-def sweep_problems(config: DictConfig, check: Callable[[JSON], list[str]]) -> list[str]:
-    """What is wrong with the jobs of a sweep, each line behind the job it belongs to."""
+def look_at_sweep(config: DictConfig, check: Callable[[JSON], list[str]]) -> tuple[list[SweepJob], list[str]]:
+    """The jobs of a sweep, and what is wrong with them, each line behind the job it belongs to."""
     loader: ConfigLoader = GlobalHydra.instance().config_loader()
     groups = _groups(loader)
-    jobs = sweep_jobs(config.hydra.overrides.task)
-    lines, folders = [], Counter[str]()
-    for job in jobs:
+    jobs = sweep_jobs(config.hydra.overrides.task, loader)
+    if not jobs:
+        return [], [f"{' '.join(config.hydra.overrides.task)}: this sweep has no job"]
+    sweep_dir = str(config.hydra.sweep.dir)  # read once: one that is made of the time is then the same for all jobs
+    found: list[SweepJob] = []
+    lines = []
+    for number, (job, changed) in enumerate(zip(jobs, _changed(jobs), strict=True)):
         problems: list[str] = []
         parsed = OverridesParser.create().parse_overrides(job)
         for override in parsed:
@@ -123,36 +169,33 @@ def sweep_problems(config: DictConfig, check: Callable[[JSON], list[str]]) -> li
         if not problems:
             try:
                 composed = loader.load_sweep_config(config, job)
-                problems += check(plain(composed))
-                folders[_folder(composed)] += 1
+                with open_dict(composed):
+                    composed.hydra.job.num = composed.hydra.job.id = number  # some name folders by them
+                mine = plain(composed)
+                folder = Path(_folder(sweep_dir, composed))
+                problems += check(mine) + foreign_run(folder, mine)
+                found.append(SweepJob(folder, changed, config_hash(mine)))
             except COMPOSING as error:
                 problems.append(told(error))
         lines += [f"{' '.join(job)} -> {problem}" for problem in problems]
     bad = {line.split(" -> ")[0] for line in lines}
-    shared = [f"hydra.sweep.subdir: {n} jobs would share the folder {path}" for path, n in folders.items() if n > 1]
-    return [*([f"{len(bad)} of {len(jobs)} jobs are wrong; nothing was started"] if bad else []), *lines, *shared]
+    count = Counter(job.folder for job in found)
+    shared = [f"hydra.sweep.subdir: {n} jobs would share the folder {path}" for path, n in count.items() if n > 1]
+    head = [f"{len(bad)} of {len(jobs)} jobs are wrong; nothing was started"] if bad else []
+    return found, [*head, *lines, *shared]
 
 
-def sweep_folders(config: DictConfig) -> list[tuple[Path, dict[str, str]]]:
-    """Where each job of a sweep writes, and the overrides in which it differs from others."""
-    loader: ConfigLoader = GlobalHydra.instance().config_loader()
-    jobs = sweep_jobs(config.hydra.overrides.task)
+def _changed(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """The overrides in which each job differs from others."""
     written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
     differing = [key for key in written[0] if len({job.get(key) for job in written}) > 1] or list(written[0])[:1]
-    folders = []
-    for number, job in enumerate(jobs):
-        composed = loader.load_sweep_config(config, job)
-        with open_dict(composed):
-            composed.hydra.job.num = number  # some name folders by it
-        folders.append(Path(_folder(composed)))
-    changed = [{key: asked.get(key, "") for key in differing} for asked in written]
-    return list(zip(folders, changed, strict=True))
+    return [{key: asked.get(key, "") for key in differing} for asked in written]
 
 
-def _folder(job: DictConfig) -> str:
+def _folder(sweep_dir: str, job: DictConfig) -> str:
     """Where a job of a sweep writes; a name of its own where that is only known once it runs."""
     try:
-        return str(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+        return str(Path(sweep_dir) / job.hydra.sweep.subdir)
     except OmegaConfBaseException:
         return f"folder of job {id(job)}"
 
@@ -168,9 +211,12 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
     problems: list[str] = []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = _groups(GlobalHydra.instance().config_loader(), args.config_dir)
+        loader = GlobalHydra.instance().config_loader()
+        groups = _groups(loader, args.config_dir)
         choices, values = [], []
         for override in _readable(args.overrides, bool(args.multirun), problems):
+            if override.key_or_group.startswith("hydra/"):
+                groups[override.key_or_group] = loader.get_group_options(override.key_or_group)
             if not _is_choice(override, groups):
                 values.append(override)
             elif _known_choice(override, groups, problems):
@@ -251,7 +297,8 @@ def _known_choice(override: Override, groups: Mapping[str, list[str]], problems:
     for option in wrong:
         near = difflib.get_close_matches(option, there, 1, 0.6)
         hint = f"did you mean {near[0]}? " if near else ""
-        problems.append(f"{name}={option}: unknown choice; {hint}choices: {', '.join(there)}")
+        extra = f"; {EXTRAS[option]}" if group == "hydra/launcher" and option in EXTRAS else ""
+        problems.append(f"{name}={option}: unknown choice; {hint}choices: {', '.join(there)}{extra}")
     return not wrong
 
 

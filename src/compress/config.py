@@ -4,7 +4,6 @@ The rules are the annotations themselves (see `compress.settings`): a function's
 which keys a config node may have, of which type, within which bounds.
 """
 
-import difflib
 import importlib
 import inspect
 import math
@@ -15,7 +14,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from compress.files import JSON
-from compress.settings import BUDGETS, STAGE_ORDER, Bound, Budget, RunSettings
+from compress.settings import BUDGETS, STAGE_ORDER, Bound, Budget, RunSettings, nearest
 
 # Keys of a config node that its function does not take: how the node is called, and what `build` hands on itself.
 OUTSIDE = {"_target_", "_partial_", "name"}
@@ -23,13 +22,6 @@ OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rule
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 ANY_KEY = "**"
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward")
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """ "; did you mean x?", or the words there are."""
-    words = sorted(words)
-    near = difflib.get_close_matches(word, words, 1, 0.6)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(words)}"
 
 
 def find_target(path: str) -> Any:

@@ -24,6 +24,10 @@ def atomic(path: Path) -> Iterator[Path]:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None or str(part) in (error.filename, error.filename2):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that people know
+        raise
     finally:
         part.unlink(missing_ok=True)
 

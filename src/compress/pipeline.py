@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from compress.distill.teacher import ZooTeacher
+from compress.distributed import Crew
 from compress.files import JSON, Row, atomic, read_json, read_rows, write_json
 from compress.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.prune.controls import Control
 from compress.report.figures import draw_run
 from compress.report.recorder import Recorder
 from compress.report.table import results_table
+from compress.settings import is_users
 from compress.stages import STAGES, Job, RunState, Stage, device_name, teacher_job
 from compress.store import Finished, Store, stage_key
+from compress.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,15 @@ VERSIONS = ("compress-lab", "torch", "torchvision", "hydra-core", "numpy", "fvco
 
 
 def run(
-    job: Job, config: JSON, config_hash: str, folder: Path, cache: Path, *, tensorboard: bool, plots: bool
+    job: Job,
+    config: JSON,
+    config_hash: str,
+    folder: Path,
+    store: Store,
+    crew: Crew,
+    *,
+    tensorboard: bool,
+    plots: bool,
 ) -> JSON:
     """Do all stages of a job and leave `folder` as documented; returns the summary."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,22 +56,26 @@ def run(
         "versions": {name: _version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
         "commit": _commit(),
         "device": device_name(job.device),
+        "devices": job.devices,
     }
     write_json(folder / SUMMARY, summary)
     recorder = Recorder(folder, tensorboard)
     began = time.perf_counter()
     try:
         summary["split"] = _write_split(job, folder)
-        state = _fold(job, Store(cache), summary, recorder.row, folder)
+        with crew.guarded():
+            state = _fold(job, store, summary, recorder.row, folder, crew)
         _collect(state, folder)
         if plots:
             plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
             draw_run(folder, read_rows(folder), plan, summary["stages"].get("sparsify"))
         summary["seconds"] = round(time.perf_counter() - began, 3)
+        summary["saved_seconds"] = round(_saved(summary), 3)
         summary["status"] = "done"
     except BaseException as error:
         summary["status"] = "failed" if isinstance(error, Exception) else "interrupted"
         summary["error"] = str(error) or type(error).__name__
+        summary["bad_input"] = is_users(error)
         raise
     finally:
         recorder.close()
@@ -107,12 +123,12 @@ def steps(job: Job) -> list[Step]:
     return found
 
 
-def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path) -> RunState:
+def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path, crew: Crew) -> RunState:
     folders: dict[str, Path] = {}
     if job.distill is not None and isinstance(job.teacher, ZooTeacher):
         log.info("teacher: %s", job.teacher.spec.describe())
         teacher = Step("pretrain", None, ())
-        trained = _stage(store, teacher, RunState(teacher_job(job), {}), {}, False, _renamed(on_row, "teacher"))
+        trained = _stage(store, teacher, RunState(teacher_job(job), {}), {}, False, _renamed(on_row, "teacher"), crew)
         summary["stages"]["teacher"] = _stage_json(trained)
         folders["teacher"] = trained.folder
     keys: dict[str, str] = {}
@@ -120,7 +136,7 @@ def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], 
     for step in steps(job):
         redo = step.stage in job.force or not redone.isdisjoint(step.after)
         rows = on_row if step.control is None else _renamed(on_row, step.name)
-        finished = _stage(store, step, _state(job, step, folders), keys, redo, rows)
+        finished = _stage(store, step, _state(job, step, folders), keys, redo, rows, crew)
         keys[step.name], folders[step.name] = finished.key, finished.folder
         redone |= {step.name} if redo else set()
         summary["stages"][step.name] = _stage_json(finished)
@@ -153,14 +169,46 @@ def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState
     return RunState(job, {**shared, **of(None), **own}, None, controls)
 
 
+@dataclass(frozen=True)
+class Order:
+    """A training that all processes do together: what they need to know of its state."""
+
+    stage: str
+    of_teacher: bool
+    done: Mapping[str, Path]
+    control: Control | None
+
+
+def _is_teachers(job: Job) -> bool:
+    return isinstance(job.teacher, ZooTeacher) and job.model is job.teacher.spec
+
+
+def assist(job: Job, order: Order) -> None:
+    """A helper's part in a training: all that the first process does, with nothing of it kept."""
+    job = teacher_job(job) if order.of_teacher else job
+    with TemporaryDirectory(prefix="compress-") as folder:
+        STAGES[order.stage].run(RunState(job, order.done, order.control), Work(Path(folder)))
+
+
 def _stage(
-    store: Store, step: Step, state: RunState, keys: Mapping[str, str], redo: bool, on_row: Callable[[Row], None]
+    store: Store,
+    step: Step,
+    state: RunState,
+    keys: Mapping[str, str],
+    redo: bool,
+    on_row: Callable[[Row], None],
+    crew: Crew,
 ) -> Finished:
     stage: Stage = STAGES[step.stage]
 
     def compute(work: Any) -> JSON:
         log.info("%s: running", step.name)
-        result = stage.run(state, work)
+        if stage.trains(state.job):
+            done = {name: path.absolute() for name, path in state.done.items()}
+            with crew.together(Order(step.stage, _is_teachers(state.job), done, state.control)):
+                result = stage.run(state, work)
+        else:
+            result = stage.run(state, work)
         seconds = round(work.seconds(), 3)
         log.info("%s: done in %.1f s", step.name, seconds)
         return {"made": stage.makes, **result, "seconds": seconds}
@@ -249,12 +297,20 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
     return summary
 
 
+def _reused(summary: JSON) -> JSON:
+    """The stages that were not computed by this run."""
+    return {name: stage for name, stage in summary["stages"].items() if stage["reused"]}
+
+
+def _saved(summary: JSON) -> float:
+    """Seconds of computing that reused stages took where they were computed."""
+    return float(sum(stage["seconds"] for stage in _reused(summary).values()))
+
+
 def show(summary: JSON, folder: Path) -> str:
     """What a run prints at its end."""
-    reused = {name: stage for name, stage in summary["stages"].items() if stage["reused"]}
-    saved = sum(stage["seconds"] for stage in reused.values())
     lines = [results_table(summary)]
-    if reused:
-        lines.append(f"reused: {', '.join(reused)} ({saved:.1f} s of computing saved)")
+    if reused := _reused(summary):
+        lines.append(f"reused: {', '.join(reused)} ({_saved(summary):.1f} s of computing saved)")
     lines.append(f"run folder: {folder}  ({summary['seconds']:.1f} s)")
     return "\n".join(lines)

@@ -5,8 +5,13 @@ Every callable that a config file names (`_target_`) states its settings the sam
 a wrong key must be told at once.
 """
 
+import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
+
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
 
 
 class InputError(ValueError):
@@ -15,6 +20,20 @@ class InputError(ValueError):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether it is the user who can do something about it, so that one line tells all; else it is a bug of ours."""
+    return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean x?", or the words there are."""
+    import difflib  # only when something is wrong
+
+    words = sorted(words)
+    near = difflib.get_close_matches(word, words, 1, 0.6)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(words)}"
 
 
 def first_line(error: BaseException) -> str:
@@ -108,6 +127,7 @@ class RunSettings:
 
     seed: Natural
     device: str
+    devices: Count
     threads: Threads | None
     outputs: str
     stages: list[StageName]
@@ -124,6 +144,9 @@ class RunSettings:
     finetune: FinetuneRecipe
     eval: EvalSettings
 
+
+# Root keys that change where or how a run happens, not what comes out of it.
+OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
 
 BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
 BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")

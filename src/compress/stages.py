@@ -69,6 +69,7 @@ class Job:
     stages: tuple[str, ...]
     force: frozenset[str]
     asked: Mapping[str, Any]  # the settings of model, method, ... as written, for cache keys and records
+    devices: int = 1  # processes that train together
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,13 @@ def _pretrain_settings(job: Job) -> JSON:
         return {**settings, "checkpoint": spec.checkpoint_digest()}
     if spec.is_pretrained:
         return settings
-    return {**settings, "recipe": asdict(job.pretrain), "seed": job.seed, "data": _training_images(job)}
+    recipe = {"recipe": asdict(job.pretrain), "seed": job.seed, "data": _training_images(job)}
+    return {**settings, **recipe, **_devices(job)}
+
+
+def _devices(job: Job) -> JSON:
+    """What a training on several depends on besides: batch norms and the rounding of floats."""
+    return {"devices": job.devices} if job.devices > 1 else {}
 
 
 def _training_images(job: Job) -> JSON:
@@ -233,7 +240,12 @@ def _sparsify_settings(job: Job) -> JSON:
         **budget,
         **_files(job),
         **_teaching(job, "sparsify"),
+        **(_devices(job) if _sparsify_trains(job) else {}),
     }
+
+
+def _sparsify_trains(job: Job) -> bool:
+    return job.method.sparsify_trains_weights
 
 
 def _files(job: Job) -> JSON:
@@ -413,6 +425,7 @@ def _finetune_settings(job: Job) -> JSON:
         "seed": job.seed,
         "data": _training_images(job),
         **_teaching(job, "finetune"),
+        **_devices(job),
     }
 
 
@@ -451,6 +464,7 @@ def evaluate(state: RunState, work: Work) -> JSON:
                 threads=job.evaluate.latency_threads,
             )
             rows[name] = {
+                "weights": "last",  # of the last epoch, never chosen among epochs
                 "top1": top1,
                 "top5": top5,
                 **asdict(counts(model, job.data.shape)),
@@ -519,14 +533,24 @@ class Stage:
     settings: Callable[[Job], JSON]  # what the result depends on, besides the parent stage
     makes: str  # in a word
     version: int  # goes up when the same settings give another result or other files
+    trains: Callable[[Job], bool] = lambda job: False  # whether several devices do it together
+
+
+def _pretrain_trains(job: Job) -> bool:
+    return job.model.checkpoint is None and not job.model.is_pretrained
+
+
+def _always(job: Job) -> bool:
+    return True
 
 
 STAGES = {
-    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 2),  # dense network to its baseline accuracy
-    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 3),  # learn what can go
+    # dense network to its baseline accuracy
+    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 2, _pretrain_trains),
+    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 3, _sparsify_trains),  # learn what can go
     "prune": Stage(prune, _prune_settings, "plan", 3),  # decide, to the budget, and cut
-    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 2),  # recover
-    "eval": Stage(evaluate, _evaluate_settings, "measurement", 3),  # accuracy, MACs, params, size, latency
+    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 2, _always),  # recover
+    "eval": Stage(evaluate, _evaluate_settings, "measurement", 4),  # accuracy, MACs, params, size, latency
 }
 
 

@@ -5,16 +5,15 @@ when whole, under a lock that the operating system frees when its holder dies.
 """
 
 import logging
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from compress.files import JSON, Row, hash_of, read_json, read_rows, write_json
+from compress.locks import locked
 from compress.paths import PROGRESS, RESULT
 from compress.work import Work
 
@@ -37,10 +36,13 @@ def stage_key(name: str, depends: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """The cache of finished stages under one folder."""
+    """The cache of finished stages under one folder.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    What is to be computed again is so once: a result that was finished after the time `redo_before` counts as new.
+    """
+
+    def __init__(self, root: Path, redo_before: float = math.inf) -> None:
+        self._root, self._redo_before = root, redo_before
         root.mkdir(parents=True, exist_ok=True)
 
     def stage(
@@ -60,11 +62,12 @@ class Store:
         """
         key = stage_key(name, depends)
         folder = self._root / f"{name}-{key}"
-        if not redo and _whole(folder):
+        if self._is_good(folder, redo):
             return self._reuse(called or name, folder, key, on_row)
-        with self._locked(folder):
+        busy = f"{folder.name}: another process is computing it; waiting"
+        with locked(folder.with_suffix(".lock"), busy):
             _recover(folder)
-            if not redo and _whole(folder):  # another process finished it while this one waited
+            if self._is_good(folder, redo):  # another process finished it while this one waited
                 return self._reuse(called or name, folder, key, on_row)
             partial = folder.with_suffix(".partial")
             partial.mkdir(exist_ok=True)
@@ -75,26 +78,15 @@ class Store:
             _publish(folder)
         return Finished(folder, key, result, reused=False)
 
+    def _is_good(self, folder: Path, redo: bool) -> bool:
+        return _whole(folder) and (not redo or (folder / RESULT).stat().st_mtime >= self._redo_before)
+
     def _reuse(self, name: str, folder: Path, key: str, on_row: Callable[[Row], None]) -> Finished:
         result = {key: value for key, value in read_json(folder / RESULT).items() if key != "files"}
         for row in read_rows(folder):
             on_row(row)
         log.info("%s: the %s is reused from %s (saves %.1f s)", name, result["made"], folder, result["seconds"])
         return Finished(folder, key, result, reused=True)
-
-    @contextmanager
-    def _locked(self, folder: Path) -> Iterator[None]:
-        """Hold the stage's lock; says so once when another process has it."""
-        lock = FileLock(folder.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("%s: another process is computing it; waiting", folder.name)
-            lock.acquire(poll_interval=0.2)
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _whole(folder: Path) -> bool:

@@ -1,0 +1,76 @@
+"""The jobs of a sweep, from what they leave in their folders: a launcher may run them in other processes."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.files import JSON, read_json
+from compress.locks import locked
+from compress.paths import LOCK, SUMMARY
+from compress.settings import BAD_INPUT
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """Where a job writes, the overrides in which it differs from the others, and the hash of its config."""
+
+    folder: Path
+    changed: dict[str, str]
+    config_hash: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.changed.items()) or str(self.folder)
+
+    def summary(self) -> JSON:
+        """What its last run left, if that was of this config."""
+        try:
+            summary: JSON = read_json(self.folder / SUMMARY)
+            return summary if summary["config_hash"] == self.config_hash else {}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def is_done(self) -> bool:
+        return self.summary().get("status") == "done"
+
+
+def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
+    """The jobs that neither ended nor failed, once those that other processes are at have been waited for.
+
+    Whoever was at them has died, or was at them for a moment only when this process came by.
+    """
+    for job in jobs:
+        if not job.is_done():
+            with locked(job.folder / LOCK, busy=f"{job}: another process is at it; waiting"):
+                pass
+    return [job for job in jobs if job.summary().get("status") not in ("done", "failed")]
+
+
+def closing(jobs: Sequence[SweepJob]) -> str:
+    """One table of all jobs; below it those that are not done, and why."""
+    from compress.report.compare import sweep_table  # `compress --help` must not wait for it
+
+    summaries = [job.summary() for job in jobs]
+    lines = [sweep_table([job.folder for job in jobs if job.is_done()])]
+    saved = sum(summary.get("saved_seconds", 0.0) for summary in summaries)
+    if saved:
+        lines.append(f"stages shared among the jobs, or there before, saved {saved:.1f} s of computing")
+    missing = [(job, summary) for job, summary in zip(jobs, summaries, strict=True) if not job.is_done()]
+    if missing:
+        lines.append(f"{len(missing)} of {len(jobs)} jobs are not done; the same command tries them again:")
+        lines += [f"  {job}: {_why(summary)} ({job.folder})" for job, summary in missing]
+    return "\n".join(lines)
+
+
+def _why(summary: JSON) -> str:
+    status = summary.get("status", "left nothing")
+    lines = [line for line in str(summary.get("error", "")).splitlines() if line.strip()]
+    return f"{status}: {lines[0]}" if lines else status
+
+
+def exit_code(jobs: Sequence[SweepJob]) -> int:
+    """0 when all are done, 2 when all that are not had bad input, else 1."""
+    undone = [job.summary() for job in jobs if not job.is_done()]
+    return 0 if not undone else BAD_INPUT if all(summary.get("bad_input") for summary in undone) else 1
