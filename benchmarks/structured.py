@@ -30,6 +30,8 @@ from compress.measure.accuracy import accuracy
 from compress.measure.macs import count_macs
 from compress.models.spec import load_strictly, read_checkpoint
 from compress.paths import CONF
+from compress.prune.slimming.slimming import Slimming
+from compress.settings import Recipe
 from compress.stages import Job
 from compress.train import cross_entropy, train
 from compress.work import Work
@@ -62,6 +64,9 @@ OURS = {
     # threshold takes the dead ones, wherever they are.
     "slimming, sparse-trained": ["method=slimming", "method.coupled=keep", "method.l1_on=unshared", "sparse"],
 }
+# As it is; with slimming's epochs added to its fine-tuning; with those epochs, less the L1 term, before it cuts; all
+# layers in one pool.
+THEIRS = ["torch-pruning L1", *(f"torch-pruning L1, {how}" for how in ("longer", "trained first", "pooled"))]
 
 
 def job_of(overrides: list[str]) -> Job:
@@ -77,11 +82,15 @@ def ours(overrides: list[str], folder: Path) -> dict[str, Any]:
     return summary["results"]
 
 
-def pruned_by_torch_pruning(job: Job, share: float, pooled: bool) -> torch.nn.Module:
-    """By its L1 importance: every layer alike (its default), or in one pool."""
+def dense_of(job: Job) -> torch.nn.Module:
     dense = job.model.without_pretrained().build()
     assert job.model.checkpoint is not None
     load_strictly(dense, read_checkpoint(Path(job.model.checkpoint)), "checkpoint")
+    return dense
+
+
+def pruned_by_torch_pruning(job: Job, dense: torch.nn.Module, share: float, pooled: bool = False) -> torch.nn.Module:
+    """By its L1 importance: every layer alike (its default), or in one pool."""
     limit = share * count_macs(dense, job.data.shape)
     low, high, best = 0, 999, dense
     while low < high:
@@ -103,8 +112,8 @@ def pruned_by_torch_pruning(job: Job, share: float, pooled: bool) -> torch.nn.Mo
     return best
 
 
-def theirs(job: Job, network: torch.nn.Module) -> float:
-    recipe = job.finetune
+def trained(job: Job, network: torch.nn.Module, recipe: Recipe, stage: str) -> torch.nn.Module:
+    """Through the loop that ours are trained by."""
     with tempfile.TemporaryDirectory() as folder:
         work = Work(Path(folder))
         train(
@@ -112,11 +121,15 @@ def theirs(job: Job, network: torch.nn.Module) -> float:
             job.data,
             recipe,
             cross_entropy(recipe),
-            stage="finetune",
+            stage=stage,
             seed=job.seed,
             device=job.device,
             work=work,
         )
+    return network
+
+
+def top1(job: Job, network: torch.nn.Module) -> float:
     return accuracy(network, job.data.ordered("test", 512, job.device)).top1
 
 
@@ -139,20 +152,20 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, int, float, fl
         base = [*shared, f"seed={seed}", f"finetune.epochs={options.epochs}"]
         longer = [*shared, f"seed={seed}", f"finetune.epochs={options.epochs + options.sparse_epochs}"]
         job = job_of([*base, "method=filter_magnitude"])
-        network = pruned_by_torch_pruning(job, options.share, pooled=False)
-        macs = count_macs(network, job.data.shape)
-        plain_network = copy.deepcopy(network)
-        before = accuracy(network, job.data.ordered("test", 512, job.device)).top1
+        macs = count_macs(pruned_by_torch_pruning(job, dense_of(job), options.share), job.data.shape)
         for name in options.rows:
-            if name == "torch-pruning L1":
-                yield name, seed, macs, theirs(job, copy.deepcopy(plain_network)), before
-            elif name == "torch-pruning L1, longer":
-                again = job_of([*longer, "method=filter_magnitude"])
-                yield name, seed, macs, theirs(again, copy.deepcopy(plain_network)), before
-            elif name == "torch-pruning L1, pooled":
-                pooled = pruned_by_torch_pruning(job, options.share, pooled=True)
-                first = accuracy(pooled, job.data.ordered("test", 512, job.device)).top1
-                yield name, seed, count_macs(pooled, job.data.shape), theirs(job, pooled), first
+            if name in THEIRS:
+                dense, recipe = dense_of(job), job.finetune
+                if name == "torch-pruning L1, trained first":
+                    method = job_of([*base, "method=slimming", *sparse]).method
+                    assert isinstance(method, Slimming)
+                    trained(job, dense, method.training, "sparsify")
+                elif name == "torch-pruning L1, longer":
+                    recipe = job_of([*longer, "method=filter_magnitude"]).finetune
+                network = pruned_by_torch_pruning(job, dense, options.share, pooled=name.endswith("pooled"))
+                before = top1(job, network)
+                after = top1(job, trained(job, network, recipe, "finetune"))
+                yield name, seed, count_macs(network, job.data.shape), after, before
             else:
                 asked = [part for word in OURS[name] for part in (sparse if word == "sparse" else [word])]
                 folder = Path(options.out) / f"{name.replace(', ', '-')}-{seed}"
@@ -162,7 +175,7 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, int, float, fl
 
 
 def main() -> None:
-    names = ["torch-pruning L1", "torch-pruning L1, longer", "torch-pruning L1, pooled", *OURS]
+    names = [*THEIRS, *OURS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", required=True)
     parser.add_argument("--checkpoint", required=True)
