@@ -3,11 +3,11 @@
 import functools
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -106,14 +106,7 @@ def run_command(
     folder: Path, *arguments: str, timeout: float = 120, **env: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run `compress ...` in a process of its own, in `folder`."""
-    return subprocess.run(
-        [sys.executable, "-m", "compress", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )
+    return forking.run(folder, list(arguments), {**os.environ, "OMP_NUM_THREADS": "1", **env}, timeout)
 
 
 @pytest.fixture

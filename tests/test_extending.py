@@ -1,12 +1,11 @@
 """docs/extending.md is true: its method, copied from the page, runs without an edit of the package."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_command
 
 from compress.files import read_json, read_rows
 
@@ -24,9 +23,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compress", "--config-dir", "conf_of_mine", *arguments]
-    environment = {**os.environ, "PYTHONPATH": "."}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return run_command(folder, "--config-dir", "conf_of_mine", *arguments, PYTHONPATH=".")
 
 
 def test_the_pages_method_runs_and_meets_its_budget(mine: Path) -> None:

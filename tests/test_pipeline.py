@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, compose_config, zoo
+from conftest import Command, compose_config, run_command, zoo
 
 import compress
 from compress.build import build
@@ -31,8 +31,7 @@ def run_folder(output: str, base: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One quick run; its working folder and what it printed."""
     base = tmp_path_factory.mktemp("run")
-    command = [sys.executable, "-m", "compress", "method=camc", "preserve_ratio=0.5", *QUICK]
-    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
+    done = run_command(base, "method=camc", "preserve_ratio=0.5", *QUICK)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return base, done.stdout
@@ -104,8 +103,7 @@ def test_the_network_loads_in_a_fresh_process_with_the_same_logits(finished: tup
 
 def test_another_ratio_reuses_network_and_agent(finished: tuple[Path, str]) -> None:
     base, _ = finished
-    command = [sys.executable, "-m", "compress", "preserve_ratio=0.3", *QUICK]
-    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
+    done = run_command(base, "preserve_ratio=0.3", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "pretrain: the dense network is reused from" in done.stdout
     assert "sparsify: the agent is reused from" in done.stdout
@@ -120,8 +118,7 @@ def test_another_ratio_reuses_network_and_agent(finished: tuple[Path, str]) -> N
 
 def test_force_computes_a_stage_and_what_follows_again(finished: tuple[Path, str]) -> None:
     base, _ = finished
-    command = [sys.executable, "-m", "compress", "preserve_ratio=0.5", "force=[finetune]", *QUICK]
-    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
+    done = run_command(base, "preserve_ratio=0.5", "force=[finetune]", *QUICK)
     summary = read_json(run_folder(done.stdout, base) / "summary.json")
     assert [name for name, stage in summary["stages"].items() if not stage["reused"]] == ["finetune", "eval"]
 

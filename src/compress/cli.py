@@ -299,7 +299,7 @@ def _launch() -> None:
     except RuntimeError as error:
         if not _of_launching(error):
             raise
-        if not any(job.summary() for job in _sweep):  # it could not even begin
+        if not any(job.folder.is_dir() for job in _sweep):  # it could not even begin
             _refuse([f"hydra/launcher: {told(error)}"])
         print(f"compress: hydra/launcher: {told(error)}", file=sys.stderr)
 

@@ -36,6 +36,7 @@ EXTRAS = {
     "submitit_slurm": "submitit_slurm comes with pip install 'compress-lab[slurm]'",
     "ray": "ray comes with pip install hydra-ray-launcher",
 }
+ONLY_WHEN_RUN = ("${now", "${hydra.job.id", "${hydra.runtime")  # of a job; launchers set these as they like
 # Overrides that stand first in the name of a sweep's folder.
 TELLING = ("method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "control", "experiment")
 
@@ -157,6 +158,8 @@ def look_at_sweep(config: DictConfig, check: Callable[[JSON], list[str]]) -> tup
     jobs = sweep_jobs(config.hydra.overrides.task, loader)
     if not jobs:
         return [], [f"{' '.join(config.hydra.overrides.task)}: this sweep has no job"]
+    if unknown := [word for word in ONLY_WHEN_RUN if word in raw(config.hydra.sweep)["subdir"]]:
+        return [], [_unknown_folder(config, f"{unknown[0]}...}} is another in every launch")]
     sweep_dir = str(config.hydra.sweep.dir)  # read once: one that is made of the time is then the same for all jobs
     found: list[SweepJob] = []
     lines = []
@@ -172,7 +175,10 @@ def look_at_sweep(config: DictConfig, check: Callable[[JSON], list[str]]) -> tup
                 with open_dict(composed):
                     composed.hydra.job.num = composed.hydra.job.id = number  # some name folders by them
                 mine = plain(composed)
-                folder = Path(_folder(sweep_dir, composed))
+                try:
+                    folder = Path(sweep_dir) / composed.hydra.sweep.subdir
+                except OmegaConfBaseException as error:
+                    return [], [_unknown_folder(composed, told(error))]
                 problems += check(mine) + foreign_run(folder, mine)
                 found.append(SweepJob(folder, changed, config_hash(mine)))
             except COMPOSING as error:
@@ -192,12 +198,11 @@ def _changed(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     return [{key: asked.get(key, "") for key in differing} for asked in written]
 
 
-def _folder(sweep_dir: str, job: DictConfig) -> str:
-    """Where a job of a sweep writes; a name of its own where that is only known once it runs."""
-    try:
-        return str(Path(sweep_dir) / job.hydra.sweep.subdir)
-    except OmegaConfBaseException:
-        return f"folder of job {id(job)}"
+def _unknown_folder(config: DictConfig, why: str) -> str:
+    return (
+        f"hydra.sweep.subdir={raw(config.hydra.sweep)['subdir']}: {why}; the folder of a job must be known before it "
+        "runs, so that the same command finds it again: leave it out, or name it by ${hydra.job.num} or a setting"
+    )
 
 
 # -- a command line that does not compose ----------------------------------------------------------------------

@@ -79,6 +79,9 @@ Fraction = Annotated[float, Bound(ge=0, lt=1)]
 StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
 ControlKind = Literal["random", "uniform"]
 STAGE_ORDER: tuple[StageName, ...] = ("pretrain", "sparsify", "prune", "finetune", "eval")
+# The network that each stage leaves, as tables call it.
+NETWORK_NAMES = {"pretrain": "dense", "sparsify": "sparsified", "prune": "pruned", "finetune": "finetuned"}
+FROM_SCRATCH = "from scratch"  # instead of finetuned: finetune.init=scratch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ from compress.prune.network import load_network, save_network
 from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference
 from compress.seeds import derive_seed
-from compress.settings import Budget, EvalSettings, FinetuneRecipe, InputError, Recipe
+from compress.settings import FROM_SCRATCH, NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, InputError, Recipe
 from compress.sources import source_digest
 from compress.train import NO_HOOKS, Hooks, Loss, cross_entropy, train
 from compress.work import Work
@@ -444,8 +444,6 @@ def teacher_job(job: Job) -> Job:
 
 # -- eval ------------------------------------------------------------------------------------------------------
 
-REPORTED = {"pretrain": "dense", "sparsify": "sparsified", "prune": "pruned", "finetune": "finetuned"}
-
 
 def evaluate(state: RunState, work: Work) -> JSON:
     """What each network is worth. The one place that reads the test images, once per network."""
@@ -487,7 +485,7 @@ def evaluate(state: RunState, work: Work) -> JSON:
 
 def _reported(state: RunState) -> Iterator[tuple[RunState, str, str]]:
     """Every network of a run, those of its controls after its own: the state that has it, its stage, its name."""
-    names = REPORTED | ({"finetune": "from scratch"} if state.job.finetune.init == "scratch" else {})
+    names = NETWORK_NAMES | ({"finetune": FROM_SCRATCH} if state.job.finetune.init == "scratch" else {})
     for stage, name in names.items():
         if stage in state.done:
             yield state, stage, name

@@ -42,7 +42,7 @@ def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
     Whoever was at them has died, or was at them for a moment only when this process came by.
     """
     for job in jobs:
-        if not job.is_done():
+        if not job.is_done() and job.folder.is_dir():
             with locked(job.folder / LOCK, busy=f"{job}: another process is at it; waiting"):
                 pass
     return [job for job in jobs if job.summary().get("status") not in ("done", "failed")]

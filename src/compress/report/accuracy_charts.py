@@ -8,7 +8,8 @@ from typing import Any
 
 from compress.report.runs import Run
 from compress.report.select import front
-from compress.report.series import Series, budget_name, budget_order, legend_beside, mean
+from compress.report.series import Series, budget_name, budget_order, legend_beside
+from compress.report.units import mean_and_deviation
 
 
 def size_front(runs: Sequence[Run], series: Series) -> Any:
@@ -58,7 +59,7 @@ def _points(axis: Any, runs: Sequence[Run], series: Series, hollow: bool = False
     for (name, _), group in series.groups(runs).items():
         xs = [(run.figure(run.final, "nonzero_macs" if hollow else "macs") or 0) / 1e6 for run in group]
         ys = [run.figure(run.final, "top1") or 0 for run in group]
-        (x, _), (y, deviation) = mean(xs), mean(ys)
+        x, (y, deviation) = statistics.fmean(xs), mean_and_deviation(ys)
         colour = series.colours[name]
         axis.plot(xs, ys, ".", color=colour, alpha=0.35, markersize=5)
         label = None if name in shown else name
@@ -87,7 +88,7 @@ def budget_bars(runs: Sequence[Run], series: Series) -> Any:
     from matplotlib import pyplot
 
     bars = {
-        group: mean(tops)
+        group: mean_and_deviation(tops)
         for group, mine in series.groups([run for run in runs if budget_name(run)]).items()
         if (tops := [top for run in mine if (top := run.figure(run.final, "top1")) is not None])
     }

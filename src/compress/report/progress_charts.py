@@ -34,6 +34,8 @@ def training_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
             axis.plot(epochs, top1, style, marker=dots, markersize=4, color=colour, alpha=0.75, linewidth=1.2)
         axis.set(xlabel="epoch", title=stage)
         axis.xaxis.get_major_locator().set_params(integer=True)
+        if len(shown := {epoch for _, _, epochs, _ in lines for epoch in epochs}) == 1:
+            axis.set_xticks([*shown])
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("held-out top-1, %")
     shared = any(not name for lines in panels.values() for name, *_ in lines)

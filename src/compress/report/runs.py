@@ -10,9 +10,9 @@ from typing import Any
 from compress.files import JSON, read_json
 from compress.paths import METRICS, PLAN, SUMMARY
 from compress.report.differing import settings_of
-from compress.settings import STAGE_ORDER, first_line
+from compress.settings import FROM_SCRATCH, NETWORK_NAMES, STAGE_ORDER, first_line
 
-FINAL = ("finetuned", "from scratch", "pruned", "sparsified", "dense")  # the last network of a run, if it is there
+LAST_FIRST = (FROM_SCRATCH, *reversed(NETWORK_NAMES.values()))
 # What must be an object wherever it is in a summary.
 OBJECTS = (
     "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.achieved",
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def final(self) -> str:
-        return next((name for name in FINAL if name in self.results), list(self.results)[-1])
+        return next((name for name in LAST_FIRST if name in self.results), list(self.results)[-1])
 
     @property
     def budget_kind(self) -> str | None:

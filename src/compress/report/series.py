@@ -1,6 +1,5 @@
 """Runs as series of a figure: what to call them, one colour each, and means over their seeds."""
 
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,11 +79,6 @@ def budget_order(name: str) -> tuple[str, float]:
     """Sorts names of budgets by their kind, then by their value."""
     kind, _, value = name.partition("=")
     return kind, float(value or 0)
-
-
-def mean(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; 0 of a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def legend_beside(figure: Any, axis: Any, handles: Sequence[Any] | None = None) -> None:

