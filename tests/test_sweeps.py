@@ -143,12 +143,17 @@ def test_what_is_forced_is_computed_once_for_all_jobs(calm: Path, tmp_path: Path
     [
         (("model=glob(resnet2*)", "percent=1.7,0.2"), "percent=1.7: must be in [0, 1)"),
         (("seed=range(3,3)",), "this sweep has no job"),
+        (("seed=0,1", "hydra.sweep.subdir='${now:%S}'"), "must be known before it runs"),
+        (("seed=0,1", "hydra.sweep.subdir='${oc.env:NOT_SET_HERE}'"), "'NOT_SET_HERE' not found"),
     ],
 )
-def test_no_way_to_write_a_sweep_gets_past_the_check(sweep: tuple[str, ...], told: str, command: Command) -> None:
+def test_no_way_to_write_a_sweep_gets_past_the_check(
+    sweep: tuple[str, ...], told: str, command: Command, tmp_path: Path
+) -> None:
     bad = command("-m", *sweep, *SMALL)
     assert bad.returncode == 2
     assert told in bad.stderr
+    assert list(tmp_path.iterdir()) == []
     assert "Warning" not in bad.stderr
     assert bad.stdout == ""
 
