@@ -24,12 +24,14 @@ def test_cosine_goes_from_peak_to_zero_through_half() -> None:
 
 def test_warm_up_is_linear_and_hold_keeps_the_peak() -> None:
     recipe = make_recipe(epochs=20, lr=0.1, warmup_epochs=2.0, hold_epochs=3)
-    assert [learning_rate(recipe, at) for at in (0, 1, 2, 4.9)] == pytest.approx([0, 0.05, 0.1, 0.1])
-    assert learning_rate(recipe, 12.5) == pytest.approx(0.05)
+    assert [learning_rate(recipe, at) for at in (0, 1, 2, 2.9)] == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert learning_rate(recipe, 11.5) == pytest.approx(0.05)
 
 
-def test_hold_then_step_drops_where_the_recipe_says() -> None:
-    recipe = make_recipe(epochs=240, lr=0.05, schedule="step", hold_epochs=120, step_epochs=30)
+@pytest.mark.parametrize("warmup", [0.0, 1.0, 5.0])
+def test_hold_then_step_drops_where_the_recipe_says(warmup: float) -> None:
+    steps = {"schedule": "step", "hold_epochs": 120, "step_epochs": 30}
+    recipe = make_recipe(epochs=240, lr=0.05, warmup_epochs=warmup, **steps)
     rates = [learning_rate(recipe, at) for at in (149.9, 150, 179.9, 180, 210)]
     assert rates == pytest.approx([0.05, 0.005, 0.005, 0.0005, 0.00005])
 

@@ -95,7 +95,7 @@ class Recipe:
     nesterov: bool
     weight_decay: NonNegative
     schedule: Literal["cosine", "step", "constant"]
-    hold_epochs: Natural  # at the peak rate before `schedule` begins
+    hold_epochs: Natural  # before `schedule` begins, warm-up among them
     step_epochs: Count  # of schedule=step: epochs between two drops
     step_factor: Annotated[float, Bound(gt=0, lt=1)]  # of schedule=step: what a drop multiplies the rate by
     warmup_epochs: NonNegative  # linear from 0

@@ -25,7 +25,7 @@ from compress.measure.latency import measure_latency
 from compress.measure.macs import count_macs
 from compress.measure.sparsity import nonzero_macs, zipped_bytes
 from compress.models.layers import initialise_convolutions
-from compress.models.masks import MASK, masked_layers, set_masks
+from compress.models.masks import masked_layers, masks_of, set_masks
 from compress.models.onnx import export_onnx
 from compress.models.spec import OURS, ModelSpec, load_strictly, read_checkpoint
 from compress.paths import MODEL, ONNX, RESULT
@@ -186,12 +186,29 @@ def _train(
     job = state.job
     loss = _loss(state, recipe, stage)
     history = train(
-        model, job.data, recipe, loss, stage=stage, seed=job.seed, device=job.device, work=work, hooks=hooks
+        model,
+        job.data,
+        recipe,
+        loss,
+        stage=stage,
+        seed=job.seed,
+        device=job.device,
+        work=work,
+        hooks=hooks,
+        recipe_key=_recipe_key(job, stage),
     )
     best = copy.deepcopy(model)
     best.load_state_dict(history.pop("best_weights"))
     save_network(work.folder / "best.safetensors", best, job.model, plan)
     return history
+
+
+def _recipe_key(job: Job, stage: str) -> str:
+    """Where the recipe that a stage trains by stands in the config."""
+    if stage == "sparsify":
+        of_method = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
+        return f"method.{of_method[0]}" if of_method else "method"
+    return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
 def _loss(state: RunState, recipe: Recipe, stage: str) -> Loss:
@@ -368,7 +385,7 @@ def finetune(state: RunState, work: Work) -> JSON:
         recipe = scratch_recipe(job, count_macs(model, job.data.shape))
         model = fresh_like(state, model, plan)
         log.info("finetune: from scratch, %d epochs of the recipe of pretrain", recipe.epochs)
-    masks = {name: layer.get_buffer(MASK).clone() for name, layer in masked_layers(model).items()}
+    masks = {name: mask.clone() for name, mask in masks_of(model).items()}
     result = _train(state, model, recipe, "finetune", work, plan)
     for name, mask in masks.items():
         weight = model.get_parameter(f"{name}.weight")
@@ -386,7 +403,7 @@ def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:
         new = cut(new, channel_graph(new, state.job.data.shape), plan)
     if state.job.model.target.startswith(OURS):
         initialise_convolutions(new)  # by the widths they have now; other networks keep what they drew at full width
-    set_masks(new, {name: layer.get_buffer(MASK) for name, layer in masked_layers(model).items()})
+    set_masks(new, masks_of(model))
     return new
 
 
@@ -544,10 +561,10 @@ def _always(job: Job) -> bool:
 
 STAGES = {
     # dense network to its baseline accuracy
-    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 2, _pretrain_trains),
+    "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 3, _pretrain_trains),
     "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 3, _sparsify_trains),  # learn what can go
     "prune": Stage(prune, _prune_settings, "plan", 3),  # decide, to the budget, and cut
-    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 2, _always),  # recover
+    "finetune": Stage(finetune, _finetune_settings, "finetuned network", 3, _always),  # recover
     "eval": Stage(evaluate, _evaluate_settings, "measurement", 4),  # accuracy, MACs, params, size, latency
 }
 

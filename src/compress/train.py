@@ -56,18 +56,19 @@ NO_HOOKS = Hooks()
 def learning_rate(recipe: Recipe, epoch: float) -> float:
     """The rate at a point of the training, in epochs from its start; steps fall on whole epochs.
 
-    Warm-up rises linearly to `lr`, `hold_epochs` more stay there, then the schedule runs to the end: cosine to 0
-    (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts), or steps: a drop every
-    `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at 150, 180, 210.
+    Warm-up rises linearly to `lr`, which stays until `hold_epochs` are over (warm-up is part of them); then the
+    schedule runs to the end: cosine to 0 (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without
+    restarts), or steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at
+    150, 180, 210, whatever the warm-up.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs
-    start = recipe.warmup_epochs + recipe.hold_epochs
-    if epoch < start or recipe.schedule == "constant":
+    if epoch < recipe.hold_epochs or recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
-        drops = (epoch - start) // recipe.step_epochs
+        drops = (epoch - recipe.hold_epochs) // recipe.step_epochs
         return recipe.lr * float(recipe.step_factor**drops)
+    start = max(recipe.warmup_epochs, recipe.hold_epochs)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / max(recipe.epochs - start, 1e-9), 1)))
 
 
@@ -93,8 +94,11 @@ def train(
     device: torch.device,
     work: Work,
     hooks: Hooks = NO_HOOKS,
+    recipe_key: str = "",
 ) -> JSON:
     """Train `model` in place to its last epoch; returns what there is to report.
+
+    `recipe_key` is where the recipe stands in the config, if not under the name of the stage.
 
     The best weights by held-out top-1 come beside the last ones (`best_weights`), never instead of them.
 
@@ -136,6 +140,13 @@ def train(
             mean_loss, train_top1 = _epoch(
                 model, trained, data, recipe, loss, optimizer, hooks, stage, epoch, seed, device
             )
+            rate = optimizer.param_groups[0]["lr"]
+            if not math.isfinite(mean_loss):
+                key = recipe_key or stage
+                raise InputError(
+                    f"{stage}: the loss became {mean_loss} in epoch {epoch} at learning rate {rate:.3g}; "
+                    f"try {key}.lr={recipe.lr / 10:g}, {key}.warmup_epochs=5 or {key}.clip_norm=1"
+                )
             shares.agree_on_buffers(model)
             top1 = _held_out_top1(model, data, device)
             if top1 > best:
@@ -143,7 +154,6 @@ def train(
             ended = epoch
             if not is_main:
                 continue
-            rate = optimizer.param_groups[0]["lr"]
             work.row(
                 stage=stage,
                 epoch=epoch,
@@ -246,11 +256,4 @@ def _epoch(
             sums[1] += (logits.detach().argmax(1) == labels).sum()
             sums[2] += own
     total, right_ones, seen = distributed.summed(sums).tolist()
-    mean = total / seen
-    if not math.isfinite(mean):
-        rate = optimizer.param_groups[0]["lr"]
-        raise InputError(
-            f"{stage}: the loss became {mean} in epoch {epoch} at learning rate {rate:.3g}; "
-            f"try {stage}.lr={recipe.lr / 10:g}, {stage}.warmup_epochs=5 or {stage}.clip_norm=1"
-        )
-    return mean, 100 * right_ones / seen
+    return total / seen, 100 * right_ones / seen

@@ -58,6 +58,14 @@ def masked_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in model.named_modules() if is_masked(layer)}
 
 
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """The masks by the names of their layers; `set_masks(averaged, masks_of(model))` gives them to an average of it.
+
+    An average that takes buffers too would mix the masks of all steps (and torch's default one cannot average bool).
+    """
+    return {name: layer.get_buffer(MASK) for name, layer in masked_layers(model).items()}
+
+
 @torch.no_grad()
 def apply_masks(model: nn.Module) -> None:
     """Zero the masked weights, in place; for after every optimizer step and every update of averaged weights."""

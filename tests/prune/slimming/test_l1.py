@@ -56,6 +56,9 @@ def test_one_step_without_a_gradient_of_the_data() -> None:
         parameter.grad = torch.zeros_like(parameter)
     add_l1(model, 0.01, linear=False)
     assert model[0].weight.grad.tolist() == pytest.approx([0.01, -0.01, 0.0, 0.01])
+    frozen = norm_of_four().requires_grad_(False)
+    add_l1(frozen, 0.01, linear=False)
+    assert frozen[0].weight.grad is None
     assert model[0].weight.grad[2] == 0
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert model[0].weight.tolist() == pytest.approx(STEP) == [0.499, -0.499, 0, 1.999]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.files import JSON
-from compress.models.masks import MASK, masked_layers
+from compress.models.masks import MASK, masked_layers, masks_of
 from compress.settings import InputError
 
 Pool = Literal["conv", "fc"]
@@ -85,7 +85,7 @@ def weight_masks(
     found = pools(model, objects)
     if not any(found.values()):
         raise InputError(f"objects=[{', '.join(objects)}]: the network has no such layers to prune")
-    old = {name: layer.get_buffer(MASK) for name, layer in masked_layers(model).items()}
+    old = masks_of(model)
     masked = Masked({}, {}, {}, {}, [])
     for pool, weights in found.items():
         if not weights:
@@ -180,7 +180,7 @@ def random_masks(model: nn.Module, masks: Mapping[str, Tensor], seed: int) -> di
     within those that keep more.
     """
     random = torch.Generator().manual_seed(seed)
-    old = {name: layer.get_buffer(MASK).cpu() for name, layer in masked_layers(model).items()}
+    old = {name: mask.cpu() for name, mask in masks_of(model).items()}
     drawn = {}
     for name, mask in masks.items():
         order = torch.randperm(mask.numel(), generator=random)

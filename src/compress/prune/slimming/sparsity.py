@@ -20,13 +20,13 @@ BINS = 50
 
 
 def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[str] = ()) -> None:
-    """Add `strength * sign(gamma)` to the gradient of every scale of a norm that is not spared; sign(0) is 0."""
+    """Add `strength * sign(gamma)` to the gradient of every scale that is neither spared nor frozen; sign(0) is 0."""
     with torch.no_grad():
         for name, module in norms_of(model, linear).items():
-            if name in spared:
-                continue
             gamma = module.weight
             assert isinstance(gamma, Tensor)
+            if name in spared or not gamma.requires_grad:
+                continue
             step = strength * gamma.sign()
             gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
 
