@@ -16,8 +16,9 @@ from conftest import Command, compose_config, run_command, zoo
 
 import compress
 from compress.build import build
+from compress.compose import foreign_run
 from compress.files import read_json, read_rows
-from compress.pipeline import stage_keys
+from compress.pipeline import finished_summary, stage_keys
 
 QUICK = ("experiment=quick", "device=cpu")
 
@@ -31,7 +32,8 @@ def run_folder(output: str, base: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One quick run; its working folder and what it printed."""
     base = tmp_path_factory.mktemp("run")
-    done = run_command(base, "method=camc", "preserve_ratio=0.5", *QUICK)
+    command = [sys.executable, "-m", "compress", "method=camc", "preserve_ratio=0.5", *QUICK]  # in no fork
+    done = subprocess.run(command, cwd=base, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return base, done.stdout
@@ -134,6 +136,21 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
     assert other.returncode == 2
     assert other.stderr.startswith("compress: hydra.run.dir=mine: holds a run of another config (seed: 0 -> 1)")
     assert (tmp_path / "mine" / ".hydra" / "config.yaml").read_text() == before
+    config = compose_config(*fixed[1:])
+    assert foreign_run(tmp_path / "mine", config, devices=1) == []
+    (told,) = foreign_run(tmp_path / "mine", config, devices=2)
+    assert "(trained on 1 devices, not on 2)" in told
+
+    summary = read_json(tmp_path / "mine" / "summary.json")
+    job, digest = build(config), summary["config_hash"]
+    assert finished_summary(tmp_path / "mine", job, digest) == summary
+    for damage in ({"stages": None}, {"stages": {"pretrain": None}}, {"status": None}, {"results": [1]}, {}):
+        broken = {**summary, **damage} if damage else {"config_hash": digest}
+        (tmp_path / "mine" / "summary.json").write_text(json.dumps(broken))
+        assert finished_summary(tmp_path / "mine", job, digest) is None
+    (tmp_path / "mine" / "summary.json").write_text(json.dumps({**summary, "config": [1]}))
+    (told,) = foreign_run(tmp_path / "mine", config)
+    assert "holds a damaged summary.json" in told
 
 
 def test_bad_input_is_told_in_lines_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
@@ -207,6 +224,9 @@ def test_a_folder_that_cannot_be_made_is_told(command: Command, tmp_path: Path) 
     bad = command("outputs=file", *QUICK)
     assert bad.returncode == 2
     assert bad.stderr.startswith("compress: outputs: cannot make the folder file")
+    sweep = command("-m", "seed=0,1", "hydra.sweep.dir=file", *QUICK)
+    assert (sweep.returncode, len(sweep.stderr.splitlines())) == (2, 1)
+    assert sweep.stderr.startswith("compress: hydra.sweep.dir: cannot make the folder file")
 
 
 def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Command, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sweeps: stages shared, jobs left to others or taken over from the dead, failures told, folders named."""
 
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from conftest import Command, run_command
 
 from compress.files import read_json
+from compress.sweeps import SweepJob
 
 SMALL = (
     "device=cpu", "threads=1", "model.depth=8", "model.width=4", "pretrain.epochs=2", "finetune.epochs=1",
@@ -169,6 +171,17 @@ def test_a_failed_job_is_named_and_stops_no_other(command: Command, tmp_path: Pa
         [f"  pretrain.lr=1e+20 seed={seed}", "failed", "pretrain"] for seed in (0, 1)
     ]
     assert len(failing.stderr.splitlines()) == 2
+
+
+def test_what_failed_since_a_command_began_is_left_to_the_next(tmp_path: Path) -> None:
+    job = SweepJob(tmp_path, {}, "hash")
+    began = time.time() - 1
+    assert not job.has_failed(since=began)
+    for status in ("failed", "interrupted", "done"):
+        (tmp_path / "summary.json").write_text(json.dumps({"status": status, "config_hash": "hash"}))
+        assert job.has_failed(since=began) == (status == "failed")
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "failed", "config_hash": "hash"}))
+    assert not job.has_failed(since=time.time() + 1)
 
 
 def test_a_bug_in_one_job_is_no_end_of_the_sweep(tmp_path: Path) -> None:

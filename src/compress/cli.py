@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,16 @@ class CheckBeforeStart(Callback):
                 _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
             else:
                 _refuse(several_folders(config))
-                _refuse(problems_of(mine) + foreign_run(folder, mine) or unwritable(folder, Path(mine["outputs"])))
+                _refuse(
+                    problems_of(mine) + foreign_run(folder, mine)
+                    or unwritable({"outputs": Path(mine["outputs"]), "hydra.run.dir": folder})
+                )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _no_warning():
             jobs, problems = look_at_sweep(config, problems_of)
-            _refuse(problems or unwritable(Path(config.outputs)))
+            folders = {"outputs": Path(config.outputs), "hydra.sweep.dir": Path(config.hydra.sweep.dir)}
+            _refuse(problems or unwritable(folders))
             _sweep[:] = jobs
             if "${now" in _written(config.hydra.sweep):
                 sys.argv.append(f"hydra.sweep.dir='{config.hydra.sweep.dir}'")  # the same if it is launched again
@@ -96,6 +100,7 @@ def _no_warning() -> Iterator[None]:
 
 _sweep: list[SweepJob] = []  # that this process has launched
 _failed: list[str] = []  # folders of runs that ended in what one line tells, for the exit code
+_bugs: list[str] = []  # of jobs that ended in a traceback
 
 
 def _refuse(problems: list[str]) -> None:
@@ -122,13 +127,13 @@ def several_folders(config: DictConfig) -> list[str]:
     ]
 
 
-def unwritable(*folders: Path) -> list[str]:
-    """Make the folders that a run needs, or say why that cannot be."""
-    for folder in folders:
+def unwritable(folders: Mapping[str, Path]) -> list[str]:
+    """Make the folders that a run needs, by the keys that name them, or say why that cannot be."""
+    for key, folder in folders.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            return [f"outputs: cannot make the folder {folder} ({error.strerror}); give outputs=<folder>"]
+            return [f"{key}: cannot make the folder {folder} ({error.strerror}); give {key}=<folder>"]
     return []
 
 
@@ -171,7 +176,7 @@ def task(config: DictConfig) -> None:
             if is_mine:
                 _run(plain(config), folder, in_sweep)
             else:
-                log.info("%s", busy)
+                print(busy, flush=True)  # the log in that folder is the other's
     except Exception as error:
         if is_users(error):
             for problem in _lines(error):
@@ -179,6 +184,7 @@ def task(config: DictConfig) -> None:
             _failed.append(str(folder))
         elif in_sweep:
             log.exception("compress: %s: a bug ended this job", folder)
+            _bugs.append(str(folder))
         else:
             raise
 
@@ -208,8 +214,12 @@ def _run(config: JSON, folder: Path, in_sweep: bool) -> None:
     _tell(foreign_run(folder, config))
     job = build(config)
     with lead(job, config, folder, digest) as crew:
-        done = finished_summary(folder, job, digest)
+        _tell(foreign_run(folder, config, job.devices))
         began = float(os.environ.get(BEGAN, time.time()))
+        if in_sweep and SweepJob(folder, {}, digest).has_failed(since=began):
+            log.info("%s: has failed since this command began; the next one tries it again", folder)
+            return
+        done = finished_summary(folder, job, digest)
         if done is not None and not (config["force"] and (folder / SUMMARY).stat().st_mtime < began):
             told = "" if in_sweep else f"\n{show(done, folder)}"  # a sweep ends in a table of its own
             log.info("%s is a finished run of this config: nothing to do%s", folder, told)
@@ -287,13 +297,14 @@ def _end_sweep() -> None:
     print(f"\n{closing(_sweep)}", flush=True)
     mine = {Path(folder) for folder in _failed}  # of a full disk not even the summary may tell
     left = [job for job in _sweep if job.folder.absolute() not in mine]
-    if code := exit_code(left) or (BAD_INPUT if _failed else 0):
+    if code := 1 if _bugs else exit_code(left) or (BAD_INPUT if _failed else 0):
         raise SystemExit(code)
 
 
 def _launch() -> None:
     """Let Hydra compose the command line and run it; a launcher that breaks down leaves jobs undone."""
     _failed.clear()
+    _bugs.clear()
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except RuntimeError as error:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,12 @@ def job_name(*, _root_: DictConfig) -> str:
     """What a job is called by: its overrides, those that say most first, since a long name is cut short."""
     excluded = _root_.hydra.job.config.override_dirname.exclude_keys
     asked = {text.partition("=")[0]: text for text in _root_.hydra.overrides.task}
+    return slug(",".join(asked[key] for key in _telling_first(asked.keys() - set(excluded))))
+
+
+def _telling_first(keys: Iterable[str]) -> list[str]:
     order = {key: at for at, key in enumerate(TELLING)}
-    keys = sorted(asked.keys() - set(excluded), key=lambda key: (order.get(key, len(order)), key))
-    return slug(",".join(asked[key] for key in keys))
+    return sorted(keys, key=lambda key: (order.get(key, len(order)), key))
 
 
 def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
@@ -119,18 +122,20 @@ def register_resolvers() -> None:
     register("pick", pick, replace=True)
 
 
-def foreign_run(folder: Path, config: JSON) -> list[str]:
-    """Refuse to write over a run of another config."""
+def foreign_run(folder: Path, config: JSON, devices: int | None = None) -> list[str]:
+    """Refuse to write over a run of another config, or over a finished one of another number of devices, if known."""
     if not (folder / SUMMARY).is_file():
         return []
     try:
         before = read_json(folder / SUMMARY)
         same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return [f"hydra.run.dir={folder}: holds a damaged {SUMMARY}; choose another folder or remove it"]
     new = _flat(config)
     differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     what = "; ".join(differ[:4])
+    if same and devices is not None and before.get("status") == "done" and before.get("devices", 1) != devices:
+        same, what = False, f"trained on {before.get('devices', 1)} devices, not on {devices}"
     return [] if same else [f"hydra.run.dir={folder}: holds a run of another config ({what}); choose another folder"]
 
 
@@ -194,7 +199,8 @@ def look_at_sweep(config: DictConfig, check: Callable[[JSON], list[str]]) -> tup
 def _changed(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """The overrides in which each job differs from others."""
     written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
-    differing = [key for key in written[0] if len({job.get(key) for job in written}) > 1] or list(written[0])[:1]
+    differing = [key for key in written[0] if len({job.get(key) for job in written}) > 1]
+    differing = differing or _telling_first(written[0])[:1]
     return [{key: asked.get(key, "") for key in differing} for asked in written]
 
 

@@ -291,10 +291,13 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
     if not path.is_file():
         return None
     summary: JSON = read_json(path)
-    done = summary["status"] == "done" and summary["config_hash"] == config_hash and (folder / MODEL).is_file()
-    if not done or any(summary["stages"][name]["key"] != key for name, key in stage_keys(job).items()):
+    try:
+        done = summary["status"] == "done" and summary["config_hash"] == config_hash and (folder / MODEL).is_file()
+        same = done and all(summary["stages"][name]["key"] == key for name, key in stage_keys(job).items())
+        show(summary, folder)
+    except (KeyError, TypeError, AttributeError):  # of an older version, or damaged: its stages are still there
         return None
-    return summary
+    return summary if same else None
 
 
 def _reused(summary: JSON) -> JSON:

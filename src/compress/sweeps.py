@@ -35,6 +35,10 @@ class SweepJob:
     def is_done(self) -> bool:
         return self.summary().get("status") == "done"
 
+    def has_failed(self, since: float) -> bool:
+        """`since` in seconds since the epoch."""
+        return self.summary().get("status") == "failed" and (self.folder / SUMMARY).stat().st_mtime >= since
+
 
 def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
     """The jobs that neither ended nor failed, once those that other processes are at have been waited for.
