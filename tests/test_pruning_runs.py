@@ -81,8 +81,10 @@ def test_the_scales_are_watched_every_epoch(slimmed: tuple[Path, str]) -> None:
     base, _ = slimmed
     rows = [row for row in read_rows(base / "out") if row["stage"] == "sparsify"]
     assert [row["epoch"] for row in rows] == [1, 2]
+    own = read_json(base / "out" / "plan.json")["own"]
+    assert rows[-1]["cfg"]["0.5"] == own["cfg"]
     for row in rows:
-        assert sum(row["scales"]["counts"]) == read_json(base / "out" / "plan.json")["own"]["channels"]
+        assert sum(row["scales"]["counts"]) == sum(norm["total"] for norm in own["norms"].values())
         assert set(row["cfg"]) == {"0.3", "0.5", "0.7"}
     assert rows[1]["scale_median"] < rows[0]["scale_median"]
     board = EventAccumulator(str(base / "out" / "tb"))

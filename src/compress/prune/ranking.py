@@ -38,6 +38,17 @@ REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 TIED, FEW = 0.01, 4  # share of scores that equal the threshold, and how many, above which it is no rule
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a budget leaves, and how that came about."""
+
+    plan: Plan
+    options: Choices  # the widths that were allowed
+    thresholds: Mapping[str, float]  # of all scores, or of each group's
+    emptied: Sequence[str]  # groups of which the scores alone would have left nothing
+    warnings: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """How scores become widths; every value's meaning stands in conf/method/slimming.yaml."""
@@ -107,7 +118,38 @@ class Ranking:
         Raises:
             InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
         """
-        graph, cost, budget = problem.graph, problem.cost, problem.budget
+        graph = problem.graph
+        taken = self.taken(graph, problem.cost, problem.budget, scores)
+        widths = zip(graph, graph.widths(taken.plan), strict=True)
+        kept = sum(width for group, width in widths if group.name in scores)
+        largest = self.largest_percent(scores)
+        own: JSON = {
+            "thresholds": taken.thresholds,
+            "emptied": taken.emptied,
+            "largest_percent_without_empty": largest,
+            "kept_channels": kept,
+            "channels": sum(map(len, scores.values())),
+            "unscored": [group.name for group in graph if group.name not in scores],
+        }
+        refit = self._refit(problem)
+        return Decision(
+            taken.plan,
+            weights=refit(taken.plan) if refit is not None else {},
+            refit=refit,
+            own=own,
+            rounding_step=self._rounding_step(problem, taken.options, scores),
+            percent=1 - kept / own["channels"],
+            notes=[f"up to percent={largest:.4f} no layer is emptied"],
+            warnings=taken.warnings,
+            scores=scores,
+        )
+
+    def taken(self, graph: ChannelGraph, cost: CostModel, budget: Budget, scores: Scores) -> Taken:
+        """What these scores come to under the budget; the network itself is not asked.
+
+        Raises:
+            InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
+        """
         options = self._options(graph, set(scores))
         if budget.kind == "percent":
             widths, thresholds, emptied = self._to_percent(graph, scores, options, budget.value)
@@ -125,28 +167,7 @@ class Ranking:
             # blocks that can go one by one, but not all of them at once
             widths = [max(w, int(found[found > 0][0])) for w, found in zip(widths, options, strict=True)]
             plan = plan_of(graph, orders, widths)
-        kept = sum(width for group, width in zip(graph, widths, strict=True) if group.name in scores)
-        largest = self.largest_percent(scores)
-        own: JSON = {
-            "thresholds": thresholds,
-            "emptied": emptied,
-            "largest_percent_without_empty": largest,
-            "kept_channels": kept,
-            "channels": sum(map(len, scores.values())),
-            "unscored": [group.name for group in graph if group.name not in scores],
-        }
-        refit = self._refit(problem)
-        return Decision(
-            plan,
-            weights=refit(plan) if refit is not None else {},
-            refit=refit,
-            own=own,
-            rounding_step=self._rounding_step(problem, options, scores),
-            percent=1 - kept / own["channels"],
-            notes=[f"up to percent={largest:.4f} no layer is emptied"],
-            warnings=self._warnings(graph, budget, scores, widths, thresholds, emptied),
-            scores=scores,
-        )
+        return Taken(plan, options, thresholds, emptied, self._warnings(budget, scores, widths, thresholds, emptied))
 
     def _refit(self, problem: Problem) -> Callable[[Plan], Mapping[str, Tensor]] | None:
         """What gives the readers of a plan's channels new weights, by least squares on training images.
@@ -203,7 +224,6 @@ class Ranking:
 
     def _warnings(
         self,
-        graph: ChannelGraph,
         budget: Budget,
         scores: Scores,
         widths: Sequence[int],

@@ -156,9 +156,9 @@ def _scales(rows: Sequence[JSON], own: JSON) -> Any:
         label = f"after epoch {row['epoch']}"
         left.stairs(counts, edges, fill=row is rows[-1] or len(rows) == 1, color=colour, alpha=0.8, label=label)
     threshold = own.get("thresholds", {}).get("all")  # one of each layer has no place in a histogram of all
-    if threshold is not None:
+    if threshold is not None and not own.get("coupled"):  # scores of coupled channels are on another scale
         left.axvline(threshold, color="C3", label=f"threshold {threshold:.3g}")
-    left.set(xlabel="|gamma|", ylabel="channels", yscale="symlog", title="Scales of the batch norms")
+    left.set(xlabel="|gamma|", ylabel="scales", yscale="symlog", title="Scales of the batch norms")
     left.legend(fontsize=8)
     epochs = [row["epoch"] for row in rows]
     right.plot(epochs, [row["scale_median"] for row in rows], marker=".", label="median |gamma|")
