@@ -158,6 +158,8 @@ class Ranking:
             widths = self._to_macs(graph, cost, scores, options, target)
             gone = _largest_gone(graph, scores, widths)
             most = max(gone.values(), default=0.0)
+            if self.select == "threshold" and self.scope == "global":
+                check_ties(torch.cat(list(scores.values())), most, budget)
             thresholds = {"all": most} if self.scope == "global" else gone
             emptied = [n for n, score in scores.items() if self.scope == "global" and float(score.max()) < most]
         emptied += [g.name for g, w in zip(graph, widths, strict=True) if w == 0 and g.name not in emptied]
@@ -277,14 +279,22 @@ def kept_counts(pool: Scores, percent: float, select: Literal["threshold", "rank
     else:
         threshold = ordered.values[min(gone, len(scores) - 1)]  # the product may round up to N
         stays = scores > threshold
-        tied = int((scores == threshold).sum())
-        if tied > max(FEW, TIED * len(scores)) and threshold > 0:
-            raise InputError(
-                f"percent={percent:g}: {tied} of {len(scores)} scores equal the threshold {float(threshold):.4g}, so "
-                "it tells nothing apart (an untrained network?); train first, or use method.select=rank"
-            )
+        check_ties(scores, float(threshold), Budget("percent", percent))
     parts = stays.split([len(score) for score in pool.values()])
     return {name: int(part.sum()) for name, part in zip(pool, parts, strict=True)}, float(threshold)
+
+
+def check_ties(scores: Tensor, threshold: float, budget: Budget) -> None:
+    """
+    Raises:
+        InputError: too many scores equal the threshold, and are not zero.
+    """
+    tied = int((scores == threshold).sum())
+    if tied > max(FEW, TIED * len(scores)) and threshold > 0:
+        raise InputError(
+            f"{budget}: {tied} of {len(scores)} scores equal the threshold {threshold:.4g}, so it tells nothing "
+            "apart (an untrained network?); train first, or use method.select=rank"
+        )
 
 
 def largest_percent(pool: Scores, select: Literal["threshold", "rank"] = "threshold") -> float:

@@ -152,13 +152,17 @@ def _diagnosis(decision: Decision) -> list[str]:
     for name, threshold in decision.own["thresholds"].items():
         pool = torch.cat([score for group, score in decision.scores.items() if name in ("all", group)])
         kept = pool[pool > threshold]
+        where = "" if name == "all" else f" of {name}"
+        if threshold > 0 and not len(kept):
+            return [
+                f"no scale{where} is above the threshold {threshold:.3g}, not even one of those that stay; expect a "
+                "collapse before fine-tuning"
+            ]
         median = float(kept.median()) if len(kept) else 0.0
         if threshold > SPARSE * median:
-            where = "" if name == "all" else f" of {name}"
-            share = threshold / median if median else 1.0
             return [
-                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {share:.2f} of the median of "
-                f"those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
+                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {threshold / median:.2f} of the "
+                f"median of those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
                 "or a longer method.training makes them sparser"
             ]
     return []
