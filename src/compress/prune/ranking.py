@@ -142,6 +142,7 @@ class Ranking:
             notes=[f"up to percent={largest:.4f} no layer is emptied"],
             warnings=taken.warnings,
             scores=scores,
+            choices=taken.options,
         )
 
     def taken(self, graph: ChannelGraph, cost: CostModel, budget: Budget, scores: Scores) -> Taken:
