@@ -173,7 +173,7 @@ def test_from_scratch_with_as_many_multiply_adds(tmp_path: Path) -> None:
             ("method=magnitude", "method.schedule=cubic", "method.steps=3", "control=random"),
             "leaves nothing to draw from",
         ),
-        (("method=slimming", "model=resnet20", "percent=0.99"), "percent=0.99: out of reach"),
+        (("method=slimming", "model=resnet20", "percent=0.99", "method.select=rank"), "percent=0.99: out of reach"),
         (("method=slimming", "control=random", "stages=[pretrain]"), "prune is not among the stages"),
     ],
 )

@@ -70,16 +70,18 @@ class Ranking:
     # -- before anything runs ----------------------------------------------------------------------------------
 
     def check_reach(self, graph: ChannelGraph, cost: CostModel, budget: Budget, scored: set[str]) -> None:
-        """Of the groups in `scored` channels can go.
+        """Of the groups in `scored` channels can go. How far a threshold reaches the scores say, and `on_empty`.
 
         Raises:
-            InputError: no group has scores, or the share of MACs is out of reach; names what can be reached.
+            InputError: no group has scores, or the budget is out of reach; names what can be reached.
         """
         if not scored:
             raise InputError(
                 f"method.coupled={self.coupled}: leaves no group of channels to choose from, as several layers make "
                 "each of them; use method.coupled=sum"
             )
+        if budget.kind == "percent" and self.select == "threshold":
+            return
         options = self._options(graph, scored)
         if budget.kind == "percent":
             total = sum(group.width for group in graph if group.name in scored)

@@ -213,7 +213,7 @@ def test_the_cfg_that_is_watched_is_the_one_that_would_be_cut(
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"on_empty": "error"}, [True, False]), ({"select": "rank"}, [True, False])],
+    [({}, [True, True]), ({"on_empty": "error"}, [True, False]), ({"select": "rank"}, [True, False])],
 )
 def test_a_percent_that_would_be_refused_has_no_cfg(
     changes: dict[str, Any], told: list[bool], digit_data: MemoryData, tmp_path: Path
