@@ -81,8 +81,10 @@ def test_the_scales_are_watched_every_epoch(slimmed: tuple[Path, str]) -> None:
     base, _ = slimmed
     rows = [row for row in read_rows(base / "out") if row["stage"] == "sparsify"]
     assert [row["epoch"] for row in rows] == [1, 2]
+    own = read_json(base / "out" / "plan.json")["own"]
+    assert rows[-1]["cfg"]["0.5"] == own["cfg"]
     for row in rows:
-        assert sum(row["scales"]["counts"]) == read_json(base / "out" / "plan.json")["own"]["channels"]
+        assert sum(row["scales"]["counts"]) == sum(norm["total"] for norm in own["norms"].values())
         assert set(row["cfg"]) == {"0.3", "0.5", "0.7"}
     assert rows[1]["scale_median"] < rows[0]["scale_median"]
     board = EventAccumulator(str(base / "out" / "tb"))
@@ -171,7 +173,7 @@ def test_from_scratch_with_as_many_multiply_adds(tmp_path: Path) -> None:
             ("method=magnitude", "method.schedule=cubic", "method.steps=3", "control=random"),
             "leaves nothing to draw from",
         ),
-        (("method=slimming", "model=resnet20", "percent=0.99"), "percent=0.99: out of reach"),
+        (("method=slimming", "model=resnet20", "percent=0.99", "method.select=rank"), "percent=0.99: out of reach"),
         (("method=slimming", "control=random", "stages=[pretrain]"), "prune is not among the stages"),
     ],
 )

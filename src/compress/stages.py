@@ -562,8 +562,8 @@ def _always(job: Job) -> bool:
 STAGES = {
     # dense network to its baseline accuracy
     "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 3, _pretrain_trains),
-    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 3, _sparsify_trains),  # learn what can go
-    "prune": Stage(prune, _prune_settings, "plan", 3),  # decide, to the budget, and cut
+    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 4, _sparsify_trains),  # learn what can go
+    "prune": Stage(prune, _prune_settings, "plan", 4),  # decide, to the budget, and cut
     "finetune": Stage(finetune, _finetune_settings, "finetuned network", 3, _always),  # recover
     "eval": Stage(evaluate, _evaluate_settings, "measurement", 4),  # accuracy, MACs, params, size, latency
 }

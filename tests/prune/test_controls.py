@@ -135,6 +135,18 @@ def test_uniform_has_the_macs_and_every_layer_alike(problem: Problem, budget: Bu
     assert controlled(asked, decision, UNIFORM).plan == control.plan
 
 
+@pytest.mark.parametrize("method", [replace(SLIMMING, select="rank"), FILTERS], ids=["slimming", "filters"])
+@pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
+def test_uniform_keeps_to_the_widths_that_the_method_has(problem: Problem, method: Any) -> None:
+    asked = replace(problem, budget=Budget("preserve_ratio", 0.5))
+    decision = replace(method, scope="global", round_to=8, min_channels=9).plan(asked, None)
+    control = controlled(asked, decision, UNIFORM)
+    widths = problem.graph.widths(control.plan)
+    assert set(widths) <= {16, 24, 32, 40, 48, 56, 64}
+    assert problem.cost.macs(control.plan) <= problem.cost.macs(decision.plan)
+    assert widths != [group.width for group in problem.graph]
+
+
 @pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
 def test_uniform_without_scores_takes_what_weights_say(problem: Problem) -> None:
     plan = Plan({"layer1.0.conv1": [0, 1], "layer2.0.conv1": range(10)})

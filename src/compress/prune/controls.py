@@ -83,10 +83,11 @@ def _removed(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]) -> f
 
 
 def _uniform(problem: Problem, decision: Decision) -> Plan:
-    """Every group narrowed alike, to the most MACs within those of the decision."""
+    """Every group narrowed alike, to the most MACs within those of the decision, by widths that it could have too."""
     graph, cost = problem.graph, problem.cost
     orders = channel_orders(problem.model, graph)
-    options = list(all_choices(graph, 1))
+    allowed = all_choices(graph, 1) if decision.choices is None else decision.choices
+    options = [widths[widths > 0] for widths in allowed]  # to drop a block is not to narrow alike
     if decision.scores is not None:  # groups that the method leaves whole stay whole
         orders |= {name: most_first(score) for name, score in decision.scores.items()}
         options = [w if g.name in decision.scores else w[-1:] for w, g in zip(options, graph, strict=True)]

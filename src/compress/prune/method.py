@@ -13,6 +13,7 @@ from compress.files import JSON
 from compress.prune.cost import CostModel
 from compress.prune.graph import ChannelGraph
 from compress.prune.plan import Plan
+from compress.prune.widths import Choices
 from compress.settings import Budget, BudgetKind, Recipe
 from compress.train import Hooks
 from compress.work import Work
@@ -56,6 +57,7 @@ class Decision:
     warnings: Sequence[str] = ()  # and what to worry about
     refit: Callable[[Plan], Mapping[str, Tensor]] | None = None  # weights for any plan, for a control to use too
     scores: Mapping[str, Tensor] | None = None  # of channels, by group: what a control of the same MACs keeps by
+    choices: Choices | None = None  # allowed widths of every group, for that control too; None: any
 
 
 class Method(Protocol):

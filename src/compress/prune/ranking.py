@@ -38,6 +38,17 @@ REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 TIED, FEW = 0.01, 4  # share of scores that equal the threshold, and how many, above which it is no rule
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a budget leaves, and how that came about."""
+
+    plan: Plan
+    options: Choices  # the widths that were allowed
+    thresholds: Mapping[str, float]  # of all scores, or of each group's
+    emptied: Sequence[str]  # groups of which the scores alone would have left nothing
+    warnings: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """How scores become widths; every value's meaning stands in conf/method/slimming.yaml."""
@@ -59,16 +70,18 @@ class Ranking:
     # -- before anything runs ----------------------------------------------------------------------------------
 
     def check_reach(self, graph: ChannelGraph, cost: CostModel, budget: Budget, scored: set[str]) -> None:
-        """Of the groups in `scored` channels can go.
+        """Of the groups in `scored` channels can go. How far a threshold reaches the scores say, and `on_empty`.
 
         Raises:
-            InputError: no group has scores, or the share of MACs is out of reach; names what can be reached.
+            InputError: no group has scores, or the budget is out of reach; names what can be reached.
         """
         if not scored:
             raise InputError(
                 f"method.coupled={self.coupled}: leaves no group of channels to choose from, as several layers make "
                 "each of them; use method.coupled=sum"
             )
+        if budget.kind == "percent" and self.select == "threshold":
+            return
         options = self._options(graph, scored)
         if budget.kind == "percent":
             total = sum(group.width for group in graph if group.name in scored)
@@ -107,7 +120,39 @@ class Ranking:
         Raises:
             InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
         """
-        graph, cost, budget = problem.graph, problem.cost, problem.budget
+        graph = problem.graph
+        taken = self.taken(graph, problem.cost, problem.budget, scores)
+        widths = zip(graph, graph.widths(taken.plan), strict=True)
+        kept = sum(width for group, width in widths if group.name in scores)
+        largest = self.largest_percent(scores)
+        own: JSON = {
+            "thresholds": taken.thresholds,
+            "emptied": taken.emptied,
+            "largest_percent_without_empty": largest,
+            "kept_channels": kept,
+            "channels": sum(map(len, scores.values())),
+            "unscored": [group.name for group in graph if group.name not in scores],
+        }
+        refit = self._refit(problem)
+        return Decision(
+            taken.plan,
+            weights=refit(taken.plan) if refit is not None else {},
+            refit=refit,
+            own=own,
+            rounding_step=self._rounding_step(problem, taken.options, scores),
+            percent=1 - kept / own["channels"],
+            notes=[f"up to percent={largest:.4f} no layer is emptied"],
+            warnings=taken.warnings,
+            scores=scores,
+            choices=taken.options,
+        )
+
+    def taken(self, graph: ChannelGraph, cost: CostModel, budget: Budget, scores: Scores) -> Taken:
+        """What these scores come to under the budget; the network itself is not asked.
+
+        Raises:
+            InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
+        """
         options = self._options(graph, set(scores))
         if budget.kind == "percent":
             widths, thresholds, emptied = self._to_percent(graph, scores, options, budget.value)
@@ -116,6 +161,8 @@ class Ranking:
             widths = self._to_macs(graph, cost, scores, options, target)
             gone = _largest_gone(graph, scores, widths)
             most = max(gone.values(), default=0.0)
+            if self.select == "threshold" and self.scope == "global":
+                check_ties(torch.cat(list(scores.values())), most, budget)
             thresholds = {"all": most} if self.scope == "global" else gone
             emptied = [n for n, score in scores.items() if self.scope == "global" and float(score.max()) < most]
         emptied += [g.name for g, w in zip(graph, widths, strict=True) if w == 0 and g.name not in emptied]
@@ -125,28 +172,7 @@ class Ranking:
             # blocks that can go one by one, but not all of them at once
             widths = [max(w, int(found[found > 0][0])) for w, found in zip(widths, options, strict=True)]
             plan = plan_of(graph, orders, widths)
-        kept = sum(width for group, width in zip(graph, widths, strict=True) if group.name in scores)
-        largest = self.largest_percent(scores)
-        own: JSON = {
-            "thresholds": thresholds,
-            "emptied": emptied,
-            "largest_percent_without_empty": largest,
-            "kept_channels": kept,
-            "channels": sum(map(len, scores.values())),
-            "unscored": [group.name for group in graph if group.name not in scores],
-        }
-        refit = self._refit(problem)
-        return Decision(
-            plan,
-            weights=refit(plan) if refit is not None else {},
-            refit=refit,
-            own=own,
-            rounding_step=self._rounding_step(problem, options, scores),
-            percent=1 - kept / own["channels"],
-            notes=[f"up to percent={largest:.4f} no layer is emptied"],
-            warnings=self._warnings(graph, budget, scores, widths, thresholds, emptied),
-            scores=scores,
-        )
+        return Taken(plan, options, thresholds, emptied, self._warnings(budget, scores, widths, thresholds, emptied))
 
     def _refit(self, problem: Problem) -> Callable[[Plan], Mapping[str, Tensor]] | None:
         """What gives the readers of a plan's channels new weights, by least squares on training images.
@@ -203,7 +229,6 @@ class Ranking:
 
     def _warnings(
         self,
-        graph: ChannelGraph,
         budget: Budget,
         scores: Scores,
         widths: Sequence[int],
@@ -257,14 +282,22 @@ def kept_counts(pool: Scores, percent: float, select: Literal["threshold", "rank
     else:
         threshold = ordered.values[min(gone, len(scores) - 1)]  # the product may round up to N
         stays = scores > threshold
-        tied = int((scores == threshold).sum())
-        if tied > max(FEW, TIED * len(scores)) and threshold > 0:
-            raise InputError(
-                f"percent={percent:g}: {tied} of {len(scores)} scores equal the threshold {float(threshold):.4g}, so "
-                "it tells nothing apart (an untrained network?); train first, or use method.select=rank"
-            )
+        check_ties(scores, float(threshold), Budget("percent", percent))
     parts = stays.split([len(score) for score in pool.values()])
     return {name: int(part.sum()) for name, part in zip(pool, parts, strict=True)}, float(threshold)
+
+
+def check_ties(scores: Tensor, threshold: float, budget: Budget) -> None:
+    """
+    Raises:
+        InputError: too many scores equal the threshold, and are not zero.
+    """
+    tied = int((scores == threshold).sum())
+    if tied > max(FEW, TIED * len(scores)) and threshold > 0:
+        raise InputError(
+            f"{budget}: {tied} of {len(scores)} scores equal the threshold {threshold:.4g}, so it tells nothing "
+            "apart (an untrained network?); train first, or use method.select=rank"
+        )
 
 
 def largest_percent(pool: Scores, select: Literal["threshold", "rank"] = "threshold") -> float:

@@ -65,6 +65,7 @@ def _training(rows: Sequence[JSON]) -> Any:
         start = epochs[-1]
     top.set(ylabel="training loss", yscale="log", title="Training")
     bottom.set(xlabel="epoch, all stages", ylabel="top-1 (%)")
+    _whole_epochs(bottom)
     top.legend(fontsize=7)
     bottom.legend(fontsize=7)
     return figure
@@ -117,7 +118,7 @@ def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
             own = policy[target]["strategy"][mine]
             axis.plot(places, own, "k_", label="the policy's own answer" if at == 0 else None)
         axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
-        name_layers(axis, names)
+        name_layers(axis, names, layers)
     first = parts[0][0]
     first.set_title("Best strategy of the search")
     first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -139,7 +140,7 @@ def _widths(layers: dict[str, JSON]) -> Any:
             axis.bar(at, layer["kept_width"], color=colour)
             axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
         axis.set_ylabel("channels")
-        name_layers(axis, [name for name, _ in mine])
+        name_layers(axis, [name for name, _ in mine], list(layers))
     parts[0][0].set_title("Width of every layer, before and after")
     if len(shown) <= 12:
         parts[0][0].legend(shown.values(), shown, fontsize=7, loc="best")
@@ -156,13 +157,14 @@ def _scales(rows: Sequence[JSON], own: JSON) -> Any:
         label = f"after epoch {row['epoch']}"
         left.stairs(counts, edges, fill=row is rows[-1] or len(rows) == 1, color=colour, alpha=0.8, label=label)
     threshold = own.get("thresholds", {}).get("all")  # one of each layer has no place in a histogram of all
-    if threshold is not None:
+    if threshold is not None and not own.get("coupled"):  # scores of coupled channels are on another scale
         left.axvline(threshold, color="C3", label=f"threshold {threshold:.3g}")
-    left.set(xlabel="|gamma|", ylabel="channels", yscale="symlog", title="Scales of the batch norms")
+    left.set(xlabel="|gamma|", ylabel="scales", yscale="symlog", title="Scales of the batch norms")
     left.legend(fontsize=8)
     epochs = [row["epoch"] for row in rows]
     right.plot(epochs, [row["scale_median"] for row in rows], marker=".", label="median |gamma|")
     right.set(xlabel="epoch", ylabel="median |gamma|", ylim=(0, None), title="On the way")
+    _whole_epochs(right)
     share = right.twinx()
     share.plot(epochs, [100 * row["scale_small_share"] for row in rows], marker=".", color="C1")
     share.set(ylabel="below a hundredth of it (%, orange)", ylim=(0, 100))
@@ -180,7 +182,7 @@ def _sparsity(layers: dict[str, JSON]) -> Any:
             share = f"{100 * (1 - layer['share_zero']):.0f}"
             axis.text(at, layer["total"], share, ha="center", va="bottom", fontsize=7)
         axis.set(ylabel="weights (share left, %)", yscale="log")
-        name_layers(axis, [name for name, _ in mine])
+        name_layers(axis, [name for name, _ in mine], list(layers))
     parts[0][0].set_title("Weights of every layer, before and after")
     parts[0][0].legend(fontsize=7, loc="best")
     return figure
@@ -194,11 +196,31 @@ def _kind(layer: JSON, coupled: list[str]) -> tuple[str, str]:
     return ("C0", "kept") if layer["groups"] else ("0.6", "kept whole")
 
 
-def name_layers(axis: Any, names: Sequence[str]) -> None:
-    axis.set_xticks(range(len(names)), [_tail(name) for name in names], rotation=90, fontsize=7)
+def name_layers(axis: Any, names: Sequence[str], among: Sequence[str] = ()) -> None:
+    """Names at the ticks, each short enough and unlike any other of the figure's (`among`)."""
+    labels = short_names(among or names)
+    axis.set_xticks(range(len(names)), [labels[name] for name in names], rotation=90, fontsize=7)
     axis.margins(x=0.01)
 
 
-def _tail(name: str, most: int = 24) -> str:
-    """The end of a layer's name, where names of deep networks differ."""
-    return name if len(name) <= most else "…" + name[-most:].partition(".")[2]
+def short_names(names: Sequence[str], most: int = 24) -> dict[str, str]:
+    """The end of every long name, in whole parts: as many as fit, or more where another name ends alike."""
+    parts = {name: name.split(".") for name in names}
+    ends = {name: [".".join(parts[name][-n:]) for n in range(1, len(parts[name]) + 1)] for name in names}
+    shared = Counter(end for several in ends.values() for end in several)
+
+    def label(name: str) -> str:
+        if len(name) <= most:
+            return name
+        alone = [end for end in ends[name] if shared[end] == 1] or [name]
+        fits = [end for end in alone if len(end) <= most]
+        end = fits[-1] if fits else alone[0]
+        return end if end == name else f"…{end}"
+
+    return {name: label(name) for name in names}
+
+
+def _whole_epochs(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

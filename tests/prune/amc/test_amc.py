@@ -119,6 +119,8 @@ def test_any_ratio_is_rolled_out_and_met(problem: Problem, learned: Path, ratio:
     assert got <= ratio
     assert ratio - got <= max(0.01 * ratio, decision.rounding_step)
     assert len(decision.own["widths"]) == len(problem.graph.groups)
+    assert decision.choices is not None
+    assert all(w in allowed for w, allowed in zip(decision.own["widths"], decision.choices, strict=True))
     assert len(decision.own["strategy"]) == len(decision.own["layers"]) == 10
     assert set(decision.own["candidates"]) == {
         "uniform", "best seen for 0.3", "best seen for 0.6", "policy's", "policy's noisy (no. 1)",
@@ -279,6 +281,7 @@ def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_
     decision = given.plan(replace(problem, budget=own), tmp_path)
     assert problem.graph.widths(decision.plan) == widths == decision.own["widths"]
     assert decision.own["source"] == "given"
+    assert decision.choices is None
     again = replace(AMC, strategy=[float(d) for d in decision.own["d_primes"]])
     assert again.plan(replace(problem, budget=own), tmp_path).plan == decision.plan
     (tmp_path / "list.json").write_text(json.dumps(decision.own["strategy"]))

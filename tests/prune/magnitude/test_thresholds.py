@@ -1,13 +1,18 @@
 """Thresholds and counts by the rule, masks that only shrink, and layers that would keep nothing."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from conftest import compose_config
 from torch import Tensor, nn
 
+from compress.build import make
 from compress.models.masks import apply_masks, set_masks
+from compress.prune.magnitude.magnitude import Magnitude
 from compress.prune.magnitude.thresholds import (
     Masked,
     pools,
@@ -16,7 +21,10 @@ from compress.prune.magnitude.thresholds import (
     uniform_masks,
     weight_masks,
 )
-from compress.settings import InputError
+from compress.prune.method import Decision
+from compress.settings import Budget, InputError
+
+MAGNITUDE: Magnitude = make(compose_config("method=magnitude")["method"])
 
 
 def masks_of(model: nn.Module, percent: float, **changes: Any) -> Masked:
@@ -28,6 +36,11 @@ def masks_of(model: nn.Module, percent: float, **changes: Any) -> Masked:
         "min_weights": 1,
     }
     return weight_masks(model, percent, **(settings | changes))
+
+
+def plan_of(model: nn.Module, percent: float, **changes: Any) -> Decision:
+    problem: Any = SimpleNamespace(model=model, budget=Budget("percent", percent))
+    return replace(MAGNITUDE, **changes).plan(problem, None)
 
 
 def net() -> nn.Sequential:
@@ -195,8 +208,34 @@ def test_an_empty_layer_keeps_its_largest() -> None:
     assert kept(masked.masks) == {"0": [False, True, False, False], "1": [False, True, True, True]}
     assert masked.refilled == ["0"]
     assert masked.thresholds == {"0": 1.0, "1": 1.0}
-    assert kept(masks_of(model, 0.5, min_weights=2).masks)["0"] == [False, True, False, True]
-    assert kept(masks_of(model, 0.5, min_weights=9).masks)["0"] == [True] * 4
+    masked = masks_of(model, 0.5, min_weights=2)
+    assert kept(masked.masks)["0"] == [False, True, False, True]
+    assert masked.refilled == ["0"]
+    masked = masks_of(model, 0.5, min_weights=9)
+    assert kept(masked.masks)["0"] == [True] * 4
+    assert masked.refilled == []  # lost nothing
+
+
+def test_a_layer_below_the_least_is_told_as_it_is() -> None:
+    model = linear([0.1, -0.3, 0.2, 0.3], [1, 2, 3, 4, 5, 6])
+    for least, told in (
+        (1, ["1 layers would lose all of their weights, 0 first; the 1 largest of each stay"]),
+        (2, ["1 layers would keep fewer than 2 weights, 0 first; the 2 largest of each stay"]),
+        (4, []),  # keeps all it has
+    ):
+        assert plan_of(model, 0.4, min_weights=least).warnings == told
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_standard_deviations_are_no_thresholds(scope: str) -> None:
+    """They have a name of their own, in the plan and so in tables."""
+    model = linear([0.1, -0.3, 0.2, 0.3], [1, 2, 3, 4, 5, 6])
+    parts = ["fc"] if scope == "global" else ["0", "1"]
+    masked = masks_of(model, 0.4, criterion="std", scope=scope)
+    own = plan_of(model, 0.4, criterion="std", scope=scope).own
+    assert own["thresholds"] == {f"{part} std": masked.levels[part] for part in parts}
+    assert own["layer_thresholds"] == masked.thresholds  # of |w|
+    assert list(plan_of(model, 0.4, scope=scope).own["thresholds"]) == parts
 
 
 def test_a_refilled_layer_takes_none_back() -> None:

@@ -137,6 +137,20 @@ def test_the_error_names_layer_threshold_score_and_what_is_possible(scope: Any) 
     )
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_more_than_can_go_is_for_on_empty_to_say(scope: Any) -> None:
+    """One of each of 8 layers stays, so at most 2744 of 2752 channels go."""
+    problem = replace(problem_of(with_scales(zoo("vgg11_bn"))), budget=Budget("percent", 0.9999))
+    keeping, strict = replace(SLIMMING, scope=scope), replace(STRICT, scope=scope)
+    assert keeping.check(problem) == strict.check(problem) == problem.budget
+    decision = keeping.plan(problem, None)
+    assert set(problem.graph.widths(decision.plan)) == {1}
+    assert decision.percent == pytest.approx(1 - 8 / 2752)
+    assert "groups would lose all of their channels" in decision.warnings[0]
+    with pytest.raises(InputError, match=r"^percent=0.9999: features.* would lose all of its channels \(threshold"):
+        strict.plan(problem, None)
+
+
 @pytest.mark.parametrize("budget", [Budget("preserve_ratio", 0.3), Budget("flops_limit", 40)])
 def test_error_holds_with_shares_of_macs_too(budget: Budget) -> None:
     problem = replace(problem_of(with_scales(zoo("vgg11_bn"), ["features.9"])), budget=budget)

@@ -1,6 +1,7 @@
 """The L1 term: one step by hand, in the training loop, and what a sparse training shows."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -18,7 +19,7 @@ from compress.files import JSON, read_rows
 from compress.models.resnet_cifar import resnet
 from compress.prune.groups import channel_graph
 from compress.prune.method import Problem
-from compress.prune.slimming.scales import norms_of, scales_of, scores, shared_norms
+from compress.prune.slimming.scales import norms_of, scales_of, shared_norms
 from compress.prune.slimming.slimming import Slimming
 from compress.prune.slimming.sparsity import BINS, add_l1, look
 from compress.settings import Budget, Recipe
@@ -168,15 +169,13 @@ def test_sparsify_trains_the_network_and_tells_how_sparse_it_is(digit_data: Memo
     assert (found["l1"], found["epochs"], found["made"]) == (0.1, 2, "sparse-trained network")
     rows = read_rows(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2]
-    own = scores(model, problem.graph, scales_of(model, problem.graph))
-    count = sum(len(score) for score in own.values())
     for row in rows:
         assert {"scale_median", "scale_small_share", "scales", "cfg", "held_out_top1"} <= set(row)
-        assert sum(row["scales"]["counts"]) == count
+        assert sum(row["scales"]["counts"]) == len(before)  # those of a residual stream too, each by itself
         assert len(row["scales"]["counts"]) == len(row["scales"]["edges"]) - 1 == BINS
         assert row["scales"]["edges"] == sorted(row["scales"]["edges"])
         assert list(row["cfg"]) == ["0", "0.3", "0.7"]
-        full = [len(norm.weight) for norm in norms_of(model).values()]  # type: ignore[arg-type]
+        full: list[int] = [len(norm.weight) for norm in norms_of(model).values()]  # type: ignore[arg-type]
         assert row["cfg"]["0"] == full
         for wide, narrow in pairwise(row["cfg"].values()):
             assert all(a >= b for a, b in zip(wide, narrow, strict=True))
@@ -185,7 +184,59 @@ def test_sparsify_trains_the_network_and_tells_how_sparse_it_is(digit_data: Memo
     assert {key: rows[-1][key] for key in ("scale_median", "scales", "cfg")} == {
         key: found[key] for key in ("scale_median", "scales", "cfg")
     }
-    assert found["scale_median"] == pytest.approx(float(torch.cat(list(own.values())).median()), abs=1e-6)
+    assert found["scale_median"] == pytest.approx(float(gammas(model).abs().median()), abs=1e-6)
+    assert found["watched_by"] == {
+        "coupled": "sum", "scope": "global", "select": "threshold", "on_empty": "keep_max", "min_channels": 1,
+        "round_to": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"coupled": "max"},
+        {"coupled": "keep", "scope": "layer"},
+        {"select": "rank", "round_to": 4},
+        {"select": "rank", "scope": "layer", "min_channels": 3},
+        {"on_empty": "drop_block"},
+    ],
+)
+def test_the_cfg_that_is_watched_is_the_one_that_would_be_cut(
+    changes: dict[str, Any], digit_data: MemoryData, tmp_path: Path
+) -> None:
+    problem, work = problem_of(scattered(fresh(), ["layer2.0.bn1"]), digit_data, tmp_path)
+    method = settings(training=make_recipe(epochs=0), **changes)
+    cfgs = method.sparsify(problem, work)["cfg"]
+    assert len({str(cfg) for cfg in cfgs.values()}) == 3
+    for percent, cfg in cfgs.items():
+        asked = replace(problem, budget=Budget("percent", float(percent)))
+        assert cfg == method.plan(asked, None).own["cfg"], percent
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({}, [True, True]), ({"on_empty": "error"}, [True, False]), ({"select": "rank"}, [True, False])],
+)
+def test_a_percent_that_would_be_refused_has_no_cfg(
+    changes: dict[str, Any], told: list[bool], digit_data: MemoryData, tmp_path: Path
+) -> None:
+    problem, work = problem_of(scattered(fresh()), digit_data, tmp_path)
+    method = settings(training=make_recipe(epochs=0), watch=[0.1, 0.99], **changes)
+    assert [cfg is not None for cfg in method.sparsify(problem, work)["cfg"].values()] == told
+    untrained, work = problem_of(fresh(), digit_data, tmp_path)
+    cfgs = method.sparsify(untrained, work)["cfg"]  # all equal: a threshold tells nothing apart
+    assert (cfgs["0.1"] is None) == (method.select == "threshold")
+
+
+def scattered(model: nn.Module, small: Sequence[str] = ()) -> nn.Module:
+    """Scales in (0.5, 1.5) at random; those of the norms in `small` close to nothing."""
+    random = torch.Generator().manual_seed(0)
+    for name, norm in norms_of(model).items():
+        norm.weight.data.copy_(
+            (0.5 + torch.rand(len(norm.weight), generator=random)) * (1e-3 if name in small else 1)
+        )
+    return model
 
 
 def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: MemoryData, tmp_path: Path) -> None:
@@ -239,23 +290,22 @@ def test_settings_of_the_cut_do_not_change_what_is_learned(digit_data: MemoryDat
         found = settings(training=make_recipe(epochs=1), **change).sparsify(problem, work)
         results.append((found, gammas(problem.model)))
         assert set(change) <= Slimming.plan_only
-    assert results[0][0] == results[1][0]
+    (first, _), (other, _) = results
+    assert {key for key in first if first[key] != other[key]} == {"cfg", "watched_by"}  # what is said of the cut
     assert torch.equal(results[0][1], results[1][1])
 
 
 def test_a_look_by_hand() -> None:
-    pool = {"a": torch.tensor([0.0, 0.001, 1.0, 1.0]), "b": torch.tensor([2.0, 50.0])}
-    found = look(pool, [0.5], lambda kept: [kept["a"], kept["b"]])
+    found = look(torch.tensor([0.0, 0.001, 1.0, 1.0, 2.0, 50.0]))
     assert found["scale_median"] == 1.0
     assert found["scale_small_share"] == pytest.approx(2 / 6, abs=1e-4)
     assert found["scales"]["counts"][:3] == [2, 2, 1]
     assert found["scales"]["counts"][-1] == 1  # the largest is in the last bin
     assert found["scales"]["edges"][-1] == 50.0
-    assert found["cfg"] == {"0.5": [1, 2]}
 
 
 def test_scales_that_are_all_zero_can_be_looked_at() -> None:
-    found = look({"a": torch.zeros(3)}, [0.5], lambda kept: [kept["a"]])
+    found = look(torch.zeros(3))
     assert (found["scale_median"], sum(found["scales"]["counts"])) == (0.0, 3)
 
 

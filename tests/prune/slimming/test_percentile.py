@@ -179,6 +179,11 @@ def test_equal_scales_are_no_ranking(name: str) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="scores equal the threshold"):
         at(problem, 0.5, replace(SLIMMING, scope="layer"))
+    for budget in (Budget("preserve_ratio", 0.5), Budget("flops_limit", problem.cost.full_macs / 2e6)):
+        with pytest.raises(InputError, match=rf"^{budget}: \d+ of \d+ scores equal the threshold \d, so it tells"):
+            SLIMMING.plan(replace(problem, budget=budget), None)
+    whole = replace(problem, budget=Budget("preserve_ratio", 1.0))
+    assert problem.cost.macs(SLIMMING.plan(whole, None).plan) == problem.cost.full_macs
     decision = at(problem, 0.5, replace(RANK, scope="layer"))
     assert problem.graph.widths(decision.plan) == [group.width - group.width // 2 for group in problem.graph]
 
@@ -186,6 +191,9 @@ def test_equal_scales_are_no_ranking(name: str) -> None:
 def test_by_rank_equal_scales_go_in_order_of_layers_and_channels() -> None:
     problem = problem_of(zoo("vgg11_bn", SHAPE))
     decision = at(problem, 0.1, RANK)  # 275 of 2752: the first channels, and one of every layer stays
+    assert decision.warnings[-1] == (
+        "no scale is above the threshold 1, not even one of those that stay; expect a collapse before fine-tuning"
+    )
     gone = 275
     for group in problem.graph:
         kept = problem.graph.kept(decision.plan)[group.name]

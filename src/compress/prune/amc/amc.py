@@ -267,7 +267,8 @@ class Amc:
             "groups": [group.name for group in problem.graph],
             "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
         }
-        return Decision(plan, weights, own, env.rounding_step(outcome["widths"]), refit=lab.refit)
+        choices = env.choices if listed is None else None  # a strategy that is given keeps to no multiples
+        return Decision(plan, weights, own, env.rounding_step(outcome["widths"]), refit=lab.refit, choices=choices)
 
     def _walks(
         self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], share: float, seed: int

@@ -83,7 +83,7 @@ class ChannelEnv:
         targets: Sequence[float] = (0.5,),
     ) -> None:
         """`score` gives the accuracy of the widths of a finished strategy, without the test set."""
-        self._cost, self._choices, self._state, self._walls = cost, choices, state, walls
+        self._cost, self.choices, self._state, self._walls = cost, choices, state, walls
         self._score, self._reward, self._metric = score, reward, metric
         self.observation_space = Box(0.0, 1.0, (state.size,))
         self.reachable = reachable(cost, choices)
@@ -149,8 +149,8 @@ class ChannelEnv:
 
     def rounding_step(self, widths: tuple[int, ...]) -> float:
         """Largest share of MACs that taking the next allowed width in one group changes."""
-        batch = np.tile(widths, (len(self._choices), 1))
-        for at, options in enumerate(self._choices):
+        batch = np.tile(widths, (len(self.choices), 1))
+        for at, options in enumerate(self.choices):
             place = int(np.searchsorted(options, widths[at]))
             batch[at, at] = options[place + 1 if place + 1 < len(options) else max(place - 1, 0)]
         steps = np.abs(self._cost.macs(batch) - self._cost.macs(widths)) / self._cost.full_macs
@@ -184,7 +184,7 @@ class ChannelEnv:
 
     def uniform_widths(self, target: float) -> tuple[int, ...]:
         """Every group at about the same share, as many MACs as the target allows."""
-        return uniform_widths(self._cost, self._choices, target)
+        return uniform_widths(self._cost, self.choices, target)
 
     def reference(self, target: float) -> float:
         """Accuracy of uniform widths at a target, measured once."""

@@ -135,8 +135,10 @@ class Magnitude:
 
     def plan(self, problem: Problem, learned: Path | None) -> Decision:
         masked = self._masks(problem.model, problem.budget.value)
+        # one number per pool, but of another kind: tables must not put it in the columns of thresholds of |w|
+        unit = " std" if self.criterion == "std" else ""
         own = {
-            "thresholds": masked.levels,
+            "thresholds": {f"{part}{unit}": level for part, level in masked.levels.items()},
             "layer_thresholds": masked.thresholds,
             "largest_percent_without_empty": masked.limits,
             "refilled": masked.refilled,
@@ -146,8 +148,9 @@ class Magnitude:
         step = max(len(masked.levels), 1) / sum(mask.numel() for mask in masked.masks.values())
         warnings = []
         if masked.refilled:
+            most = "lose all of their" if self.min_weights == 1 else f"keep fewer than {self.min_weights}"
             warnings = [
-                f"{len(masked.refilled)} layers would lose all of their weights, {masked.refilled[0]} first; the "
+                f"{len(masked.refilled)} layers would {most} weights, {masked.refilled[0]} first; the "
                 f"{self.min_weights} largest of each stay"
             ]
         return Decision(

@@ -44,7 +44,7 @@ class Masked:
     thresholds: dict[str, float]  # by layer: of |w|
     levels: dict[str, float]  # by pool, with scope=layer by layer: the threshold of |w|, with criterion=std q
     limits: dict[Pool, float]  # strictly below this share the threshold empties no layer of the pool
-    refilled: list[str]  # layers of which on_empty=keep_max kept more than is above the threshold
+    refilled: list[str]  # layers that lose some, of which on_empty=keep_max kept more than is above the threshold
 
 
 def pools(model: nn.Module, objects: Sequence[Pool]) -> dict[Pool, dict[str, Tensor]]:
@@ -102,7 +102,8 @@ def weight_masks(
                     raise InputError(_emptied(layer, percent, level, pool, masked.limits[pool]))
                 if on_empty == "keep_max" and int(keep.sum()) < min(min_weights, int(layer.alive.sum())):
                     keep = layer.largest(min_weights)
-                    masked.refilled.append(layer.name)
+                    if not keep.all():
+                        masked.refilled.append(layer.name)
                 masked.masks[layer.name] = keep
     return masked
 

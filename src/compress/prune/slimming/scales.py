@@ -12,6 +12,7 @@ scores are that norm's.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from compress.prune.graph import ChannelGraph, ChannelGroup
@@ -67,6 +68,17 @@ def scores(
         return model.get_parameter(f"{part.norm}.weight").detach().abs().cpu()[part.places]
 
     return together({name: [gammas(part) for part in parts] for name, parts in scales.items()}, graph, coupled)
+
+
+def gammas(model: nn.Module, linear: bool = False) -> Tensor:
+    """|gamma| of all batch norms, in module order."""
+    found = norms_of(model, linear).values()
+    return torch.cat([norm.get_parameter("weight").detach().float().abs().cpu() for norm in found])
+
+
+def coupled_groups(scales: Mapping[str, Sequence[Scale]], scored: Scores) -> list[str]:
+    """Groups whose scores are of several scales each, and no |gamma| themselves."""
+    return [name for name in scored if sum(scale.places.shape[1] for scale in scales[name]) > 1]
 
 
 def shared_norms(graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]]) -> frozenset[str]:

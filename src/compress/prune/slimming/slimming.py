@@ -18,8 +18,19 @@ from torch import nn
 from compress.files import JSON
 from compress.prune.graph import ChannelGraph
 from compress.prune.method import Decision, Problem
-from compress.prune.ranking import Ranking
-from compress.prune.slimming.scales import Scale, cfg_of, kept_of_norms, norms_of, scales_of, scores, shared_norms
+from compress.prune.plan import Plan
+from compress.prune.ranking import Ranking, Scores
+from compress.prune.slimming.scales import (
+    Scale,
+    cfg_of,
+    coupled_groups,
+    gammas,
+    kept_of_norms,
+    norms_of,
+    scales_of,
+    scores,
+    shared_norms,
+)
 from compress.prune.slimming.sparsity import SPARSE, add_l1, look
 from compress.seeds import derive_seed
 from compress.settings import BUDGETS, Budget, Fraction, InputError, NonNegative, Positive, Recipe
@@ -29,6 +40,10 @@ from compress.work import Work
 log = logging.getLogger(__name__)
 
 Scales = Mapping[str, tuple[Scale, ...]]
+Cfg = list[int | str]
+
+# What the cfgs of a sparse training are made by.
+WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_to")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +90,10 @@ class Slimming(Ranking):
                     norm.get_parameter("weight").fill_(self.start_scale)
         scales = self._scales(model, graph)
 
-        def cfg(kept: Mapping[str, int]) -> list[int | str]:
-            widths = [kept.get(group.name, group.width) for group in graph]
-            return cfg_of(model, kept_of_norms(model, graph, scales, widths, self.linear))
-
         def row(trained: nn.Module) -> JSON:
-            return look(scores(trained, graph, scales), self.watch, cfg)
+            scored = scores(trained, graph, scales, self.coupled)
+            cfgs = {f"{percent:g}": self._cfg_now(problem, scales, scored, percent) for percent in self.watch}
+            return {**look(gammas(trained, self.linear)), "cfg": cfgs}
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
         hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear, spared=spared), row=row)
@@ -90,20 +103,36 @@ class Slimming(Ranking):
             "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of it",
             found["scale_median"], 100 * found["scale_small_share"],
         )  # fmt: skip
-        return {"made": "sparse-trained network", "l1": self.l1, **history, **found}
+        # another run may reuse this training with other settings of the cut
+        cut_by = {name: getattr(self, name) for name in WATCHED_BY}
+        return {"made": "sparse-trained network", "l1": self.l1, **history, **found, "watched_by": cut_by}
+
+    def _cfg_now(self, problem: Problem, scales: Scales, scored: Scores, percent: float) -> Cfg | None:
+        """The cfg that `plan` would decide on at this percent; None where it would refuse."""
+        graph, budget = problem.graph, Budget("percent", percent)
+        try:
+            self.check_reach(graph, problem.cost, budget, set(scored))
+            plan = self.taken(graph, problem.cost, budget, scored).plan
+        except InputError:
+            return None
+        return self._cfg(problem.model, graph, scales, plan)
+
+    def _cfg(self, model: nn.Module, graph: ChannelGraph, scales: Scales, plan: Plan) -> Cfg:
+        return cfg_of(model, kept_of_norms(model, graph, scales, graph.widths(plan), self.linear))
 
     # -- prune -------------------------------------------------------------------------------------------------
 
     def plan(self, problem: Problem, learned: Path | None) -> Decision:
         model, graph = problem.model, problem.graph
         scales = self._scales(model, graph)
-        decision = self.decide(problem, scores(model, graph, scales, self.coupled))
-        widths = graph.widths(decision.plan)
+        scored = scores(model, graph, scales, self.coupled)
+        decision = self.decide(problem, scored)
         own = {
-            "cfg": cfg_of(model, kept_of_norms(model, graph, scales, widths, self.linear)),
+            "cfg": self._cfg(model, graph, scales, decision.plan),
             **decision.own,
+            "coupled": coupled_groups(scales, scored),
             "l1": self.l1 if learned is not None else None,
-            "norms": self._norms(model, graph, scales, widths),
+            "norms": self._norms(model, graph, scales, graph.widths(decision.plan)),
         }
         return replace(decision, own=own, warnings=[*decision.warnings, *_diagnosis(decision)])
 
@@ -123,13 +152,17 @@ def _diagnosis(decision: Decision) -> list[str]:
     for name, threshold in decision.own["thresholds"].items():
         pool = torch.cat([score for group, score in decision.scores.items() if name in ("all", group)])
         kept = pool[pool > threshold]
+        where = "" if name == "all" else f" of {name}"
+        if threshold > 0 and not len(kept):
+            return [
+                f"no scale{where} is above the threshold {threshold:.3g}, not even one of those that stay; expect a "
+                "collapse before fine-tuning"
+            ]
         median = float(kept.median()) if len(kept) else 0.0
         if threshold > SPARSE * median:
-            where = "" if name == "all" else f" of {name}"
-            share = threshold / median if median else 1.0
             return [
-                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {share:.2f} of the median of "
-                f"those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
+                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {threshold / median:.2f} of the "
+                f"median of those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
                 "or a longer method.training makes them sparser"
             ]
     return []

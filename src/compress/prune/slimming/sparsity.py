@@ -5,13 +5,12 @@ loss but its subgradient to the gradients: after the backward pass, any averagin
 none of them scales it.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
 from compress.files import JSON
-from compress.prune.ranking import Scores, kept_counts
 from compress.prune.slimming.scales import norms_of
 
 SMALL = 0.01  # of the median: a scale below it is as good as gone
@@ -31,18 +30,12 @@ def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[s
             gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
 
 
-def look(scores: Scores, percents: Sequence[float], cfg: Callable[[Mapping[str, int]], list[int | str]]) -> JSON:
-    """A row of metrics: how the scores are distributed, and the cfg that each percent would give now."""
-    pool = torch.cat(list(scores.values())).float()
-    median, top = float(pool.median()), float(pool.max())
-    counts, edges = torch.histogram(pool, BINS, range=(0.0, top or 1.0))
+def look(gammas: Tensor) -> JSON:
+    """Of a row of metrics: how all |gamma| are distributed."""
+    median, top = float(gammas.median()), float(gammas.max())
+    counts, edges = torch.histogram(gammas, BINS, range=(0.0, top or 1.0))
     return {
         "scale_median": float(f"{median:.6g}"),
-        "scale_small_share": round(float((pool < SMALL * median).float().mean()), 4),
+        "scale_small_share": round(float((gammas < SMALL * median).float().mean()), 4),
         "scales": {"edges": [round(edge, 6) for edge in edges.tolist()], "counts": [int(n) for n in counts.tolist()]},
-        "cfg": {f"{percent:g}": cfg(_kept(scores, percent)) for percent in percents},
     }
-
-
-def _kept(scores: Scores, percent: float) -> dict[str, int]:
-    return kept_counts(scores, percent, "rank")[0]
