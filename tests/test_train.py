@@ -98,6 +98,10 @@ def test_a_loss_that_is_no_number_stops_with_what_to_try(
         InputError, match=r"pretrain: the loss became .* in epoch 1 at learning rate .*; try pretrain.lr="
     ):
         run(tiny, digit_data, make_recipe(lr=1e20), tmp_path / "a")
+    tiny = copy.deepcopy(tiny)
+    tiny.bn1.running_var.fill_(torch.inf)  # the batch's own statistics train on
+    with pytest.raises(InputError, match="pretrain: weights or statistics became infinite in epoch 1"):
+        run(tiny, digit_data, make_recipe(), tmp_path / "b")
 
 
 def test_early_stop_ends_without_progress(tiny: nn.Module, digit_data: MemoryData, tmp_path: Path) -> None:

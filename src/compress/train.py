@@ -103,7 +103,7 @@ def train(
     The best weights by held-out top-1 come beside the last ones (`best_weights`), never instead of them.
 
     Raises:
-        InputError: the loss is no longer a number.
+        InputError: the loss is no longer a number, or the network no longer finite.
     """
     model.to(device)
     if recipe.channels_last:
@@ -141,13 +141,15 @@ def train(
                 model, trained, data, recipe, loss, optimizer, hooks, stage, epoch, seed, device
             )
             rate = optimizer.param_groups[0]["lr"]
-            if not math.isfinite(mean_loss):
+            shares.agree_on_buffers(model)
+            if not (math.isfinite(mean_loss) and _is_finite(model)):
                 key = recipe_key or stage
+                what = "weights or statistics" if math.isfinite(mean_loss) else "the loss"
+                became = "infinite" if math.isfinite(mean_loss) else mean_loss
                 raise InputError(
-                    f"{stage}: the loss became {mean_loss} in epoch {epoch} at learning rate {rate:.3g}; "
+                    f"{stage}: {what} became {became} in epoch {epoch} at learning rate {rate:.3g}; "
                     f"try {key}.lr={recipe.lr / 10:g}, {key}.warmup_epochs=5 or {key}.clip_norm=1"
                 )
-            shares.agree_on_buffers(model)
             top1 = _held_out_top1(model, data, device)
             if top1 > best:
                 best, best_epoch, best_weights = top1, epoch, _copy(model)
@@ -200,6 +202,10 @@ def training_loss(
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
 
 def _held_out_top1(model: nn.Module, data: Data, device: torch.device) -> float:

@@ -97,7 +97,10 @@ class Slimming(Ranking):
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
         hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear, spared=spared), row=row)
-        history = problem.train(self.training, hooks)
+        try:
+            history = problem.train(self.training, hooks)
+        except InputError as error:  # it diverged
+            raise InputError(*(f"{line}, or a method.l1 below {self.l1:g}" for line in error.problems)) from None
         found = row(model)
         log.info(
             "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of it",
