@@ -10,7 +10,7 @@ from pathlib import Path
 from compress.paths import SUMMARY
 from compress.settings import InputError
 
-NOT_BELOW = ("cache", "controls", "tb", "plots")  # hold no runs of their own
+NOT_BELOW = ("cache", "controls", "tb", "plots")  # of a run, or beside runs: no runs, unless one is called so itself
 
 
 def run_folders(arguments: Iterable[str]) -> list[Path]:
@@ -51,19 +51,27 @@ def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
     if folder.name == SUMMARY:
         folder = folder.parent
     real = os.path.realpath(folder)
-    if real in seen or not folder.is_dir():
+    if real in seen or not os.path.isdir(folder):
         return
     seen.add(real)
     try:
-        names = {entry.name: entry.is_dir() for entry in os.scandir(folder)}
+        with os.scandir(folder) as entries:
+            names = {entry.name: _is_folder(entry) for entry in entries}
     except OSError:
         yield folder  # told as unreadable where it is read
         return
     if SUMMARY in names or ".hydra" in names:
         yield folder
     for name, is_folder in names.items():
-        if is_folder and name not in NOT_BELOW and not name.startswith("."):
+        if is_folder and not name.startswith(".") and (name not in NOT_BELOW or (folder / name / SUMMARY).is_file()):
             yield from _below(folder / name, seen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _natural(path: Path) -> list[tuple[float, str]]:
