@@ -64,6 +64,7 @@ def test_names_are_as_short_as_they_are_clear() -> None:
         "teacher.model.depth": "teacher.model.depth",
     }
     assert short_names(["method.l1"], known, taken=("l1",)) == {"method.l1": "method.l1"}
+    assert short_names(["n", "model.n"], ["n", "model.n"], taken=("n",)) == {"n": "config.n", "model.n": "model.n"}
 
 
 @pytest.mark.parametrize(

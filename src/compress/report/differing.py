@@ -88,10 +88,16 @@ def _copies(key: str, other: str, runs: Sequence[Settings]) -> bool:
 
 
 def short_names(keys: Iterable[str], known: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """The shortest ending of each key that no other known key has: "method.l1" -> "l1", "finetune.lr" as it is."""
+    """The shortest ending of each key that no other known key has: "method.l1" -> "l1", "finetune.lr" as it is.
+
+    One that is `taken` even so stands as "config.n".
+    """
     endings = Counter(ending for key in set(known) for ending in _endings(key))
     return {
-        key: next((e for e in _endings(key) if endings[e] == 1 and e not in taken), key)
+        key: next(
+            (e for e in _endings(key) if endings[e] == 1 and e not in taken),
+            f"config.{key}" if key in taken else key,
+        )
         for key in keys
     }  # fmt: skip
 
@@ -100,6 +106,10 @@ def _endings(key: str) -> list[str]:
     """Shortest first: "a.b.c" -> "c", "b.c", "a.b.c"."""
     parts = key.split(".")
     return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 def setting_text(value: Any) -> str:

@@ -14,6 +14,7 @@ Value = Callable[[Run], Any]
 T = TypeVar("T")
 
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|==|!=|<|>|=)\s*(.*?)\s*")
+COLUMNS = ("n", "budget", "marks", "met", "runs")  # of csv and json, beside settings and figures
 ORDERED: dict[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
@@ -29,7 +30,8 @@ class Keys:
         self.figures: dict[str, Value] = {measure.key: measure.of for measure in measures(runs)}
         self.figures |= {"started": lambda run: run.started, "run": lambda run: str(run.folder)}
         self.settings = list(dict.fromkeys(key for run in runs for key in run.settings))
-        self.short = short_names(self.settings, self.settings, self.figures)
+        spreads = {f"{name}_sd" for name in self.figures}
+        self.short = short_names(self.settings, self.settings, {*self.figures, *spreads, *COLUMNS})
         self._runs = runs
 
     def full(self, key: str, option: str) -> str:
