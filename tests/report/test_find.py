@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.report.find import run_folders
+from compress.report.find import run_folders, without_runs
 
 
 def make(base: Path, *names: str) -> None:
@@ -27,3 +27,12 @@ def test_a_link_to_itself_hides_nothing(tmp_path: Path) -> None:
 def test_a_run_may_be_called_like_what_holds_no_runs(tmp_path: Path, name: str) -> None:
     make(tmp_path, name, "other", f"other/{name}/inside")
     assert found(tmp_path) == sorted([name, "other"])
+
+
+def test_a_folder_without_a_run_is_told_beside_others(tmp_path: Path) -> None:
+    make(tmp_path, "runs/a")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    named = [str(tmp_path / name) for name in ("runs", "runs/a", "empty", "file", "r*")]
+    assert run_folders(named) == [tmp_path / "runs" / "a"]
+    assert without_runs(named) == [str(tmp_path / "empty")]

@@ -4,7 +4,7 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from compress.paths import SUMMARY
@@ -37,6 +37,20 @@ def run_folders(arguments: Iterable[str]) -> list[Path]:
             f"{' '.join(arguments)}: no run found; a run folder holds {SUMMARY}, the cache holds no runs"
         )
     return found
+
+
+def without_runs(arguments: Sequence[str]) -> list[str]:
+    """Folders that are named beside others and hold no run; nobody means the files that a shell's * names."""
+    expanded = {argument: _expanded(os.path.expanduser(argument)) for argument in dict.fromkeys(arguments)}
+    return [
+        argument
+        for argument, paths in expanded.items()
+        if any(map(os.path.isdir, paths)) and not any(_holds_run(path) for path in paths)
+    ]
+
+
+def _holds_run(path: Path) -> bool:
+    return next(_below(path, set()), None) is not None
 
 
 def _expanded(argument: str) -> list[Path]:
