@@ -12,8 +12,7 @@ Stroke = str | tuple[int, tuple[float, ...]]
 STROKES: tuple[Stroke, ...] = (
     "-", "--", ":", "-.",
     *((0, dashes) for dashes in (
-        (8, 2), (5, 1, 1, 1, 1, 1), (1, 4), (6, 1.5, 3, 1.5), (3, 3), (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5), (4, 1, 4, 4),
-        (10, 5),
+        (12, 3), (1, 5), (10, 2, 2, 2, 2, 2), (4, 7), (1, 1.5, 1, 7), (18, 3, 2, 3), (4, 1.5, 4, 8), (8, 7, 1, 7),
     )),
 )  # fmt: skip
 TRAINING = ("pretrain", "sparsify", "finetune")
@@ -47,7 +46,7 @@ def training_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("held-out top-1, %")
     shared = any(not name for lines in panels.values() for name, *_ in lines)
-    legend_beside(figure, axes[0][-1], _handles(series, budgets, shared), handlelength=4)
+    legend_beside(figure, axes[0][-1], _handles(series, budgets, shared), handlelength=6)
     return figure
 
 
