@@ -60,7 +60,7 @@ def test_names_that_are_cut_stay_apart() -> None:
     assert all(len(name) <= LONGEST + 4 for name in found)
 
 
-@pytest.mark.parametrize("name", ["a$b$c", "a$b", "_hidden", r"\$x$"])
+@pytest.mark.parametrize("name", [r"a$\frac$b", "a$b", "_hidden", r"\$x_$"])
 def test_names_are_drawn_as_they_are(pyplot: Any, name: str) -> None:
     runs = [run(method=name, dataset=name), run(method="other", dataset=name, macs=2e6)]
     series = series_of(runs)
