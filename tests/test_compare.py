@@ -318,6 +318,15 @@ def test_no_run_or_all_unfinished_is_not_an_error(outputs: Path, compare: Callab
     text = compare("outputs")
     assert text.startswith("no finished run\n")
     assert "without results (2)" in text
+    assert main(["outputs", "--where", "nonsense"]) == 2
+    assert main(["outputs", "--where", "top1>high"]) == 2
+    assert main(["outputs", "--plot", str(outputs / "sweeps" / "multirun.yaml")]) == 2
+
+
+def test_a_folder_that_holds_no_run_is_named_beside_others(outputs: Path, compare: Callable[..., str]) -> None:
+    (outputs / "empty").mkdir()
+    text = compare("outputs", "outputs/empty", "--sort", "macs")
+    assert text.endswith("without results (1):\n  outputs/empty: no run found in it\n")
 
 
 def test_a_path_that_is_not_there_is_told_beside_others(outputs: Path) -> None:

@@ -64,6 +64,7 @@ def test_names_are_as_short_as_they_are_clear() -> None:
         "teacher.model.depth": "teacher.model.depth",
     }
     assert short_names(["method.l1"], known, taken=("l1",)) == {"method.l1": "method.l1"}
+    assert short_names(["n", "model.n"], ["n", "model.n"], taken=("n",)) == {"n": "config.n", "model.n": "model.n"}
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,15 @@ def test_names_are_as_short_as_they_are_clear() -> None:
 )
 def test_a_setting_reads_as_it_is_written(value: object, text: str) -> None:
     assert setting_text(value) == text
+
+
+def test_a_setting_that_older_runs_do_not_have_is_a_column_only_where_it_does_something() -> None:
+    old = composed("method=slimming")
+    for key in ("devices", *[key for key in old if key.endswith(("hold_epochs", "clip_norm", "label_smoothing"))]):
+        del old[key]
+    assert differing([old | {"devices": 1}, composed("method=slimming")]) == []
+    assert settings_of({"seed": 0}) == {"seed": 0, "devices": 1}
+    held = composed("method=slimming", "finetune.hold_epochs=2", "devices=2")
+    assert differing([old | {"devices": 1}, held]) == ["devices", "finetune.hold_epochs"]
+    assert differing([{"method": "a"}, {"method": "a", "method.l1": 0.5}]) == ["method.l1"]
+    assert differing([{}, {"control": "random 1"}]) == ["control"]

@@ -122,6 +122,7 @@ def test_a_group_over_two_budgets_has_no_budget_and_says_so() -> None:
     runs = [run("amc", 0, 90.0, percent=0.3), run("amc", 1, 91.0, percent=0.5)]
     (row,) = compare(runs, Keys(runs), ["method"]).rows
     assert row.figures["asked"] is None
+    assert not {"asked", "achieved"} & row.spreads.keys()
     assert row.marks == ("runs differ in the budget asked (percent 0.3, percent 0.5)",)
 
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compress.report.figures import literal
 from compress.report.runs import Run
 from compress.report.select import front
 from compress.report.series import Series, budget_name, budget_order, legend_beside
@@ -34,14 +35,15 @@ def size_front(runs: Sequence[Run], series: Series) -> Any:
         hollow = _points(axis, masked, series, hollow=True)
         counted, means = means or hollow, means + hollow
         best = sorted(counted[at] for at in front(counted))
-        axis.plot(*zip(*best, strict=True), color="0.4", lw=1, zorder=0, drawstyle="steps-post", label="front")
+        if len(set(best)) > 1:  # a line
+            axis.plot(*zip(*best, strict=True), color="0.4", lw=1, zorder=0, drawstyle="steps-post", label="front")
         _dense(axis, mine)
         if max(means)[0] > 20 * min(means)[0] > 0:
             axis.set_xscale("log")
         axis.set(
             xlabel="MACs, M" + (" (hollow: nonzero MACs)" if masked else ""),
             ylabel="test top-1, %",
-            title=f"Accuracy over size, {dataset}".rstrip(", "),
+            title=literal(f"Accuracy over size, {dataset}".rstrip(", ")),
         )
         axis.grid(alpha=0.25)
     for axis in axes[:, 0]:

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from compress.report.find import run_folders
+from compress.report.find import run_folders, without_runs
 from compress.report.formats import FORMATS, legend, render, shared_settings
 from compress.report.pair import side_by_side
 from compress.report.rows import Comparison, Row, compare, row_value
 from compress.report.runs import Run, Unfinished, read_runs, with_controls
-from compress.report.select import Keys, front, ordered, sizes, where
+from compress.report.select import Keys, condition, front, ordered, sizes, where
 from compress.settings import BAD_INPUT, INTERRUPTED, InputError
 
 EXAMPLES = """\
@@ -105,7 +105,10 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def _report(options: argparse.Namespace) -> None:
+    for text in options.where:
+        condition(text)  # wrong whatever the runs are
     runs, unfinished = read_runs(run_folders(options.paths))
+    unfinished += [Unfinished(Path(path), "no run found in it") for path in without_runs(options.paths)]
     if options.controls:
         runs = with_controls(runs)
     aside = sys.stdout if options.format in ("table", "markdown") else sys.stderr
@@ -123,11 +126,13 @@ def _report(options: argparse.Namespace) -> None:
         if figures is not None:
             _plot(runs, figures)
     else:
+        if options.plot is not None:
+            _figures_folder(options.plot)
         print("no finished run", file=aside)
         if options.format == "json":
             print("[]")
     if unfinished:
-        print(f"\n{_listing(unfinished)}", file=aside)
+        print(f"\n{_listing(unfinished, options.format)}", file=aside)
 
 
 def _listed(keys: str) -> list[str]:
@@ -167,8 +172,9 @@ def _text(compared: Comparison, keys: Keys, options: argparse.Namespace) -> str:
     return gap.join([render(compared, style, options.details), *below])
 
 
-def _listing(unfinished: Sequence[Unfinished]) -> str:
-    lines = [f"  {one.folder}: {one.why}" for one in unfinished]
+def _listing(unfinished: Sequence[Unfinished], style: str) -> str:
+    bullet = "- " if style == "markdown" else "  "
+    lines = [f"{bullet}{one.folder}: {one.why}" for one in unfinished]
     return "\n".join([f"without results ({len(unfinished)}):", *lines])
 
 
@@ -178,6 +184,8 @@ def _figures_folder(named: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--plot {folder}: cannot make the folder ({error.strerror})") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--plot {folder}: cannot write there")
     return folder
 
 

@@ -15,6 +15,8 @@ Settings = Mapping[str, Any]
 
 # Where images lie, what stands beside a run, and tables that other settings are taken from.
 NOT_COMPARED = ("control", "control_draws", "dataset.root", "dataset.download", "method.run_stages")
+SINCE = {"devices": 1}  # what runs did before there was such a key
+OFF = (None, False, 0, "off")
 TABLES = ("method.default_budget.", "method.rules.", "method.quick.", "method.by_name.")
 
 
@@ -23,7 +25,7 @@ def settings_of(config: JSON) -> JSON:
     method = config.get("method") if isinstance(config.get("method"), dict) else {}
     kept = {
         key: value
-        for key, value in config.items()
+        for key, value in {**SINCE, **config}.items()
         if key not in OUTSIDE_RESULTS and not (isinstance(value, dict) and (method or {}).get(key) == value)
     }  # a group that the method brings and reads (its reward) is one of the method's settings
     if kept.get("stages") == (method or {}).get("run_stages"):
@@ -73,12 +75,17 @@ def _differs(key: str, runs: Sequence[Settings], known: Collection[str]) -> bool
     if all(run.get(key) == value for run in runs):
         return False
     groups = [group for group in prefixes(key) if group in known]
-    first: dict[tuple[str, ...], Any] = {}
+    mates: dict[tuple[str, ...], list[Settings]] = {}
     for run in runs:
-        value = run.get(key)
-        if first.setdefault(tuple(str(run.get(group)) for group in groups), value) != value:
-            return True
-    return False
+        mates.setdefault(tuple(str(run.get(group)) for group in groups), []).append(run)
+    return any(_disagree(key, each) for each in mates.values())
+
+
+def _disagree(key: str, runs: Sequence[Settings]) -> bool:
+    """A run from before there was such a setting did what those do that have it off."""
+    values = [run[key] for run in runs if key in run]
+    lacking = len(values) < len(runs)
+    return bool(values) and (any(value != values[0] for value in values) or (lacking and values[0] not in OFF))
 
 
 def _copies(key: str, other: str, runs: Sequence[Settings]) -> bool:
@@ -88,10 +95,16 @@ def _copies(key: str, other: str, runs: Sequence[Settings]) -> bool:
 
 
 def short_names(keys: Iterable[str], known: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """The shortest ending of each key that no other known key has: "method.l1" -> "l1", "finetune.lr" as it is."""
+    """The shortest ending of each key that no other known key has: "method.l1" -> "l1", "finetune.lr" as it is.
+
+    One that is `taken` even so stands as "config.n".
+    """
     endings = Counter(ending for key in set(known) for ending in _endings(key))
     return {
-        key: next((e for e in _endings(key) if endings[e] == 1 and e not in taken), key)
+        key: next(
+            (e for e in _endings(key) if endings[e] == 1 and e not in taken),
+            f"config.{key}" if key in taken else key,
+        )
         for key in keys
     }  # fmt: skip
 
@@ -100,6 +113,10 @@ def _endings(key: str) -> list[str]:
     """Shortest first: "a.b.c" -> "c", "b.c", "a.b.c"."""
     parts = key.split(".")
     return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 def setting_text(value: Any) -> str:

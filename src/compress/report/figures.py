@@ -41,6 +41,11 @@ def to_files() -> None:
     matplotlib.use("Agg")
 
 
+def literal(text: str) -> str:
+    """As it is: matplotlib takes $ for formulas, and leaves names that begin with _ out of legends."""
+    return text.replace("$", r"\$").replace("_", " _", text.startswith("_"))
+
+
 def _save(figure: Any, path: Path) -> Path:
     from matplotlib import pyplot
 
@@ -192,14 +197,14 @@ def _kind(layer: JSON, coupled: list[str]) -> tuple[str, str]:
     """Colour of a layer's bar, and what it means."""
     shared = [group for group in layer["groups"] if group in coupled]
     if shared:
-        return f"C{1 + coupled.index(shared[0]) % 9}", f"kept, coupled: {shared[0]}"
+        return f"C{1 + coupled.index(shared[0]) % 9}", literal(f"kept, coupled: {shared[0]}")
     return ("C0", "kept") if layer["groups"] else ("0.6", "kept whole")
 
 
 def name_layers(axis: Any, names: Sequence[str], among: Sequence[str] = ()) -> None:
     """Names at the ticks, each short enough and unlike any other of the figure's (`among`)."""
     labels = short_names(among or names)
-    axis.set_xticks(range(len(names)), [labels[name] for name in names], rotation=90, fontsize=7)
+    axis.set_xticks(range(len(names)), [literal(labels[name]) for name in names], rotation=90, fontsize=7)
     axis.margins(x=0.01)
 
 

@@ -4,13 +4,13 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from compress.paths import SUMMARY
 from compress.settings import InputError
 
-NOT_BELOW = ("cache", "controls", "tb", "plots")  # hold no runs of their own
+NOT_BELOW = ("cache", "controls", "tb", "plots")  # of a run, or beside runs: no runs, unless one is called so itself
 
 
 def run_folders(arguments: Iterable[str]) -> list[Path]:
@@ -39,6 +39,20 @@ def run_folders(arguments: Iterable[str]) -> list[Path]:
     return found
 
 
+def without_runs(arguments: Sequence[str]) -> list[str]:
+    """Folders that are named beside others and hold no run; nobody means the files that a shell's * names."""
+    expanded = {argument: _expanded(os.path.expanduser(argument)) for argument in dict.fromkeys(arguments)}
+    return [
+        argument
+        for argument, paths in expanded.items()
+        if any(map(os.path.isdir, paths)) and not any(_holds_run(path) for path in paths)
+    ]
+
+
+def _holds_run(path: Path) -> bool:
+    return next(_below(path, set()), None) is not None
+
+
 def _expanded(argument: str) -> list[Path]:
     path = Path(argument)
     if path.exists():
@@ -51,19 +65,27 @@ def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
     if folder.name == SUMMARY:
         folder = folder.parent
     real = os.path.realpath(folder)
-    if real in seen or not folder.is_dir():
+    if real in seen or not os.path.isdir(folder):
         return
     seen.add(real)
     try:
-        names = {entry.name: entry.is_dir() for entry in os.scandir(folder)}
+        with os.scandir(folder) as entries:
+            names = {entry.name: _is_folder(entry) for entry in entries}
     except OSError:
         yield folder  # told as unreadable where it is read
         return
     if SUMMARY in names or ".hydra" in names:
         yield folder
     for name, is_folder in names.items():
-        if is_folder and name not in NOT_BELOW and not name.startswith("."):
+        if is_folder and not name.startswith(".") and (name not in NOT_BELOW or (folder / name / SUMMARY).is_file()):
             yield from _below(folder / name, seen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _natural(path: Path) -> list[tuple[float, str]]:

@@ -3,25 +3,27 @@
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from compress.files import JSON
-from compress.report.differing import setting_text
+from compress.report.differing import one_line, setting_text
 from compress.report.measures import Measure
-from compress.report.rows import Comparison, Row, figure_text
+from compress.report.rows import Comparison, Row, cell_text, figure_text
 from compress.settings import BUDGETS
 
 FORMATS = ("table", "csv", "json", "markdown", "latex")
-LONGEST = 40  # characters of a setting's value in a table
+STARTS = re.compile(r"(?m)^(\s*)(?=[\[*])")  # what \\ and \midrule before it take for their own option
 
 
 def render(compared: Comparison, style: str, details: bool = False) -> str:
     """In one of `FORMATS`; marks are letters with footnotes, in csv and json whole sentences."""
     if style == "json":
-        return json.dumps([_raw(compared, row) for row in compared.rows], indent=1)
+        return json.dumps([_finite(_raw(compared, row)) for row in compared.rows], indent=1, allow_nan=False)
     if style == "csv":
         return _csv([_raw(compared, row) for row in compared.rows])
     shown = [measure for measure in compared.measures if _is_shown(measure, compared, details)]
@@ -40,7 +42,7 @@ def render(compared: Comparison, style: str, details: bool = False) -> str:
         sides[-1] = "left"
     table = text_table(cells, headers, style, sides)
     notes = [f"{letter}: {mark}" for mark, letter in letters.items()]
-    return "\n".join([table, *[_note(line, style) for line in notes]])
+    return "\n".join([table, *[note(line, style) for line in notes]])
 
 
 def _is_shown(measure: Measure, compared: Comparison, details: bool) -> bool:
@@ -65,19 +67,14 @@ def _letters(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _cells(compared: Comparison, row: Row, names: Sequence[str], shown: Sequence[Measure]) -> list[str]:
-    settings = [_cell(name, row.settings[name]) for name in names]
+    settings = [cell_text(name, row.settings[name]) for name in names]
     count = [str(len(row.runs))] if compared.by else []
     return [*settings, *count, *[figure_text(row, measure, compared.kind is None) for measure in shown]]
 
 
-def _cell(name: str, value: Any) -> str:
-    """A setting, cut if it is long; a folder is there to be copied."""
-    text = "" if value is None else setting_text(value)
-    return text if len(text) <= LONGEST or name == "run" else text[: LONGEST - 1] + "…"
-
-
 def text_table(cells: Sequence[Sequence[str]], headers: Sequence[str], style: str, sides: Sequence[str]) -> str:
     """tabulate's, with what it leaves to its users: a header on one line, and what a format cannot hold."""
+    cells = [[one_line(cell) for cell in row] for row in cells]
     if style == "table":
         return tabulate(cells, headers, colalign=sides, disable_numparse=True)
     headers = [header.replace("\n", " ") for header in headers]
@@ -85,10 +82,12 @@ def text_table(cells: Sequence[Sequence[str]], headers: Sequence[str], style: st
         escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
         return tabulate(escaped, headers, "github", colalign=sides, disable_numparse=True)
     text = tabulate(cells, headers, "latex_booktabs", colalign=sides, disable_numparse=True)
-    return text.replace("±", r"$\pm$").replace("…", r"\dots{}")
+    return STARTS.sub(r"\1{}", text).replace("±", r"$\pm$").replace("…", r"\dots{}")
 
 
-def _note(line: str, style: str) -> str:
+def note(line: str, style: str) -> str:
+    """A line below a table."""
+    line = one_line(line)
     return {"latex": f"% {line}", "markdown": f"\n{line}"}.get(style, line)
 
 
@@ -97,7 +96,7 @@ def _note(line: str, style: str) -> str:
 
 def _raw(compared: Comparison, row: Row) -> JSON:
     """One flat object: settings, figures in plain units (top-1 in %, MACs as counted, seconds), marks, folders."""
-    found: JSON = dict(row.settings)
+    found: JSON = {name: value for name, value in row.settings.items() if name != "run" or name in compared.by}
     if compared.by:
         found["n"] = len(row.runs)
     found["budget"] = row.kind
@@ -111,6 +110,15 @@ def _raw(compared: Comparison, row: Row) -> JSON:
     else:
         found["runs"] = [str(run.folder) for run in row.runs]
     return {**found, "marks": list(row.marks)}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: as text."""
+    if isinstance(value, dict):
+        return {key: _finite(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_finite(inside) for inside in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv(rows: Sequence[JSON]) -> str:

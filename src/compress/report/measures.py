@@ -16,6 +16,7 @@ class Measure:
     header: str = ""  # two lines; none: only for sorting, csv and json
     of: Callable[[Run], Any]
     text: Callable[[float], str] = units.points
+    apart: Callable[[float, float], str] = units.by_points  # how the table of two runs shows their difference
     detail: bool = False  # only in the table that a sweep ends with, and with --details
 
 
@@ -61,6 +62,13 @@ def computing(run: Run) -> float | None:
     return sum(known) if known else None
 
 
+def _amount(
+    key: str, header: str, of: Callable[[Run], Any], text: Callable[[float], str], detail: bool = False
+) -> Measure:
+    """What is compared by how many times as much it is."""
+    return Measure(key=key, header=header, of=of, text=text, apart=units.by_percent, detail=detail)
+
+
 MEASURES = (
     Measure(key="asked", header="asked", of=asked),
     Measure(key="achieved", header="achieved", of=achieved),
@@ -70,15 +78,15 @@ MEASURES = (
     Measure(key="pruned", header="pruned\ntop-1", of=_top1("pruned")),
     Measure(key="finetuned", header="finetuned\ntop-1", of=lambda run: run.figure(recovered(run), "top1")),
     Measure(key="delta", header="delta,\npoints", of=delta, text=units.signed),
-    Measure(key="macs", header="MACs,\nM", of=_final("macs"), text=units.millions),
-    Measure(key="macs_share", header="MACs,\nof dense", of=macs_share, text=units.share),
-    Measure(key="nonzero_macs", header="nonzero\nMACs, M", of=_final("nonzero_macs"), text=units.millions),
-    Measure(key="params", header="params", of=_final("params"), text=units.count),
-    Measure(key="bytes", header="file,\nKiB", of=_final("bytes"), text=units.kibibytes, detail=True),
-    Measure(key="latency", header="latency,\nms", of=_final("latency_ms")),
-    Measure(key="epochs", header="epochs", of=_final("epochs"), text=units.count, detail=True),
-    Measure(key="seconds", header="seconds,\nall stages", of=computing, text=units.seconds),
-    Measure(key="seconds_run", header="seconds,\nthis run", of=lambda run: run.seconds, text=units.seconds),
+    _amount("macs", "MACs,\nM", _final("macs"), units.millions),
+    Measure(key="macs_share", header="MACs,\nof dense", of=macs_share, text=units.share, apart=units.by_share),
+    _amount("nonzero_macs", "nonzero\nMACs, M", _final("nonzero_macs"), units.millions),
+    _amount("params", "params", _final("params"), units.count),
+    _amount("bytes", "file,\nKiB", _final("bytes"), units.kibibytes, detail=True),
+    _amount("latency", "latency,\nms", _final("latency_ms"), units.points),
+    Measure(key="epochs", header="epochs", of=_final("epochs"), text=units.count, apart=units.by_count, detail=True),
+    _amount("seconds", "seconds,\nall stages", computing, units.seconds),
+    _amount("seconds_run", "seconds,\nthis run", lambda run: run.seconds, units.seconds),
 )
 
 
@@ -108,6 +116,7 @@ def _threshold(name: str) -> Measure:
         header=key.replace(" ", "\n"),
         of=lambda run: number(_thresholds(run).get(name)),
         text=units.small,
+        apart=units.by_exponent,
         detail=True,
     )
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from compress.report import units
 from compress.report.differing import differing, setting_text
-from compress.report.formats import text_table
-from compress.report.rows import Comparison, Row, figure_text
+from compress.report.formats import note, text_table
+from compress.report.measures import Measure
+from compress.report.rows import KINDLY, Comparison, Row, figure_text
 from compress.report.runs import Run
 from compress.report.select import Keys
 from compress.report.traces import kept_ratios
@@ -18,13 +20,13 @@ def side_by_side(compared: Comparison, keys: Keys, style: str) -> str:
     """Three tables, of the two rows of a comparison."""
     (a,), (b,) = (row.runs for row in compared.rows)
     parts = [
-        f"a: {_called(a)}\nb: {_called(b)}",
+        "\n".join(note(f"{name}: {_called(run)}", style) for name, run in (("a", a), ("b", b))),
         _settings(a, b, keys, style),
         _figures(compared, style),
-        *[f"{name}: {mark}" for name, row in zip("ab", compared.rows, strict=True) for mark in row.marks],
+        *[note(f"{of}: {mark}", style) for of, row in zip("ab", compared.rows, strict=True) for mark in row.marks],
         _layers(a, b, style),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part.strip("\n") for part in parts)
 
 
 def _called(run: Run) -> str:
@@ -37,7 +39,8 @@ def _settings(a: Run, b: Run, keys: Keys, style: str) -> str:
         for key in differing([a.settings, b.settings])
     ]
     if not rows:
-        return "no setting differs" + ("" if a.budget.get("asked") == b.budget.get("asked") else " but the budget")
+        but = "" if a.budget.get("asked") == b.budget.get("asked") else " but the budget"
+        return note(f"no setting differs{but}", style)
     return text_table(rows, ["setting", "a", "b"], style, SIDES[:3])
 
 
@@ -45,24 +48,21 @@ def _figures(compared: Comparison, style: str) -> str:
     rows = []
     for measure in (measure for measure in compared.measures if measure.header):
         texts = [figure_text(row, measure, compared.kind is None) for row in compared.rows]
-        first, second = [row.figures.get(measure.key) for row in compared.rows]
-        apart = "" if first is None or second is None else _difference(compared.rows, measure.key, second - first)
         name = f"asked {compared.kind or ''}".strip() if measure.key == "asked" else measure.header.replace("\n", " ")
-        rows.append([name, *texts, apart])
+        rows.append([name, *texts, _difference(compared.rows, measure)])
     return text_table(rows, ["figure", "a", "b", "b - a"], style, SIDES)
 
 
-def _difference(rows: Sequence[Row], key: str, apart: float) -> str:
-    """Of figures that can be subtracted: shares and top-1 in points, the others in their unit and in percent."""
-    kinds = {row.kind for row in rows}
-    if key in ("asked", "achieved") and len(kinds) > 1:
+def _difference(rows: Sequence[Row], measure: Measure) -> str:
+    """Shares and top-1 in points, amounts in percent; none of budgets in two units."""
+    first, second = [row.figures.get(measure.key) for row in rows]
+    if first is None or second is None:
         return ""
-    if key == "macs_share" or (key in ("asked", "achieved") and kinds != {"flops_limit"}):
-        return f"{100 * apart:+.2f} points"
-    if abs(apart) >= 1e3 or key in ("latency", "seconds", "seconds_run") or kinds == {"flops_limit"}:
-        first = rows[0].figures[key]
-        return f"{100 * apart / first:+.1f} %" if first else ""
-    return f"{apart:+.2f}" if abs(apart) >= 0.005 or not apart else f"{apart:+.1e}"
+    if measure.key in KINDLY:
+        kinds = {row.kind for row in rows}
+        by = units.by_percent if kinds == {"flops_limit"} else units.by_share
+        return by(first, second) if len(kinds) == 1 else ""
+    return measure.apart(first, second)
 
 
 # -- layers ----------------------------------------------------------------------------------------------------
@@ -72,16 +72,16 @@ def _layers(a: Run, b: Run, style: str) -> str:
     try:
         first, second = kept_ratios(a), kept_ratios(b)
     except InputError as error:
-        return f"the plans cannot be compared: {error}"
+        return note(f"the plans cannot be compared: {error}", style)
     shared = [name for name in first if name in second]
     if not shared:
-        return "the plans share no layer"
+        return note("the plans share no layer", style)
     rows = [[name, *_kept(first[name], second[name])] for name in apart_most(first, second)]
     if not rows:
-        return f"both plans keep the same share of all {len(shared)} layers"
+        return note(f"both plans keep the same share of all {len(shared)} layers", style)
     table = text_table(rows, ["layer", "a keeps", "b keeps", "b - a"], style, SIDES)
     same = sum(first[name] == second[name] for name in shared)
-    return f"{table}\nof {len(shared)} layers, {same} keep the same share in both"
+    return f"{table}\n{note(f'of {len(shared)} layers, {same} keep the same share in both', style)}"
 
 
 def apart_most(first: Mapping[str, float], second: Mapping[str, float]) -> list[str]:
@@ -91,4 +91,4 @@ def apart_most(first: Mapping[str, float], second: Mapping[str, float]) -> list[
 
 
 def _kept(first: float, second: float) -> list[str]:
-    return [f"{100 * first:.2f} %", f"{100 * second:.2f} %", f"{100 * (second - first):+.2f} points"]
+    return [units.share(first), units.share(second), units.by_share(first, second)]

@@ -8,7 +8,13 @@ from compress.files import JSON
 from compress.report.runs import Run
 from compress.report.series import Series, budget_name, budget_order, colours, legend_beside
 
-STYLES = ("-", "--", ":", "-.")
+Stroke = str | tuple[int, tuple[float, ...]]
+STROKES: tuple[Stroke, ...] = (
+    "-", "--", ":", "-.",
+    *((0, dashes) for dashes in (
+        (12, 3), (1, 5), (10, 2, 2, 2, 2, 2), (4, 7), (1, 1.5, 1, 7), (18, 3, 2, 3), (4, 1.5, 4, 8), (8, 7, 1, 7),
+    )),
+)  # fmt: skip
 TRAINING = ("pretrain", "sparsify", "finetune")
 SHARED = "0.5"  # grey: what several series have in common, such as the dense network
 
@@ -28,10 +34,11 @@ def training_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels) + 1, 4), squeeze=False)
     for axis, (stage, lines) in zip(axes[0], panels.items(), strict=True):
         for name, budget, epochs, top1 in lines:
-            style = STYLES[budgets.index(budget) % len(STYLES)] if budget else "-"
+            stroke = STROKES[budgets.index(budget) % len(STROKES)] if budget else "-"
             colour = series.colours.get(name, SHARED)
             dots = "." if len(epochs) < 30 else ""
-            axis.plot(epochs, top1, style, marker=dots, markersize=4, color=colour, alpha=0.75, linewidth=1.2)
+            look = {"linestyle": stroke, "color": colour, "alpha": 0.75, "linewidth": 1.2}
+            axis.plot(epochs, top1, marker=dots, markersize=4, **look)
         axis.set(xlabel="epoch", title=stage)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if len(shown := {epoch for _, _, epochs, _ in lines for epoch in epochs}) == 1:
@@ -39,7 +46,7 @@ def training_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("held-out top-1, %")
     shared = any(not name for lines in panels.values() for name, *_ in lines)
-    legend_beside(figure, axes[0][-1], _handles(series, budgets, shared))
+    legend_beside(figure, axes[0][-1], _handles(series, budgets, shared), handlelength=6)
     return figure
 
 
@@ -70,7 +77,7 @@ def _handles(series: Series, budgets: Sequence[str], shared: bool) -> list[Any]:
         handles.append(Line2D([], [], color=SHARED, label="shared by several"))
     if len(budgets) > 1:
         handles += [
-            Line2D([], [], color="0.2", linestyle=STYLES[at % len(STYLES)], linewidth=1, label=budget)
+            Line2D([], [], color="0.2", linestyle=STROKES[at % len(STROKES)], linewidth=1, label=budget)
             for at, budget in enumerate(budgets)
         ]
     return handles

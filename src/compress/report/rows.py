@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from compress.report.differing import differing, setting_text
+from compress.report.differing import differing, one_line, setting_text
 from compress.report.marks import group_marks, marks_of
 from compress.report.measures import Measure, measures
 from compress.report.runs import Run, number
 from compress.report.select import Keys, grouped
 from compress.report.units import in_unit, mean_and_deviation, with_spread
 
+LONGEST = 40  # characters of a setting's value in a table
 KINDLY = ("asked", "achieved")  # in the unit of the budget
 
 
@@ -56,15 +57,15 @@ def compare(runs: Sequence[Run], keys: Keys, by: Sequence[str] = ()) -> Comparis
         differ = differing([run.settings for run in runs])
         names = {key: keys.short[key] for key in differ}
         rows = [_row((run,), names, keys, found, marks[id(run)]) for run in runs]
-        if _alike(rows):
-            rows = [_with_path(row) for row in rows]
-        return Comparison(rows, list(rows[0].settings), found)
-    names = {key: keys.short.get(key, key) for key in by}
-    rows = [
-        _row(group, names, keys, found, group_marks(group, [marks[id(run)] for run in group], by))
-        for group in grouped(runs, [keys.value(key) for key in by])
-    ]
-    return Comparison(rows, list(names.values()), found, by)
+    else:
+        names = {key: keys.short.get(key, key) for key in by}
+        rows = [
+            _row(group, names, keys, found, group_marks(group, [marks[id(run)] for run in group], by))
+            for group in grouped(runs, [keys.value(key) for key in by])
+        ]
+    if _alike(rows):
+        rows = [_with_path(row) for row in rows]
+    return Comparison(rows, list(rows[0].settings), found, by)
 
 
 def _row(
@@ -79,6 +80,7 @@ def _row(
     asked = {str(run.budget.get("asked")) for run in runs}
     if len(asked) > 1:  # a mean of what was asked for says nothing
         figures |= dict.fromkeys(KINDLY)
+        spreads = {key: spread for key, spread in spreads.items() if key not in KINDLY}
     settings = {name: keys.value(key)(runs[0]) for key, name in names.items()}
     return Row(runs, settings, figures, spreads, tuple(marks))
 
@@ -93,13 +95,23 @@ def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:
 
 
 def _alike(rows: Sequence[Row]) -> bool:
-    """Whether two rows could not be told apart."""
-    told = [(*map(setting_text, row.settings.values()), row.kind, row.figures.get("asked")) for row in rows]
+    """Whether two rows could not be told apart by what a table shows of them."""
+    told = [
+        (*(cell_text(*item) for item in row.settings.items()), row.kind, row.figures.get("asked")) for row in rows
+    ]
     return len(set(told)) < len(told)
 
 
 def _with_path(row: Row) -> Row:
-    return replace(row, settings={**row.settings, "run": str(row.runs[0].folder)})
+    first, *others = row.runs
+    more = f" and {len(others)} more" if others else ""
+    return replace(row, settings={**row.settings, "run": f"{first.folder}{more}"})
+
+
+def cell_text(name: str, value: Any) -> str:
+    """A setting as a table shows it, cut if it is long; a folder is there to be copied."""
+    text = "" if value is None else one_line(setting_text(value))
+    return text if len(text) <= LONGEST or name == "run" else text[: LONGEST - 1] + "…"
 
 
 def row_value(row: Row, keys: Keys, key: str) -> Any:
@@ -117,6 +129,6 @@ def figure_text(row: Row, measure: Measure, named_kind: bool) -> str:
     if value is None:
         return ""
     if measure.key in KINDLY:
-        text = partial(in_unit, str(row.kind))
+        text = partial(in_unit, str(row.kind), padded=bool(spread))
     cell = with_spread(text(value), text(spread)) if spread else text(value)
     return f"{row.kind} {cell}" if named_kind and measure.key == "asked" else cell

@@ -14,6 +14,7 @@ Value = Callable[[Run], Any]
 T = TypeVar("T")
 
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|==|!=|<|>|=)\s*(.*?)\s*")
+COLUMNS = ("n", "budget", "marks", "met", "runs")  # of csv and json, beside settings and figures
 ORDERED: dict[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
@@ -29,7 +30,8 @@ class Keys:
         self.figures: dict[str, Value] = {measure.key: measure.of for measure in measures(runs)}
         self.figures |= {"started": lambda run: run.started, "run": lambda run: str(run.folder)}
         self.settings = list(dict.fromkeys(key for run in runs for key in run.settings))
-        self.short = short_names(self.settings, self.settings, self.figures)
+        spreads = {f"{name}_sd" for name in self.figures}
+        self.short = short_names(self.settings, self.settings, {*self.figures, *spreads, *COLUMNS})
         self._runs = runs
 
     def full(self, key: str, option: str) -> str:
@@ -70,27 +72,37 @@ def where(runs: Sequence[Run], conditions: Iterable[str], keys: Keys) -> list[Ru
     """
     left = list(runs)
     for text in conditions:
-        parsed = CONDITION.fullmatch(text)
-        if parsed is None:
-            raise InputError(f"--where {text}: write key=value, or key with one of != < <= > >= and a value")
-        key = keys.full(parsed[1], "--where")
+        name, sign, wanted = condition(text)
+        key = keys.full(name, "--where")
         value = keys.value(key)
         there = list(dict.fromkeys(setting_text(value(run)) for run in left))
-        left = [run for run in left if _holds(value(run), parsed[2], parsed[3], text, there)]
+        left = [run for run in left if _holds(value(run), sign, wanted, text, there)]
         if not left:
             values = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
             raise InputError(f"--where {text}: no run is left; {key} is {values}")
     return left
 
 
-def _holds(value: Any, sign: str, text: str, condition: str, there: Sequence[str]) -> bool:
+def condition(text: str) -> tuple[str, str, str]:
+    """Key, sign and value of one.
+
+    Raises:
+        InputError: it is none, whatever the runs are.
+    """
+    parsed = CONDITION.fullmatch(text)
+    if parsed is None:
+        raise InputError(f"--where {text}: write key=value, or key with one of != < <= > >= and a value")
+    name, sign, wanted = parsed.groups()
+    if sign in ORDERED and _number(wanted) is None:
+        raise InputError(f"--where {text}: {wanted or 'nothing'} is no number; {sign} compares numbers")
+    return name, sign, wanted
+
+
+def _holds(value: Any, sign: str, text: str, whole: str, there: Sequence[str]) -> bool:
     if sign in ORDERED:
-        limit = _number(text)
-        if limit is None:
-            raise InputError(f"--where {condition}: {text or 'nothing'} is no number; {sign} compares numbers")
         if number(value) is None and value is not None:
-            raise InputError(f"--where {condition}: not a number but {', '.join(there[:8])}; use = or !=")
-        return value is not None and ORDERED[sign](value, limit)
+            raise InputError(f"--where {whole}: not a number but {', '.join(there[:8])}; use = or !=")
+        return value is not None and ORDERED[sign](value, float(text))
     same = any(_same(value, option) for option in (text, *text.split(",")))
     return same != (sign == "!=")
 

@@ -25,7 +25,7 @@ def results_table(summary: dict[str, Any]) -> str:
                 name,
                 f"{row['top1']:.2f} %",
                 _epochs(row),
-                f"{row['macs'] / 1e6:.4g} M",
+                in_unit("flops_limit", row["macs"] / 1e6),
                 f"{100 * row['macs'] / first['macs']:.2f} %",
                 *figures,
                 f"{row['params']:,}",
@@ -67,5 +67,5 @@ def _epochs(row: dict[str, Any]) -> str:
 def _sparse(row: dict[str, Any]) -> list[str]:
     if "sparsity" not in row:
         return ["", "", ""]
-    sizes = f"{row['nonzero_macs'] / 1e6:.4g} M", f"{row['zipped_bytes'] / 1024:,.0f} KiB"
+    sizes = in_unit("flops_limit", row["nonzero_macs"] / 1e6), f"{row['zipped_bytes'] / 1024:,.0f} KiB"
     return [f"{100 * row['sparsity']:.2f} %", *sizes]
