@@ -70,7 +70,7 @@ def _training(rows: Sequence[JSON]) -> Any:
         start = epochs[-1]
     top.set(ylabel="training loss", yscale="log", title="Training")
     bottom.set(xlabel="epoch, all stages", ylabel="top-1 (%)")
-    _whole_epochs(bottom)
+    whole_epochs(bottom)
     top.legend(fontsize=7)
     bottom.legend(fontsize=7)
     return figure
@@ -169,7 +169,7 @@ def _scales(rows: Sequence[JSON], own: JSON) -> Any:
     epochs = [row["epoch"] for row in rows]
     right.plot(epochs, [row["scale_median"] for row in rows], marker=".", label="median |gamma|")
     right.set(xlabel="epoch", ylabel="median |gamma|", ylim=(0, None), title="On the way")
-    _whole_epochs(right)
+    whole_epochs(right)
     share = right.twinx()
     share.plot(epochs, [100 * row["scale_small_share"] for row in rows], marker=".", color="C1")
     share.set(ylabel="below a hundredth of it (%, orange)", ylim=(0, 100))
@@ -225,7 +225,7 @@ def short_names(names: Sequence[str], most: int = 24) -> dict[str, str]:
     return {name: label(name) for name in names}
 
 
-def _whole_epochs(axis: Any) -> None:
+def whole_epochs(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

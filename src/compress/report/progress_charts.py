@@ -5,6 +5,7 @@ from itertools import accumulate
 from typing import Any
 
 from compress.files import JSON
+from compress.report.figures import whole_epochs
 from compress.report.runs import Run
 from compress.report.series import Series, budget_name, budget_order, colours, legend_beside
 
@@ -40,9 +41,7 @@ def training_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
             look = {"linestyle": stroke, "color": colour, "alpha": 0.75, "linewidth": 1.2}
             axis.plot(epochs, top1, marker=dots, markersize=4, **look)
         axis.set(xlabel="epoch", title=stage)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if len(shown := {epoch for _, _, epochs, _ in lines for epoch in epochs}) == 1:
-            axis.set_xticks([*shown])
+        whole_epochs(axis)
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("held-out top-1, %")
     shared = any(not name for lines in panels.values() for name, *_ in lines)
