@@ -172,7 +172,7 @@ def _scales(rows: Sequence[JSON], own: JSON) -> Any:
     whole_epochs(right)
     share = right.twinx()
     share.plot(epochs, [100 * row["scale_small_share"] for row in rows], marker=".", color="C1")
-    share.set(ylabel="below a hundredth of it (%, orange)", ylim=(0, 100))
+    share.set(ylabel="below a hundredth of the largest (%, orange)", ylim=(0, 100))
     return figure
 
 

@@ -239,6 +239,10 @@ def scattered(model: nn.Module, small: Sequence[str] = ()) -> nn.Module:
     return model
 
 
+def test_dead_scales_are_counted_when_most_are_dead() -> None:
+    assert look(torch.tensor([1e-6] * 6 + [0.2, 0.5, 0.9, 1.0]))["scale_small_share"] == 0.6
+
+
 def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: MemoryData, tmp_path: Path) -> None:
     """Without epochs what it begins with is what it ends with."""
     untrained = replace(settings(), training=make_recipe(epochs=0))

@@ -103,7 +103,7 @@ class Slimming(Ranking):
             raise InputError(*(f"{line}, or a method.l1 below {self.l1:g}" for line in error.problems)) from None
         found = row(model)
         log.info(
-            "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of it",
+            "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of the largest",
             found["scale_median"], 100 * found["scale_small_share"],
         )  # fmt: skip
         # another run may reuse this training with other settings of the cut

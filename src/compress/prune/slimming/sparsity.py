@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress.files import JSON
 from compress.prune.slimming.scales import norms_of
 
-SMALL = 0.01  # of the median: a scale below it is as good as gone
+SMALL = 0.01  # of the largest: a scale below it is as good as gone (of the median it says nothing once that is gone)
 SPARSE = 0.1  # of the kept ones' median: a threshold above it cuts into scales that still carry something
 BINS = 50
 
@@ -36,6 +36,6 @@ def look(gammas: Tensor) -> JSON:
     counts, edges = torch.histogram(gammas, BINS, range=(0.0, top or 1.0))
     return {
         "scale_median": float(f"{median:.6g}"),
-        "scale_small_share": round(float((gammas < SMALL * median).float().mean()), 4),
+        "scale_small_share": round(float((gammas < SMALL * top).float().mean()), 4),
         "scales": {"edges": [round(edge, 6) for edge in edges.tolist()], "counts": [int(n) for n in counts.tolist()]},
     }
