@@ -134,17 +134,26 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
     before = (tmp_path / "mine" / ".hydra" / "config.yaml").read_text()
     other = command(*fixed, "seed=1")
     assert other.returncode == 2
-    assert other.stderr.startswith("compress: hydra.run.dir=mine: holds a run of another config (seed: 0 -> 1)")
+    assert other.stderr.startswith(
+        "compress: mine: holds a run of another config (seed: 0 -> 1); choose another hydra.run.dir"
+    )
     assert (tmp_path / "mine" / ".hydra" / "config.yaml").read_text() == before
     config = compose_config(*fixed[1:])
     assert foreign_run(tmp_path / "mine", config, devices=1) == []
     (told,) = foreign_run(tmp_path / "mine", config, devices=2)
-    assert "(trained on 1 devices, not on 2)" in told
+    assert told.endswith("mine: holds a run that was trained on 1 devices, not on 2; choose another hydra.run.dir")
 
     summary = read_json(tmp_path / "mine" / "summary.json")
     job, digest = build(config), summary["config_hash"]
     assert finished_summary(tmp_path / "mine", job, digest) == summary
-    for damage in ({"stages": None}, {"stages": {"pretrain": None}}, {"status": None}, {"results": [1]}, {}):
+    for damage in (
+        {"stages": None},
+        {"stages": {"pretrain": None}},
+        {"status": None},
+        {"results": {}},
+        {"seconds": "x"},
+        {},
+    ):
         broken = {**summary, **damage} if damage else {"config_hash": digest}
         (tmp_path / "mine" / "summary.json").write_text(json.dumps(broken))
         assert finished_summary(tmp_path / "mine", job, digest) is None

@@ -37,6 +37,11 @@ def test_hold_then_step_drops_where_the_recipe_says(warmup: float) -> None:
     assert rates == pytest.approx([0.05, 0.005, 0.005, 0.0005, 0.00005])
 
 
+def test_warm_up_covers_steps() -> None:
+    recipe = make_recipe(epochs=20, lr=1.0, schedule="step", step_epochs=2, warmup_epochs=5.0)
+    assert [learning_rate(recipe, at) for at in (4, 5, 5.9, 6, 8)] == pytest.approx([0.8, 1, 1, 0.1, 0.01])
+
+
 def test_steps_without_a_hold_begin_at_the_peak() -> None:
     recipe = make_recipe(epochs=90, lr=0.1, schedule="step", step_epochs=30)
     assert [learning_rate(recipe, at) for at in (0, 29.9, 30, 60)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
@@ -96,8 +101,9 @@ def test_a_loss_that_is_no_number_stops_with_what_to_try(
     tiny: nn.Module, digit_data: MemoryData, tmp_path: Path
 ) -> None:
     broken = copy.deepcopy(tiny)
-    broken.bn1.running_var.fill_(torch.inf)  # it trains on, by the statistics of each batch
-    with pytest.raises(InputError, match="pretrain: weights or statistics became infinite in epoch 1"):
+    broken.bn1.momentum = 1e38  # it trains on, by the statistics of each batch
+    broken.register_buffer("mask", torch.tensor(-torch.inf))
+    with pytest.raises(InputError, match=r"pretrain: bn1.running_\w+ is no longer finite in epoch 1"):
         run(broken, digit_data, make_recipe(), tmp_path / "b")
     with pytest.raises(
         InputError, match=r"pretrain: the loss became .* in epoch 1 at learning rate .*; try pretrain.lr="

@@ -99,8 +99,8 @@ def _no_warning() -> Iterator[None]:
 
 
 _sweep: list[SweepJob] = []  # that this process has launched
-_failed: list[str] = []  # folders of runs that ended in what one line tells, for the exit code
-_bugs: list[str] = []  # of jobs that ended in a traceback
+_failed: dict[Path, str] = {}  # folders of runs that ended in what one line tells, and that line
+_bugs: dict[Path, str] = {}  # of jobs that ended in a traceback
 
 
 def _refuse(problems: list[str]) -> None:
@@ -181,10 +181,10 @@ def task(config: DictConfig) -> None:
         if is_users(error):
             for problem in _lines(error):
                 log.error("compress: %s", problem)
-            _failed.append(str(folder))
+            _failed[folder.absolute()] = _lines(error)[0]
         elif in_sweep:
             log.exception("compress: %s: a bug ended this job", folder)
-            _bugs.append(str(folder))
+            _bugs[folder.absolute()] = "a bug ended it"
         else:
             raise
 
@@ -214,7 +214,7 @@ def _run(config: JSON, folder: Path, in_sweep: bool) -> None:
     _tell(foreign_run(folder, config))
     job = build(config)
     with lead(job, config, folder, digest) as crew:
-        _tell(foreign_run(folder, config, job.devices))
+        _tell(foreign_run(folder, config, job.devices, "hydra.sweep.dir" if in_sweep else "hydra.run.dir"))
         began = float(os.environ.get(BEGAN, time.time()))
         if in_sweep and SweepJob(folder, {}, digest).has_failed(since=began):
             log.info("%s: has failed since this command began; the next one tries it again", folder)
@@ -294,9 +294,8 @@ def _end_sweep() -> None:
     while place().world == 1 and (left := left_undone(_sweep)) and left != before:
         before = left
         _launch()
-    print(f"\n{closing(_sweep)}", flush=True)
-    mine = {Path(folder) for folder in _failed}  # of a full disk not even the summary may tell
-    left = [job for job in _sweep if job.folder.absolute() not in mine]
+    print(f"\n{closing(_sweep, {**_failed, **_bugs})}", flush=True)
+    left = [job for job in _sweep if job.folder.absolute() not in _failed]
     if code := 1 if _bugs else exit_code(left) or (BAD_INPUT if _failed else 0):
         raise SystemExit(code)
 

@@ -122,21 +122,24 @@ def register_resolvers() -> None:
     register("pick", pick, replace=True)
 
 
-def foreign_run(folder: Path, config: JSON, devices: int | None = None) -> list[str]:
-    """Refuse to write over a run of another config, or over a finished one of another number of devices, if known."""
+def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str = "hydra.run.dir") -> list[str]:
+    """Refuse to write over a run of another config, or over a finished one of another number of devices, if known.
+
+    `key` is where another folder can be asked for.
+    """
     if not (folder / SUMMARY).is_file():
         return []
     try:
         before = read_json(folder / SUMMARY)
         same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        return [f"hydra.run.dir={folder}: holds a damaged {SUMMARY}; choose another folder or remove it"]
+        return [f"{folder}: holds a damaged {SUMMARY}; choose another {key} or remove it"]
     new = _flat(config)
     differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    what = "; ".join(differ[:4])
+    what = f"of another config ({'; '.join(differ[:4])})"
     if same and devices is not None and before.get("status") == "done" and before.get("devices", 1) != devices:
-        same, what = False, f"trained on {before.get('devices', 1)} devices, not on {devices}"
-    return [] if same else [f"hydra.run.dir={folder}: holds a run of another config ({what}); choose another folder"]
+        same, what = False, f"that was trained on {before.get('devices', 1)} devices, not on {devices}"
+    return [] if same else [f"{folder}: holds a run {what}; choose another {key}"]
 
 
 def _flat(config: JSON, prefix: str = "") -> JSON:
@@ -184,7 +187,7 @@ def look_at_sweep(config: DictConfig, check: Callable[[JSON], list[str]]) -> tup
                     folder = Path(sweep_dir) / composed.hydra.sweep.subdir
                 except OmegaConfBaseException as error:
                     return [], [_unknown_folder(composed, told(error))]
-                problems += check(mine) + foreign_run(folder, mine)
+                problems += check(mine) + foreign_run(folder, mine, key="hydra.sweep.dir")
                 found.append(SweepJob(folder, changed, config_hash(mine)))
             except COMPOSING as error:
                 problems.append(told(error))

@@ -295,7 +295,14 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
         done = summary["status"] == "done" and summary["config_hash"] == config_hash and (folder / MODEL).is_file()
         same = done and all(summary["stages"][name]["key"] == key for name, key in stage_keys(job).items())
         show(summary, folder)
-    except (KeyError, TypeError, AttributeError):  # of an older version, or damaged: its stages are still there
+        same = same and bool(summary["results"]) == ("eval" in job.stages)
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        IndexError,
+    ):  # of an older version, or damaged: its stages are still there
         return None
     return summary if same else None
 

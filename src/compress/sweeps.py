@@ -1,7 +1,7 @@
 """The jobs of a sweep, from what they leave in their folders: a launcher may run them in other processes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,24 +52,30 @@ def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
     return [job for job in jobs if job.summary().get("status") not in ("done", "failed")]
 
 
-def closing(jobs: Sequence[SweepJob]) -> str:
-    """One table of all jobs; below it those that are not done, and why."""
+def closing(jobs: Sequence[SweepJob], ended: Mapping[Path, str]) -> str:
+    """One table of all jobs; below it those that are not done, and why.
+
+    `ended` tells why jobs did not even begin, or could not write it down, by their absolute folders.
+    """
     from compress.report.compare import sweep_table  # `compress --help` must not wait for it
 
-    summaries = [job.summary() for job in jobs]
-    lines = [sweep_table([job.folder for job in jobs if job.is_done()])]
-    saved = sum(summary.get("saved_seconds", 0.0) for summary in summaries)
+    done = [job for job in jobs if job.is_done() and job.folder.absolute() not in ended]
+    lines = [sweep_table([job.folder for job in done])]
+    saved = sum(job.summary().get("saved_seconds", 0.0) for job in jobs)
     if saved:
         lines.append(f"stages shared among the jobs, or there before, saved {saved:.1f} s of computing")
-    missing = [(job, summary) for job, summary in zip(jobs, summaries, strict=True) if not job.is_done()]
+    missing = [job for job in jobs if job not in done]
     if missing:
         lines.append(f"{len(missing)} of {len(jobs)} jobs are not done; the same command tries them again:")
-        lines += [f"  {job}: {_why(summary)} ({job.folder})" for job, summary in missing]
+        lines += [f"  {job}: {_why(job, ended)} ({job.folder})" for job in missing]
     return "\n".join(lines)
 
 
-def _why(summary: JSON) -> str:
+def _why(job: SweepJob, ended: Mapping[Path, str]) -> str:
+    summary = job.summary()
     status = summary.get("status", "left nothing")
+    if status in ("left nothing", "done") and job.folder.absolute() in ended:
+        return f"not begun: {ended[job.folder.absolute()]}"
     lines = [line for line in str(summary.get("error", "")).splitlines() if line.strip()]
     return f"{status}: {lines[0]}" if lines else status
 

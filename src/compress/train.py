@@ -59,14 +59,15 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     Warm-up rises linearly to `lr`, which stays until `hold_epochs` are over (warm-up is part of them); then the
     schedule runs to the end: cosine to 0 (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without
     restarts), or steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at
-    150, 180, 210, whatever the warm-up.
+    150, 180, 210, whatever the warm-up (drops that would fall into it are left out).
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs
     if epoch < recipe.hold_epochs or recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
-        drops = (epoch - recipe.hold_epochs) // recipe.step_epochs
+        covered = math.ceil((recipe.warmup_epochs - recipe.hold_epochs) / recipe.step_epochs) - 1
+        drops = (epoch - recipe.hold_epochs) // recipe.step_epochs - max(0, covered)
         return recipe.lr * float(recipe.step_factor**drops)
     start = max(recipe.warmup_epochs, recipe.hold_epochs)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / max(recipe.epochs - start, 1e-9), 1)))
@@ -125,6 +126,7 @@ def train(
         best_weights, top1 = resumed["best_weights"], resumed["top1"]
         log.info("%s: continues after epoch %d", stage, start)
 
+    meant = _not_finite(model)  # before any step: an attention mask, say
     trained = shares.averaged(model, device)
     is_main = distributed.is_main()
     hidden = None if is_main else True  # None: unless it is a terminal
@@ -142,12 +144,14 @@ def train(
             )
             rate = optimizer.param_groups[0]["lr"]
             shares.agree_on_buffers(model)
-            if not (math.isfinite(mean_loss) and _is_finite(model)):
+            broken = sorted(_not_finite(model) - meant)
+            if broken or not math.isfinite(mean_loss):
                 key = recipe_key or stage
-                what = "weights or statistics" if math.isfinite(mean_loss) else "the loss"
-                became = "infinite" if math.isfinite(mean_loss) else mean_loss
+                what = (
+                    f"{broken[0]} is no longer finite" if math.isfinite(mean_loss) else f"the loss became {mean_loss}"
+                )
                 raise InputError(
-                    f"{stage}: {what} became {became} in epoch {epoch} at learning rate {rate:.3g}; "
+                    f"{stage}: {what} in epoch {epoch} at learning rate {rate:.3g}; "
                     f"try {key}.lr={recipe.lr / 10:g}, {key}.warmup_epochs=5 or {key}.clip_norm=1"
                 )
             top1 = _held_out_top1(model, data, device)
@@ -204,8 +208,8 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+def _not_finite(model: nn.Module) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())}
 
 
 def _held_out_top1(model: nn.Module, data: Data, device: torch.device) -> float:

@@ -45,7 +45,8 @@ def without_runs(arguments: Sequence[str]) -> list[str]:
     return [
         argument
         for argument, paths in expanded.items()
-        if any(map(os.path.isdir, paths)) and not any(_holds_run(path) for path in paths)
+        if any(os.path.isdir(path) and path.name not in NOT_BELOW for path in paths)
+        and not any(_holds_run(path) for path in paths)
     ]
 
 

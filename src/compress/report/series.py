@@ -69,8 +69,9 @@ def _usual(key: str, settings: Sequence[Settings]) -> str | None:
         choices[key in each].add(tuple(str(each.get(group)) for group in groups))
     if choices[True] & choices[False]:
         return "null"
-    (value, times), *_ = Counter(setting_text(each.get(key)) for each in settings).most_common(1)
-    return value if 2 * times > len(settings) else None
+    values = [setting_text(each[key]) for each in settings if key in each]
+    (value, times), *_ = Counter(values).most_common(1)
+    return value if 2 * times > len(values) else None
 
 
 def _new(name: str, taken: Collection[str]) -> str:
