@@ -296,14 +296,8 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
         same = done and all(summary["stages"][name]["key"] == key for name, key in stage_keys(job).items())
         show(summary, folder)
         same = same and bool(summary["results"]) == ("eval" in job.stages)
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        IndexError,
-    ):  # of an older version, or damaged: its stages are still there
-        return None
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return None  # of an older version, or damaged; its stages are still there
     return summary if same else None
 
 

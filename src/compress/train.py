@@ -147,9 +147,8 @@ def train(
             broken = sorted(_not_finite(model) - meant)
             if broken or not math.isfinite(mean_loss):
                 key = recipe_key or stage
-                what = (
-                    f"{broken[0]} is no longer finite" if math.isfinite(mean_loss) else f"the loss became {mean_loss}"
-                )
+                is_loss = not math.isfinite(mean_loss)
+                what = f"the loss became {mean_loss}" if is_loss else f"{broken[0]} is no longer finite"
                 raise InputError(
                     f"{stage}: {what} in epoch {epoch} at learning rate {rate:.3g}; "
                     f"try {key}.lr={recipe.lr / 10:g}, {key}.warmup_epochs=5 or {key}.clip_norm=1"
