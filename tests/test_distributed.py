@@ -107,6 +107,7 @@ def test_with_batch_norm_a_whole_run_leaves_one_folder_and_one_cache(command: Co
     assert log.count("finetune: done in") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_ends_with_the_same_weights(command: Command, tmp_path: Path) -> None:
     asked = (*SMALL, "devices=2", "pretrain.epochs=12")
     arguments = [sys.executable, "-m", "compress", *asked, "hydra.run.dir=killed"]
@@ -215,9 +216,8 @@ def _fails(meet: Any, error: Exception) -> None:
     group.serve(perform)
 
 
-@pytest.mark.parametrize(
-    "error", [InputError("lr=0: must be > 0"), pytest.param(KeyError("a bug"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [InputError("lr=0: must be > 0"), KeyError("a bug")])
 def test_what_only_a_helper_meets_is_told_here(error: Exception) -> None:
     kind, words = (InputError, "lr=0") if isinstance(error, InputError) else (RuntimeError, "KeyError: 'a bug'")
     with (
