@@ -255,9 +255,13 @@ def test_two_hundred_candidates_leave_no_memory_behind(tiny: nn.Module) -> None:
         gc.collect()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
+    def convolutions() -> int:
+        return sum(type(thing) is nn.Conv2d for thing in gc.get_objects())
+
     before = candidates(20)
+    held = convolutions()  # by other tests of this process too
     assert candidates(200) - before < 20_000  # KiB
-    assert sum(type(thing) is nn.Conv2d for thing in gc.get_objects()) < 200
+    assert convolutions() <= held
 
 
 def test_hidden_state_of_dropped_channels_cannot_leak() -> None:
