@@ -46,7 +46,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "clip_norm": None,
         "early_stop_epochs": None,
         "amp": "off",
-        "channels_last": False,
+        "channels_last": "off",
     }
     return Recipe(**(settings | changes))
 
@@ -103,7 +103,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run_command(
-    folder: Path, *arguments: str, timeout: float = 120, **env: str
+    folder: Path, *arguments: str, timeout: float = 900, **env: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run `compress ...` in a process of its own, in `folder`."""
     return forking.run(folder, list(arguments), {**os.environ, "OMP_NUM_THREADS": "1", **env}, timeout)

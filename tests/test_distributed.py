@@ -140,14 +140,14 @@ def test_a_killed_helper_ends_the_run_with_a_reason(tmp_path: Path) -> None:
     rows = tmp_path / "run" / "metrics.jsonl"
     until(lambda: rows.is_file() and rows.read_text().count("\n") > 1)
     os.kill(helpers_of(process.pid)[0], signal.SIGKILL)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate()
     assert process.returncode == 2
     assert told.startswith("compress: devices=2: process 1 of 0..1 was killed by SIGKILL")
     assert len(told.splitlines()) == 1
     assert read_json(tmp_path / "run" / "summary.json")["status"] == "failed"
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+def until(condition: Any, seconds: float = 600) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends
@@ -196,7 +196,6 @@ def test_torchrun_leads_to_the_same_run(command: Command, tmp_path: Path) -> Non
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pretrain: running") == 1

@@ -22,7 +22,7 @@ PARTS = [
     ["agents"],
     ["distill"],
     ["train"],
-    ["shares"],
+    ["shares", "layout"],
     ["distributed"],
     ["measure"],
     ["data"],
@@ -30,7 +30,7 @@ PARTS = [
     ["work"],
     ["locks"],
     ["files"],
-    ["settings", "paths", "seeds", "sources", "launched"],
+    ["settings", "paths", "seeds", "sources", "launched", "supervisor"],
 ]
 LEVEL = {part: level for level, parts in enumerate(PARTS) for part in parts}
 ROOT = Path(compress.__file__).parent

@@ -117,7 +117,7 @@ def test_early_stop_ends_without_progress(tiny: nn.Module, digit_data: MemoryDat
 
 
 def test_bf16_and_channels_last_train_too(tiny: nn.Module, digit_data: MemoryData, tmp_path: Path) -> None:
-    recipe = make_recipe(epochs=1, amp="bf16", channels_last=True, label_smoothing=0.1, clip_norm=1.0)
+    recipe = make_recipe(epochs=1, amp="bf16", channels_last="on", label_smoothing=0.1, clip_norm=1.0)
     assert 0 < run(tiny, digit_data, recipe, tmp_path / "a")["held_out_top1"] <= 100
     assert next(tiny.parameters()).dtype == torch.float32
 

@@ -13,11 +13,23 @@ compress.counts(compress.zoo("resnet20_cs"), images)  # the shipped networks, an
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.api import channel_groups, cost, counts, cut, export_onnx, load, masked, uniform_plan, zoo
+    from compress.api import (
+        channel_groups,
+        cost,
+        counts,
+        cut,
+        export_onnx,
+        load,
+        masked,
+        uniform_plan,
+        unsafe_in_channels_last,
+        zoo,
+    )
     from compress.prune.plan import Plan
 
 __all__ = [
-    "Plan", "channel_groups", "cost", "counts", "cut", "export_onnx", "load", "masked", "uniform_plan", "zoo",
+    "Plan", "channel_groups", "cost", "counts", "cut", "export_onnx", "load", "masked", "uniform_plan",
+    "unsafe_in_channels_last", "zoo",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.catalogue import zoo_spec
 from compress.config import check_value
+from compress.layout import unsafe_layers
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
 from compress.models import onnx
@@ -208,6 +209,15 @@ def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, r
         )
     widths = uniform_widths(prices, options, preserve_ratio)
     return plan_of(seen.graph, channel_orders(model, seen.graph), widths)
+
+
+def unsafe_in_channels_last(model: nn.Module) -> list[str]:
+    """The layers whose weight gradients may corrupt memory on a CPU, in float32 and channels_last; mostly none.
+
+    Narrow 1x1 convolutions with a stride, which pruning makes. Train such a network in the contiguous layout.
+    """
+    _check_kind(model)
+    return unsafe_layers(model)
 
 
 def counts(model: nn.Module, example: Example) -> Counts:

@@ -21,6 +21,7 @@ from compress.distill.distill import Distill
 from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
 from compress.files import JSON
 from compress.launched import place
+from compress.layout import training_format
 from compress.models.onnx import require_onnx
 from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
 from compress.prune.controls import controls_of
@@ -206,6 +207,8 @@ def build(config: JSON) -> Job:
     decides = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
     if decides and data is not None and spec is not None and method is not None and budget is not None:
         budget = parts(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
+    if not bad & {"pretrain", "method", "stages", "device"} and spec is not None and method is not None:
+        parts(_check_layouts, spec, teacher, method, config, device or torch.device("cpu"))
     problems += parts.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -232,6 +235,22 @@ def build(config: JSON) -> Job:
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
         devices=devices,
     )
+
+
+def _check_layouts(
+    spec: ModelSpec, teacher: Teacher | None, method: Method, config: JSON, device: torch.device
+) -> None:
+    """The layouts of trainings of whole networks; what a cut network can take shows only when it is there."""
+    recipe = Recipe(**config["pretrain"])
+    trained = [spec] if "pretrain" in config["stages"] and not spec.comes_trained else []
+    trained += [teacher.spec] if isinstance(teacher, ZooTeacher) and not teacher.spec.comes_trained else []
+    checked = [("pretrain", recipe, one) for one in trained]
+    if "sparsify" in config["stages"]:
+        own = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
+        checked += [(f"method.{name}", value, spec) for name, value in own.items()]
+    for key, recipe, one in checked:
+        if recipe.channels_last == "on":
+            training_format(one.without_pretrained().build(tried=False), recipe, device, key)
 
 
 def _check_budget(

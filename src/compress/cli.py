@@ -1,12 +1,12 @@
 """The command. Torch is loaded only once a run starts: `compress --help` must be quick."""
 
 import errno
+import json
 import logging
 import os
 import re
 import signal
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,13 +37,14 @@ from compress.compose import (
 from compress.files import JSON
 from compress.launched import place
 from compress.locks import locked
-from compress.paths import CONF, LOCK, SUMMARY
+from compress.paths import CONF, LOCK
 from compress.settings import BAD_INPUT, INTERRUPTED, TERMINATED, InputError, is_users
-from compress.sweeps import SweepJob, closing, exit_code, left_undone
+from compress.supervisor import Tell, can_supervise, supervised
+from compress.sweeps import SweepJob, closing, exit_code, forget_failure, left_undone, mark_died, new_launch
 
 log = logging.getLogger(__name__)
 
-BEGAN = "COMPRESS_BEGAN"  # when the command began, for the processes of its jobs: what is forced is so once
+LAUNCH = "COMPRESS_LAUNCH"  # names one start of the command, for the processes of its jobs: what is forced is so once
 NOTHING = {"teacher=null", "distill=null", "experiment=null"}  # what they are anyway; Hydra has no word for it
 
 register_resolvers()
@@ -82,6 +83,8 @@ class CheckBeforeStart(Callback):
             folders = {"outputs": Path(config.outputs), "hydra.sweep.dir": Path(config.hydra.sweep.dir)}
             _refuse(problems or unwritable(folders))
             _sweep[:] = jobs
+            for tell in _tells:
+                tell(json.dumps([job.to_json() for job in jobs]).encode())
             if "${now" in _written(config.hydra.sweep):
                 sys.argv.append(f"hydra.sweep.dir='{config.hydra.sweep.dir}'")  # the same if it is launched again
 
@@ -99,6 +102,7 @@ def _no_warning() -> Iterator[None]:
 
 
 _sweep: list[SweepJob] = []  # that this process has launched
+_tells: list[Tell] = []  # what the process that watches over a sweep is told its jobs by
 _failed: dict[Path, str] = {}  # folders of runs that ended in what one line tells, and that line
 _bugs: dict[Path, str] = {}  # of jobs that ended in a traceback
 
@@ -215,18 +219,18 @@ def _run(config: JSON, folder: Path, in_sweep: bool) -> None:
     job = build(config)
     with lead(job, config, folder, digest) as crew:
         _tell(foreign_run(folder, config, job.devices, "hydra.sweep.dir" if in_sweep else "hydra.run.dir"))
-        began = float(os.environ.get(BEGAN, time.time()))
-        if in_sweep and SweepJob(folder, {}, digest).has_failed(since=began):
+        launch = os.environ.get(LAUNCH) or new_launch()
+        if in_sweep and SweepJob(folder, {}, digest).has_failed(launch):
             log.info("%s: has failed since this command began; the next one tries it again", folder)
             return
         done = finished_summary(folder, job, digest)
-        if done is not None and not (config["force"] and (folder / SUMMARY).stat().st_mtime < began):
+        if done is not None and not (config["force"] and done.get("launch") != launch):
             told = "" if in_sweep else f"\n{show(done, folder)}"  # a sweep ends in a table of its own
             log.info("%s is a finished run of this config: nothing to do%s", folder, told)
             return
-        store = Store(Path(config["outputs"]) / "cache", redo_before=began)
+        store = Store(Path(config["outputs"]) / "cache", launch)
         how = {key: config[key] for key in ("tensorboard", "plots")}
-        summary = run(job, config, digest, folder, store, crew, **how)
+        summary = run(job, config, digest, folder, store, crew, launch=launch, **how)
     log.info("%s", show(summary, folder))
 
 
@@ -277,7 +281,9 @@ def main() -> None:
         logging.disable(logging.CRITICAL)
     sys.argv[1:] = _arguments(sys.argv[1:])
     _refuse(_config_folders(sys.argv[1:]))
-    os.environ[BEGAN] = str(time.time())
+    os.environ[LAUNCH] = new_launch()
+    if _is_sweep(sys.argv[1:]) and place().world == 1 and can_supervise():
+        _tells.append(supervised(_job_died))
     with _told():
         _launch()
         if place().rank > 0:
@@ -288,10 +294,38 @@ def main() -> None:
             raise SystemExit(BAD_INPUT)
 
 
+def _is_sweep(argv: list[str]) -> bool:
+    return bool(get_args_parser().parse_known_args(argv)[0].multirun)
+
+
+def _job_died(by: signal.Signals, told: bytes) -> bool:
+    """What a signal ended is named, and whether jobs are left to go on with."""
+    jobs = [SweepJob.from_json(content) for content in json.loads(told or b"[]")]
+    died = mark_died(jobs, os.environ[LAUNCH], f"its process was killed by {by.name}")
+    for job in died:
+        print(f"compress: {job}: its process was killed by {by.name}; the other jobs go on", file=sys.stderr)
+    if not died:
+        print(f"compress: killed by {by.name} outside of any job", file=sys.stderr)
+    return bool(died)
+
+
 def _end_sweep() -> None:
-    """Wait for jobs that other processes took, do what they left undone, and end in one table."""
+    """Wait for jobs that other processes took, do what they left undone, and end in one table.
+
+    Of several jobs that died when a launcher lost its processes, each is tried once more, alone: only one of them
+    need have been the cause.
+    """
     before: list[SweepJob] = []
-    while place().world == 1 and (left := left_undone(_sweep)) and left != before:
+    together: list[SweepJob] = []
+    while place().world == 1:
+        died = mark_died(_sweep, os.environ[LAUNCH], "its process died (a crash, or no memory left)")
+        together += died if len(died) > 1 else []
+        left = left_undone(_sweep)
+        if together and left in ([], before):
+            forget_failure(together.pop(0))
+            left = left_undone(_sweep)
+        elif left in ([], before):
+            break
         before = left
         _launch()
     print(f"\n{closing(_sweep, {**_failed, **_bugs})}", flush=True)

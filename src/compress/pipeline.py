@@ -39,6 +39,7 @@ def run(
     store: Store,
     crew: Crew,
     *,
+    launch: str,
     tensorboard: bool,
     plots: bool,
 ) -> JSON:
@@ -48,6 +49,7 @@ def run(
         "status": "running",
         "config": config,
         "config_hash": config_hash,
+        "launch": launch,
         "started": datetime.now().isoformat(timespec="seconds"),
         "stages": {},
         "results": {},

@@ -103,7 +103,7 @@ class Recipe:
     clip_norm: Positive | None  # largest gradient norm
     early_stop_epochs: Count | None  # stop after so many epochs without a better held-out top-1
     amp: Literal["off", "bf16"]
-    channels_last: bool
+    channels_last: Literal["auto", "on", "off"]  # auto: where it is safe (compress.layout)
 
 
 @dataclass(frozen=True, kw_only=True)

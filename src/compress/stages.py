@@ -552,7 +552,7 @@ class Stage:
 
 
 def _pretrain_trains(job: Job) -> bool:
-    return job.model.checkpoint is None and not job.model.is_pretrained
+    return not job.model.comes_trained
 
 
 def _always(job: Job) -> bool:

@@ -5,7 +5,6 @@ when whole, under a lock that the operating system frees when its holder dies.
 """
 
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from compress.paths import PROGRESS, RESULT
 from compress.work import Work
 
 log = logging.getLogger(__name__)
+
+OF_THE_STORE = ("files", "launch")  # what stands in a result beside what its stage reported
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ def stage_key(name: str, depends: Mapping[str, Any]) -> str:
 class Store:
     """The cache of finished stages under one folder.
 
-    What is to be computed again is so once: a result that was finished after the time `redo_before` counts as new.
+    What is to be computed again is so once in a launch (one start of the command, whatever its jobs and processes):
+    a result remembers in which it was computed.
     """
 
-    def __init__(self, root: Path, redo_before: float = math.inf) -> None:
-        self._root, self._redo_before = root, redo_before
+    def __init__(self, root: Path, launch: str | None = None) -> None:
+        self._root, self._launch = root, launch
         root.mkdir(parents=True, exist_ok=True)
 
     def stage(
@@ -74,15 +76,17 @@ class Store:
             write_json(partial / "depends.json", depends)
             result = compute(Work(partial, on_row))
             sizes = {path.name: path.stat().st_size for path in partial.iterdir() if path.name != PROGRESS}
-            write_json(partial / RESULT, {**result, "files": sizes})
+            write_json(partial / RESULT, {**result, "files": sizes, "launch": self._launch})
             _publish(folder)
         return Finished(folder, key, result, reused=False)
 
     def _is_good(self, folder: Path, redo: bool) -> bool:
-        return _whole(folder) and (not redo or (folder / RESULT).stat().st_mtime >= self._redo_before)
+        if not _whole(folder):
+            return False
+        return not redo or (self._launch is not None and read_json(folder / RESULT).get("launch") == self._launch)
 
     def _reuse(self, name: str, folder: Path, key: str, on_row: Callable[[Row], None]) -> Finished:
-        result = {key: value for key, value in read_json(folder / RESULT).items() if key != "files"}
+        result = {key: value for key, value in read_json(folder / RESULT).items() if key not in OF_THE_STORE}
         for row in read_rows(folder):
             on_row(row)
         log.info("%s: the %s is reused from %s (saves %.1f s)", name, result["made"], folder, result["seconds"])

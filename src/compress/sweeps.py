@@ -1,11 +1,12 @@
 """The jobs of a sweep, from what they leave in their folders: a launcher may run them in other processes."""
 
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.files import JSON, read_json
+from compress.files import JSON, read_json, write_json
 from compress.locks import locked
 from compress.paths import LOCK, SUMMARY
 from compress.settings import BAD_INPUT
@@ -35,9 +36,41 @@ class SweepJob:
     def is_done(self) -> bool:
         return self.summary().get("status") == "done"
 
-    def has_failed(self, since: float) -> bool:
-        """`since` in seconds since the epoch."""
-        return self.summary().get("status") == "failed" and (self.folder / SUMMARY).stat().st_mtime >= since
+    def has_failed(self, launch: str) -> bool:
+        """Whether this start of the command has tried it already."""
+        summary = self.summary()
+        return summary.get("status") == "failed" and summary.get("launch") == launch
+
+    def to_json(self) -> JSON:
+        return {"folder": str(self.folder), "changed": self.changed, "config_hash": self.config_hash}
+
+    @staticmethod
+    def from_json(content: JSON) -> "SweepJob":
+        return SweepJob(Path(content["folder"]), content["changed"], content["config_hash"])
+
+
+def new_launch() -> str:
+    """A name for one start of the command, which no clock decides."""
+    return uuid.uuid4().hex
+
+
+def mark_died(jobs: Sequence[SweepJob], launch: str, why: str) -> list[SweepJob]:
+    """The jobs that this launch began and whose processes are gone without a word; they are failed from now on."""
+    died = []
+    for job in jobs:
+        summary = job.summary()
+        if summary.get("status") != "running" or summary.get("launch") != launch:
+            continue
+        with locked(job.folder / LOCK, None) as is_gone:
+            if is_gone:
+                write_json(job.folder / SUMMARY, {**summary, "status": "failed", "error": why, "bad_input": False})
+                died.append(job)
+    return died
+
+
+def forget_failure(job: SweepJob) -> None:
+    """Let the same launch try it again."""
+    write_json(job.folder / SUMMARY, {**job.summary(), "status": "interrupted"})
 
 
 def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:

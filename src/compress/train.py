@@ -21,6 +21,7 @@ from tqdm import tqdm
 from compress import distributed, shares
 from compress.data.base import Data
 from compress.files import JSON
+from compress.layout import KIND, guarded, training_format, unsafe_layers
 from compress.measure.accuracy import hits
 from compress.models.masks import apply_masks
 from compress.seeds import derive_seed
@@ -107,8 +108,16 @@ def train(
         InputError: the loss is no longer a number, or the network no longer finite.
     """
     model.to(device)
-    if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)
+    layout = training_format(model, recipe, device, recipe_key or stage)
+    model.to(memory_format=layout)
+    if recipe.channels_last == "auto" and layout is torch.contiguous_format and distributed.is_main():
+        unsafe = unsafe_layers(model)
+        log.info(
+            "%s: in the contiguous layout, since channels_last is not safe on a CPU for %s (%s)",
+            stage,
+            KIND,
+            unsafe[0],
+        )
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -140,7 +149,7 @@ def train(
             began = time.perf_counter()
             hooks.begin_epoch(model, epoch)
             mean_loss, train_top1 = _epoch(
-                model, trained, data, recipe, loss, optimizer, hooks, stage, epoch, seed, device
+                model, trained, data, recipe, layout, loss, optimizer, hooks, stage, epoch, seed, device
             )
             rate = optimizer.param_groups[0]["lr"]
             shares.agree_on_buffers(model)
@@ -223,6 +232,7 @@ def _epoch(
     trained: nn.Module,
     data: Data,
     recipe: Recipe,
+    layout: torch.memory_format,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     hooks: Hooks,
@@ -249,9 +259,8 @@ def _epoch(
         images, labels, own = shares.never_empty(images, labels)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch - 1 + (step + 0.5) / steps)
-        if recipe.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with _autocast(recipe, device):
+        images = images.contiguous(memory_format=layout)
+        with _autocast(recipe, device), guarded(recipe, device):
             logits, value = training_loss(trained(images), labels, images, recipe, loss)
         optimizer.zero_grad(set_to_none=True)
         shares.weighted(value, own, size).backward()

@@ -92,6 +92,11 @@ class ModelSpec:
         """Whether `build` gives a network that already knows these classes."""
         return self.args.get("weights") is not None and self.classes == IMAGENET_CLASSES
 
+    @property
+    def comes_trained(self) -> bool:
+        """Whether there is nothing to train: it has a checkpoint, or pretrained weights."""
+        return self.checkpoint is not None or self.is_pretrained
+
     def without_pretrained(self) -> "ModelSpec":
         """The same architecture, with no argument that would fetch weights."""
         fetching = {key: value for key, value in {"weights": None, "download": False}.items() if key in self.args}

@@ -25,7 +25,7 @@ SHORT = (
 def test_every_network_is_searched_and_meets_its_budget(
     command: Command, tmp_path: Path, network: str, rules: str
 ) -> None:
-    done = command(*network.split(), *rules.split(), *SHORT, "preserve_ratio=0.5", timeout=600)
+    done = command(*network.split(), *rules.split(), *SHORT, "preserve_ratio=0.5")
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("outputs/*/*/summary.json")
     summary, plan = read_json(folder), read_json(folder.parent / "plan.json")
