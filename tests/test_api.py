@@ -1,9 +1,9 @@
 """What `import compress` offers, used as the documentation shows it."""
 
 import gc
-import weakref
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
