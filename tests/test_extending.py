@@ -50,6 +50,7 @@ def test_its_settings_are_checked_like_ours(mine: Path) -> None:
     assert "percent=0.3: method=uniform does not take it; it takes preserve_ratio, flops_limit" in told
 
 
+@pytest.mark.slow
 def test_a_reward_is_one_function_and_one_yaml(tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text(
         "def few(outcome, *, per_channel):\n    return -per_channel * outcome.params\n"

@@ -30,6 +30,7 @@ PARTS = [
     ["work"],
     ["locks"],
     ["files"],
+    ["checks"],
     ["settings", "paths", "seeds", "sources", "launched", "supervisor"],
 ]
 LEVEL = {part: level for level, parts in enumerate(PARTS) for part in parts}

@@ -238,6 +238,7 @@ def test_a_folder_that_cannot_be_made_is_told(command: Command, tmp_path: Path) 
     assert sweep.stderr.startswith("compress: hydra.sweep.dir: cannot make the folder file")
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Command, tmp_path: Path) -> None:
     sweep = ("-m", "stages=[pretrain,eval]", "seed=0,1", *QUICK)
     assert command(*sweep).returncode == 0

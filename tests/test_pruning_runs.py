@@ -103,6 +103,7 @@ def test_a_teacher_joins_the_sparse_training(slimmed: tuple[Path, str]) -> None:
     assert "sparsify: running" in again.stdout  # another training than the one with the teacher
 
 
+@pytest.mark.slow
 def test_a_budget_in_macs_and_a_block_that_goes(slimmed: tuple[Path, str]) -> None:
     base, _ = slimmed
     done = run_command(
@@ -142,6 +143,7 @@ def test_pruned_weights_stay_zero_through_steps_training_and_files(tmp_path: Pat
     assert plan["sparsity"]["prunable"]["total"] == pruned["conv"]["total"] + pruned["fc"]["total"]
 
 
+@pytest.mark.slow
 def test_from_scratch_with_as_many_multiply_adds(tmp_path: Path) -> None:
     summary = summary_of(
         tmp_path, "method=filter_magnitude", "flops_limit=1.0", "finetune.init=scratch", "finetune.scratch_budget=B"
@@ -184,6 +186,7 @@ def test_bad_input_is_one_line(command: Command, arguments: tuple[str, ...], tol
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_network_of_a_run_is_a_checkpoint_unless_it_was_cut(tmp_path: Path) -> None:
     summary_of(tmp_path, "method=magnitude", "percent=0.5", "control=uniform", "stages=[pretrain,prune,eval]")
     again = ("method=magnitude", "percent=0", "stages=[pretrain,eval]", "model.checkpoint=out/model.safetensors")

@@ -41,6 +41,7 @@ def plan_of(row: dict[str, Any], base: Path) -> dict[str, Any]:
     return plan
 
 
+@pytest.mark.slow
 def test_amc_against_camc_with_strategies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, told, pictures = asked(
         tmp_path, capsys, "method=amc,camc", "preserve_ratio=0.5,0.7", "stages=[pretrain,sparsify,prune,eval]"
@@ -55,6 +56,7 @@ def test_amc_against_camc_with_strategies(tmp_path: Path, capsys: pytest.Capture
     assert {"front.png", "budgets.png", "layers.png", "search.png"} <= pictures
 
 
+@pytest.mark.slow
 def test_a_sweep_of_percents_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, told, pictures = asked(tmp_path, capsys, "method=magnitude", "percent=0.3,0.6,0.9")
     rows.sort(key=lambda row: row["asked"])
@@ -72,6 +74,7 @@ def test_a_sweep_of_percents_of_weights(tmp_path: Path, capsys: pytest.CaptureFi
     assert "front.png" in pictures
 
 
+@pytest.mark.slow
 def test_slimming_over_percents_with_controls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ("method=slimming", "percent=0.2,0.4", "control=[random,uniform]", "control_draws=1")
     rows, told, pictures = asked(tmp_path, capsys, *sweep)

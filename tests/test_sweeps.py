@@ -231,22 +231,20 @@ def test_a_job_that_dies_by_a_signal_takes_no_other_with_it(launcher: str, tmp_p
     side = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     sweep = (
         "-m", f"hydra/launcher={launcher}", *side, "model=custom", "model._target_=nets.Net",
-        "+model.dies=SIGSEGV,no,SIGKILL", "seed=0,1", "stages=[pretrain,eval]", *small,
+        "+model.dies=SIGSEGV,no,SIGKILL", "stages=[pretrain,eval]", *small,
     )  # fmt: skip
     done = run_command(tmp_path, *sweep, PYTHONPATH=".")
     assert done.returncode == 1, done.stderr
-    assert "4 of 6 jobs are not done" in done.stdout
+    assert "2 of 3 jobs are not done" in done.stdout
     named = [line.split(" (")[0] for line in done.stdout.splitlines() if line.startswith("  +model.dies=SIG")]
     by = {name: f"was killed by {name}" if launcher == "basic" else "died" for name in ("SIGSEGV", "SIGKILL")}
-    assert sorted(named) == sorted(
-        f"  +model.dies={name} seed={seed}: failed: its process {how}" for name, how in by.items() for seed in (0, 1)
-    )
+    assert named == [f"  +model.dies={name}: failed: its process {how}" for name, how in by.items()]
     states = Counter(read_json(folder / "summary.json")["status"] for folder in job_folders(tmp_path).values())
-    assert states == {"failed": 4, "done": 2}
+    assert states == {"failed": 2, "done": 1}
     (tmp_path / "mended").touch()
     again = run_command(tmp_path, *sweep, PYTHONPATH=".")  # rerun, what died is tried again, and only that
     assert again.returncode == 0, again.stderr
-    assert computed(again.stdout)["pretrain"] == 4 or launcher != "basic"
+    assert computed(again.stdout)["pretrain"] == 2 or launcher != "basic"
     assert {read_json(folder / "summary.json")["status"] for folder in job_folders(tmp_path).values()} == {"done"}
 
 
@@ -287,6 +285,7 @@ def test_a_bug_in_one_job_is_no_end_of_the_sweep(tmp_path: Path) -> None:
     assert {summary.get("bad_input") for summary in summaries} == {None, False}
 
 
+@pytest.mark.slow
 def test_no_override_breaks_the_name_of_a_folder(command: Command, tmp_path: Path) -> None:
     odd = tmp_path / "it's" / "a net, 2nd=best.safetensors"
     odd.parent.mkdir()
@@ -308,6 +307,7 @@ def test_no_override_breaks_the_name_of_a_folder(command: Command, tmp_path: Pat
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.slow
 def test_launchers_give_the_same_networks(launcher: str, calm: Path, tmp_path: Path) -> None:
     """Two jobs at a time, in other processes, on one cache."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
@@ -321,6 +321,7 @@ def test_launchers_give_the_same_networks(launcher: str, calm: Path, tmp_path: P
     assert "percent" in done.stdout.split("\n\n")[-1]  # the table of the sweep
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_get_two_folders(tmp_path: Path) -> None:
     runs = [start(tmp_path, "stages=[pretrain,eval]", *CUT) for _ in range(2)]
     outputs = [run.communicate()[0] for run in runs]
@@ -359,6 +360,7 @@ def killed_again_and_again(base: Path, calm: Path, times: int, arguments: tuple[
         assert (folder / "plan.json").read_bytes() == (calm / "outputs/sweeps" / name / "plan.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_a_random_moment_loses_nothing(calm: Path, tmp_path: Path) -> None:
     killed_again_and_again(tmp_path / "killed", calm, 1, ("-m", "percent=0.2,0.4,0.6", *CUT))
 

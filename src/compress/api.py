@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.catalogue import zoo_spec
-from compress.config import check_value
+from compress.checks import check_value
 from compress.layout import unsafe_layers
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
