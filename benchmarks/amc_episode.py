@@ -36,7 +36,7 @@ from compress.data.cifar import cifar
 from compress.data.digits import digits
 from compress.measure.accuracy import Accuracy, accuracy
 from compress.models.mobilenetv1 import mobilenetv1
-from compress.models.spec import load_strictly, read_checkpoint
+from compress.models.weights import load_strictly, read_checkpoint
 from compress.prune.amc.env import ChannelEnv
 from compress.prune.amc.rewards import acc
 from compress.prune.amc.scores import Scores

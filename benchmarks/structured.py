@@ -28,7 +28,7 @@ from compress.build import build
 from compress.compose import plain, register_resolvers
 from compress.measure.accuracy import accuracy
 from compress.measure.macs import count_macs
-from compress.models.spec import load_strictly, read_checkpoint
+from compress.models.weights import load_strictly, read_checkpoint
 from compress.paths import CONF
 from compress.prune.slimming.slimming import Slimming
 from compress.settings import Recipe

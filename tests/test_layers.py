@@ -29,8 +29,8 @@ PARTS = [
     ["models"],
     ["work"],
     ["locks"],
-    ["files"],
     ["checks"],
+    ["files"],
     ["settings", "paths", "seeds", "sources", "launched", "supervisor"],
 ]
 LEVEL = {part: level for level, parts in enumerate(PARTS) for part in parts}

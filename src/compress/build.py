@@ -23,7 +23,8 @@ from compress.files import JSON
 from compress.launched import place
 from compress.layout import training_format
 from compress.models.onnx import require_onnx
-from compress.models.spec import ModelSpec, load_strictly, read_checkpoint
+from compress.models.spec import ModelSpec
+from compress.models.weights import read_checkpoint
 from compress.prune.controls import controls_of
 from compress.prune.method import Method
 from compress.settings import Budget, EvalSettings, FinetuneRecipe, InputError, Recipe
@@ -129,9 +130,10 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     spec = ModelSpec(node["_target_"], args, shape, classes, checkpoint)
     parts = _Parts()
     network = parts(spec.build, data is not None)
-    weights = parts(read_checkpoint, Path(checkpoint)) if checkpoint else None
-    if data is not None and network is not None and weights is not None:
-        parts(load_strictly, network, weights, f"model.checkpoint={checkpoint}")
+    if checkpoint and data is not None and network is not None:
+        parts(spec.load_checkpoint, network)
+    elif checkpoint:
+        parts(read_checkpoint, Path(checkpoint))
     if parts.problems:
         raise InputError(*(re.sub("^model", key, problem) for problem in parts.problems))
     return spec

@@ -1,8 +1,7 @@
 """Checks values against the annotations of what takes them, and collects every mistake.
 
-The rules are the annotations themselves (see `compress.settings`): a function's or dataclass's keyword parameters say
-which settings there are, of which type, within which bounds. What stands in a config and in somebody's file is checked
-alike.
+The rules are the annotations themselves (see `compress.settings`): the keyword parameters of a function or dataclass
+say which settings there are, of which type, within which bounds. A config and somebody's file are checked alike.
 """
 
 import importlib
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
+from compress.files import printable
 from compress.settings import Bound, nearest
 
 OUTSIDE = {"_target_", "_partial_", "name"}  # keys of a config node that its function does not take
@@ -52,13 +52,22 @@ def parameters_of(target: Any) -> dict[str, Any]:
     return found
 
 
+def shown(value: Any, most: int = 120) -> str:
+    """A value as a line can hold it: printable, not longer than people read."""
+    try:
+        text = printable(str(value))
+    except (ValueError, RecursionError):  # a number of thousands of digits, say
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def check_value(path: str, value: Any, annotation: Any) -> list[str]:
     """Problems of one value, each a line that names the key, the value and the rule."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         problems = check_value(path, value, args[0])
         bounds = [rule for rule in args[1:] if isinstance(rule, Bound)]
-        return problems or [f"{path}={value}: must be {rule}" for rule in bounds if not rule.allows(value)]
+        return problems or [f"{path}={shown(value)}: must be {rule}" for rule in bounds if not rule.allows(value)]
     if value == "???":
         return [f"{path}: must be given"]
     if origin in (typing.Union, types.UnionType):
@@ -69,20 +78,20 @@ def check_value(path: str, value: Any, annotation: Any) -> list[str]:
     if origin is typing.Literal:
         if value in args and not (isinstance(value, bool) and True not in args and False not in args):
             return []
-        return [f"{path}={value}: must be one of {', '.join(map(str, args))}"]
+        return [f"{path}={shown(value)}: must be one of {', '.join(map(str, args))}"]
     if origin is list:
         if not isinstance(value, list):
-            return [f"{path}={value}: must be a list, such as [a,b]"]
+            return [f"{path}={shown(value)}: must be a list, such as [a,b]"]
         return [line for i, item in enumerate(value) for line in check_value(f"{path}[{i}]", item, args[0])]
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            return [f"{path}={value}: must be a mapping of names to settings"]
+            return [f"{path}={shown(value)}: must be a mapping of names to settings"]
         return [line for name, item in value.items() for line in check_value(f"{path}.{name}", item, args[1])]
     if annotation in (bool, int, float, str):
         return _check_plain(path, value, annotation)
     if isinstance(value, Mapping):
         return check_node(path, value, annotation if is_dataclass(annotation) else None)
-    return [] if annotation is Any else [f"{path}={value}: must be a group of settings"]
+    return [] if annotation is Any else [f"{path}={shown(value)}: must be a group of settings"]
 
 
 def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
@@ -90,7 +99,7 @@ def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return []
     fits = type(value) is wanted and not (isinstance(value, float) and not math.isfinite(value))
-    return [] if fits else [f"{path}={value}: must be {words[wanted]}"]
+    return [] if fits else [f"{path}={shown(value)}: must be {words[wanted]}"]
 
 
 def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: Iterable[str] = ()) -> list[str]:
@@ -107,17 +116,27 @@ def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: It
             return [f"{path}._target_={node['_target_']}: cannot be imported ({error})"]
     if target is None:
         return []
+    settings = {key: value for key, value in node.items() if key not in OUTSIDE}
+    return check_settings(path, settings, target, given, is_whole=not node.get("_partial_"))
+
+
+def check_settings(
+    path: str, settings: Mapping[str, Any], target: Any, given: Iterable[str] = (), is_whole: bool = True
+) -> list[str]:
+    """Problems of what a callable is to be given, by name; `is_whole`: nothing is added later."""
     takes = {name: rule for name, rule in parameters_of(target).items() if name not in given}
     takes_any_key = takes.pop(ANY_KEY, None) is not None
     prefix = f"{path}." if path else ""
     problems = []
-    for key, value in node.items():
-        if key not in takes and key not in OUTSIDE and not takes_any_key:
-            problems.append(f"unknown key {prefix}{key}; {nearest(key, takes)}")
+    for key, value in settings.items():
+        if key not in takes and not takes_any_key:
+            problems.append(f"unknown key {prefix}{shown(key)}; {nearest(key, takes)}")
         elif key in takes:
             problems += check_value(f"{prefix}{key}", value, takes[key])
-    if not node.get("_partial_"):
+    if is_whole:
         signature = inspect.signature(target).parameters
         optional = {name for name, p in signature.items() if p.default is not inspect.Parameter.empty}
-        problems += [f"{prefix}{name}: must be given" for name in takes if name not in node and name not in optional]
+        problems += [
+            f"{prefix}{name}: must be given" for name in takes if name not in settings and name not in optional
+        ]
     return problems

@@ -2,14 +2,21 @@
 
 import hashlib
 import json
+import mmap
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from compress.paths import METRICS
+from compress.settings import InputError
+
+MOST_JSON = 2**28  # bytes
+CHUNK = 2**24  # bytes that one thread hashes
 
 JSON = dict[str, Any]
 Row = Mapping[str, Any]
@@ -41,23 +48,93 @@ def write_json(path: Path, content: Any) -> None:
         part.write_text(text + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """
+    Raises:
+        ValueError: no JSON, or one that is nested as nobody nests it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """
+    Raises:
+        OSError: it cannot be read.
+        ValueError: no JSON, or larger than any that a run writes.
+    """
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"larger than {MOST_JSON:,} bytes")
+    return parse_json(path.read_text())
 
 
 def read_rows(folder: Path) -> list[JSON]:
-    """The rows of metrics.jsonl; a last line that a kill cut short is left out."""
+    """The rows of metrics.jsonl; a last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: something else stands in it.
+    """
     path = folder / METRICS
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    rows = [parse_json(line) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: holds lines that are no rows")
+    return rows
+
+
+def sha256_of(content: memoryview) -> str:
+    """Of chunks, which as many threads as there are cores hash at once, and of their hashes together."""
+    chunks = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        parts = list(threads.map(lambda chunk: hashlib.sha256(chunk).digest(), chunks))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def digest_of(path: Path) -> str:
     """A short name for a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return file_sha256(path)[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The file is read where the system keeps it, not into memory of one's own."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return sha256_of(memoryview(b""))
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
+            return sha256_of(content)
+
+
+def printable(text: str) -> str:
+    """Foreign text as it may be shown: what steers a terminal, and line breaks, are written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def printable_tree(content: Any) -> Any:
+    """Of JSON, every text in it."""
+    if isinstance(content, str):
+        return printable(content)
+    if isinstance(content, dict):
+        return {printable(str(key)): printable_tree(value) for key, value in content.items()}
+    return [printable_tree(value) for value in content] if isinstance(content, list) else content
 
 
 def hash_of(content: Any, length: int = 12) -> str:
     """A short name for settings: the same content, the same name."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def refuse_swelling(path: Path) -> None:
+    """torch writes its archives uncompressed; one that is compressed may fill the memory.
+
+    Raises:
+        InputError: an archive that holds more than twice what it takes on the disk.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        inside = sum(member.file_size for member in archive.infolist())
+    if inside > 2 * path.stat().st_size:
+        raise InputError(f"{path}: is a compressed archive of {inside:,} bytes; torch.save writes no such files")

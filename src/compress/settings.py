@@ -76,6 +76,12 @@ Threads = Annotated[int, Bound(ge=1, le=1024)]
 Share = Annotated[float, Bound(gt=0, le=1)]
 Fraction = Annotated[float, Bound(ge=0, lt=1)]
 
+# Of networks. Far above all that is published: what lies beyond is a slip, or a file that wants to fill the memory.
+Width = Annotated[int, Bound(ge=1, le=65_536)]
+Classes = Annotated[int, Bound(ge=1, le=1_000_000)]
+Side = Annotated[int, Bound(ge=1, le=16_384)]  # of an image, and its channels
+MOST_DEPTH = 2_000
+
 StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
 ControlKind = Literal["random", "uniform"]
 STAGE_ORDER: tuple[StageName, ...] = ("pretrain", "sparsify", "prune", "finetune", "eval")

@@ -27,7 +27,7 @@ from compress.measure.sparsity import nonzero_macs, zipped_bytes
 from compress.models.layers import initialise_convolutions
 from compress.models.masks import masked_layers, masks_of, set_masks
 from compress.models.onnx import export_onnx
-from compress.models.spec import OURS, ModelSpec, load_strictly, read_checkpoint
+from compress.models.spec import OURS, ModelSpec
 from compress.paths import MODEL, ONNX, RESULT
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.controls import Control, controlled
@@ -137,7 +137,7 @@ def pretrain(state: RunState, work: Work) -> JSON:
     model = job.model.build()
     result: JSON
     if job.model.checkpoint is not None:
-        load_strictly(model, read_checkpoint(Path(job.model.checkpoint)), f"model.checkpoint={job.model.checkpoint}")
+        job.model.load_checkpoint(model)
         result = {"source": job.model.checkpoint}
     elif job.model.is_pretrained:
         result = {"source": f"{job.model.args['arch']} {job.model.args['weights']}"}

@@ -23,7 +23,7 @@ from compress.models.spaces import (
     resnet50_gene,
     resnet50_space,
 )
-from compress.models.spec import load_strictly
+from compress.models.weights import load_strictly
 from compress.settings import InputError
 
 ORACLE = json.loads((ORACLES / "metaprune.json").read_text())

@@ -114,7 +114,8 @@ class DDPG:
                 torch._foreach_lerp_(list(target.parameters()), list(learned.parameters()), self.settings.tau)
         return float(critic_loss.detach())
 
-    _PARTS = ("actor", "critic", "actor_target", "critic_target", "actor_optimizer", "critic_optimizer")
+    NETWORKS = ("actor", "critic", "actor_target", "critic_target")
+    _PARTS = (*NETWORKS, "actor_optimizer", "critic_optimizer")
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress.checks import shown
 from compress.files import digest_of
-from compress.models.spec import OURS, ModelSpec
+from compress.models.spec import OURS, ModelSpec, spec_from_json
 from compress.paths import MODEL
 from compress.settings import InputError
-from compress.work import read_weights
+from compress.work import read_header
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class RunTeacher:
     def __post_init__(self) -> None:
         if not self.file.is_file():
             raise InputError(f"teacher.run={self.run}: holds no {MODEL}; give the folder of a finished run")
-        read_weights(self.file)
+        read_header(self.file)
 
     @property
     def file(self) -> Path:
@@ -33,15 +34,20 @@ class RunTeacher:
         Raises:
             InputError: a teacher for other images or classes.
         """
-        header = read_weights(self.file)[1]["model"]
-        if not header["target"].startswith(OURS):
+        written = read_header(self.file)["model"]
+        target = written.get("target") if isinstance(written, dict) else None
+        if isinstance(target, str) and not target.startswith(OURS):
             raise InputError(
-                f"teacher.run={self.run}: is {header['target']}, a network of your own, which a file may not call; "
-                f"use teacher=zoo model@teacher.model=custom teacher.model._target_={header['target']}"
+                f"teacher.run={self.run}: is {shown(target)}, a network of your own, which a file may not call; "
+                f"use teacher=zoo model@teacher.model=custom teacher.model._target_={shown(target)}"
             )
-        if (header["classes"], tuple(header["shape"])) != (classes, shape):
+        try:
+            spec = spec_from_json(written)
+        except InputError as error:
+            raise InputError(*(f"teacher.run={self.run}: {problem}" for problem in error.problems)) from None
+        if (spec.classes, spec.shape) != (classes, shape):
             raise InputError(
-                f"teacher.run={self.run}: knows {header['classes']} classes of {tuple(header['shape'])} images, "
+                f"teacher.run={self.run}: knows {spec.classes} classes of {spec.shape} images, "
                 f"this dataset has {classes} of {shape}"
             )
 

@@ -4,12 +4,12 @@ Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile V
 arXiv:1704.04861, table 1: 568.7 M multiply-adds at 224 px. The same strides are used at 32 px (11.6 M).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from compress.models.layers import initialise_convolutions
-from compress.settings import Positive
+from compress.settings import Bound
 
 # (output channels, stride) of the thirteen depthwise-separable blocks
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
@@ -40,5 +40,7 @@ class MobileNetV1(nn.Module):
         return self.classifier(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
 
 
-def mobilenetv1(*, width: Positive, stem_stride: Literal[1, 2], in_channels: int, num_classes: int) -> MobileNetV1:
+def mobilenetv1(
+    *, width: Annotated[float, Bound(gt=0, le=64)], stem_stride: Literal[1, 2], in_channels: int, num_classes: int
+) -> MobileNetV1:
     return MobileNetV1(width, stem_stride, in_channels, num_classes)

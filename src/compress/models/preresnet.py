@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.models.layers import ChannelSelection, Nothing, initialise_convolutions
-from compress.settings import Bound, InputError
+from compress.settings import MOST_DEPTH, Bound, InputError
 
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
 
@@ -166,7 +166,12 @@ def _blocks(depth: int, period: int, examples: str) -> int:
 
 
 def resnet_cs(
-    *, depth: Annotated[int, Bound(ge=8)], selection: bool, cfg: list[int] | None, in_channels: int, num_classes: int
+    *,
+    depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)],
+    selection: bool,
+    cfg: list[int] | None,
+    in_channels: int,
+    num_classes: int,
 ) -> PreResNet:
     """
     Raises:
@@ -177,7 +182,12 @@ def resnet_cs(
 
 
 def resnet_x4_cs(
-    *, depth: Annotated[int, Bound(ge=8)], selection: bool, cfg: list[int] | None, in_channels: int, num_classes: int
+    *,
+    depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)],
+    selection: bool,
+    cfg: list[int] | None,
+    in_channels: int,
+    num_classes: int,
 ) -> PreResNet:
     """
     Raises:
@@ -188,7 +198,12 @@ def resnet_x4_cs(
 
 
 def preresnet(
-    *, depth: Annotated[int, Bound(ge=11)], selection: bool, cfg: list[int] | None, in_channels: int, num_classes: int
+    *,
+    depth: Annotated[int, Bound(ge=11, le=MOST_DEPTH)],
+    selection: bool,
+    cfg: list[int] | None,
+    in_channels: int,
+    num_classes: int,
 ) -> PreResNet:
     """
     Raises:

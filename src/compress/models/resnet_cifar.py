@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.models.layers import ChannelPad, initialise_convolutions
-from compress.settings import Bound, Count, InputError
+from compress.settings import MOST_DEPTH, Bound, InputError, Width
 
 Shortcut = Literal["conv", "pad"]
 
@@ -82,9 +82,9 @@ class ResNet(nn.Module):
 
 def resnet(
     *,
-    depth: Annotated[int, Bound(ge=8)],
-    width: Count,
-    expansion: Count = 1,
+    depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)],
+    width: Width,
+    expansion: Annotated[int, Bound(ge=1, le=64)] = 1,
     shortcut: Shortcut,
     in_channels: int,
     num_classes: int,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.models.layers import initialise_convolutions
-from compress.settings import Bound, InputError
+from compress.settings import MOST_DEPTH, Bound, InputError
 
 STEM = 32
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
@@ -56,7 +56,7 @@ class ResNetX4(nn.Module):
         return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
-def resnet_x4(*, depth: Annotated[int, Bound(ge=8)], in_channels: int, num_classes: int) -> ResNetX4:
+def resnet_x4(*, depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)], in_channels: int, num_classes: int) -> ResNetX4:
     """
     Raises:
         InputError: the depth is not 6n + 2.

@@ -4,30 +4,40 @@ A network on disk is its spec (a function of this package and its arguments) + a
 pickled, and only functions of `compress.models` are ever called when a file is read.
 """
 
-import importlib
 import inspect
-import json
-import re
-import warnings
-from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from compress.checks import check_settings, check_value, find_target, parameters_of, shown
 from compress.files import JSON, digest_of
-from compress.models.masks import MASK
-from compress.settings import InputError, first_line
+from compress.models.weights import load_strictly, misfits, read_checkpoint, under_own_names
+from compress.settings import Classes, InputError, Side, first_line
 
 OURS = "compress.models."
+# All that a file may call. conf/model/*.yaml names the same functions.
+BUILDERS = (
+    "compress.models.metapruning.mobilenetv2",
+    "compress.models.metapruning.resnet50",
+    "compress.models.mobilenetv1.mobilenetv1",
+    "compress.models.preresnet.preresnet",
+    "compress.models.preresnet.resnet_cs",
+    "compress.models.preresnet.resnet_x4_cs",
+    "compress.models.resnet_cifar.resnet",
+    "compress.models.resnet_x4.resnet_x4",
+    "compress.models.torchvision.classifier",
+    "compress.models.vgg.vgg",
+)
+FETCHING: Mapping[str, bool | None] = {"weights": None, "download": False}  # arguments, and what fetches nothing
+GIVEN = ("in_channels", "num_classes", "image_size")  # by the images
 IMAGENET_CLASSES = 1000  # of torchvision's pretrained weights
-# Under these keys published checkpoints keep their state dict.
-WRAPPERS = ("state_dict", "model", "net")
+MOST_PARAMETERS = 1_000_000_000  # the largest classifiers of torchvision have 0.65
+MOST_INPUTS = 2**24  # numbers in one image
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,9 @@ class ModelSpec:
         Raises:
             InputError: the arguments do not go together, or the network cannot take such images.
         """
-        module, _, name = self.target.rpartition(".")
-        make = getattr(importlib.import_module(module), name)
-        given = {"in_channels": self.shape[0], "num_classes": self.classes, "image_size": self.shape[1]}
-        takes = inspect.signature(make).parameters
-        args = {key: given[key] for key in given if key in takes} | dict(self.args)
+        self._check_size()
         try:
-            network: nn.Module = make(**args)
+            network: nn.Module = self._make()
         except Exception as error:
             if self.is_ours:
                 raise
@@ -64,6 +70,58 @@ class ModelSpec:
         if tried:
             self._try(network)
         return network
+
+    def _make(self) -> Any:
+        make = find_target(self.target)
+        given = dict(zip(GIVEN, (self.shape[0], self.classes, self.shape[1]), strict=True))
+        takes = inspect.signature(make).parameters
+        return make(**{key: given[key] for key in given if key in takes} | dict(self.args))
+
+    def on_paper(self) -> nn.Module:
+        """The network without memory for its weights: names and shapes alone. For builders of `compress.models`."""
+        with torch.device("meta"):
+            network: nn.Module = self.without_pretrained()._make()
+        return network
+
+    def load_checkpoint(self, network: nn.Module) -> None:
+        """Give a network of this spec the weights of its checkpoint.
+
+        Raises:
+            InputError: no such file, or weights of another network; says which setting they would fit.
+        """
+        assert self.checkpoint is not None
+        weights, source = read_checkpoint(Path(self.checkpoint)), f"model.checkpoint={self.checkpoint}"
+        try:
+            load_strictly(network, weights, source)
+        except InputError as error:
+            raise InputError(f"{error}{self._setting_that_fits(weights)}") from None
+
+    def _setting_that_fits(self, weights: Mapping[str, Tensor]) -> str:
+        """Of the settings with few choices: one that makes a network of these names and shapes, in words."""
+        if self.target not in BUILDERS:
+            return ""
+        for key, rule in parameters_of(find_target(self.target)).items():
+            choices = (False, True) if rule is bool else get_args(rule) if get_origin(rule) is Literal else ()
+            for choice in choices:
+                other = replace(self, args={**self.args, key: choice})
+                try:
+                    own = other.on_paper().state_dict()
+                except (InputError, NotImplementedError):  # not with the other settings; not without numbers
+                    continue
+                if not misfits(under_own_names(weights, own), own):
+                    return f"; it fits with model.{key}={str(choice).lower()}"
+        return ""
+
+    def _check_size(self) -> None:
+        """
+        Raises:
+            InputError: a network of ours that no memory can be meant to hold; torchvision's are as large as they are.
+        """
+        if not self.is_ours or self.target == "compress.models.torchvision.classifier":
+            return
+        count = sum(parameter.numel() for parameter in self.on_paper().parameters())
+        if count > MOST_PARAMETERS:
+            raise InputError(f"model: {self.describe()} has {count:,} parameters; must be <= {MOST_PARAMETERS:,}")
 
     @property
     def is_ours(self) -> bool:
@@ -99,7 +157,7 @@ class ModelSpec:
 
     def without_pretrained(self) -> "ModelSpec":
         """The same architecture, with no argument that would fetch weights."""
-        fetching = {key: value for key, value in {"weights": None, "download": False}.items() if key in self.args}
+        fetching = {key: value for key, value in FETCHING.items() if key in self.args}
         return replace(self, args={**self.args, **fetching}, checkpoint=None)
 
     def describe(self) -> str:
@@ -113,112 +171,38 @@ class ModelSpec:
 
     def to_json(self) -> JSON:
         args = self.without_pretrained().args
-        return {"target": self.target, "args": dict(args), "shape": self.shape, "classes": self.classes}
+        return {"target": self.target, "args": dict(args), "shape": list(self.shape), "classes": self.classes}
 
 
-def spec_from_json(content: JSON) -> ModelSpec:
-    """
+def spec_from_json(content: Any) -> ModelSpec:
+    """What a file says of its network, with nothing in it that would fetch weights.
+
     Raises:
-        InputError: the function is not one of `compress.models`, which is all that a file may call.
+        InputError: not one of `BUILDERS`, which is all that a file may call, or not as it takes its arguments.
     """
-    if not str(content["target"]).startswith(OURS):
+    if not isinstance(content, dict) or content.keys() != {"target", "args", "shape", "classes"}:
+        raise InputError("model: must be a target with its args, shape and classes")
+    target, args = content["target"], content["args"]
+    if target not in BUILDERS:
         raise InputError(
-            f"{content['target']}: only functions of {OURS}* are called for a file; "
+            f"{shown(target)}: only functions of {OURS}* are called for a file, those that build a network; "
             "for a network of your own use compress.load(..., model=YourNetwork())"
         )
-    return ModelSpec(content["target"], content["args"], tuple(content["shape"]), content["classes"])
+    if not isinstance(args, dict):
+        raise InputError(f"args={shown(args)}: must be settings by name")
+    args = {key: FETCHING.get(key, value) for key, value in args.items()}
+    problems = check_settings("args", args, find_target(target), GIVEN) + check_images(content)
+    if problems:
+        raise InputError(*problems)
+    return ModelSpec(target, args, tuple(content["shape"]), content["classes"])
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .pt/.pth/.th/.safetensors file, out of its usual wrappers and without `module.`.
-
-    Raises:
-        InputError: missing, not loadable as plain tensors, or without a state dict.
-    """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"model.checkpoint={path}: {what}; give a state dict, or null to train")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-            _refuse_a_cut_network(path)
-            content = {name: tensor for name, tensor in content.items() if not name.endswith(f".{MASK}")}
-        else:
-            with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of old pickle protocols
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
-        # torch's own words advise to load such a file all the same; we do not
-        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"holds an object of {foreign[1]}" if foreign else f"cannot be read ({type(error).__name__})"
-        raise InputError(
-            f"model.checkpoint={path}: {what}; only plain tensors are loaded: save model.state_dict() alone"
-        ) from None
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"model.checkpoint={path}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
-    return {_current_name(name): tensor for name, tensor in content.items()}
-
-
-def _refuse_a_cut_network(path: Path) -> None:
-    """
-    Raises:
-        InputError: the network of a run that lost channels, whose weights fit no network of the zoo.
-    """
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("compress", "{}"))
-    if header.get("plan"):
-        raise InputError(
-            f"model.checkpoint={path}: is a network that a run has cut; compress.load reads it, and its uncut one is "
-            "what the run's stage pretrain left in the cache"
+def check_images(content: Mapping[str, Any]) -> list[str]:
+    """Problems of the images that a file says its network is for."""
+    shape, classes = content.get("shape"), content.get("classes")
+    problems = check_value("shape", shape, list[Side]) + check_value("classes", classes, Classes)
+    if not problems and isinstance(shape, list) and (len(shape) != 3 or prod(shape) > MOST_INPUTS):
+        problems.append(
+            f"shape={shown(shape)}: must be channels, height and width, together <= {MOST_INPUTS:,} numbers"
         )
-
-
-def _current_name(name: str) -> str:
-    """A parameter's name without data parallelism, and as torchvision calls it since its DenseNets were renamed."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name.removeprefix("module."))
-
-
-def _beside_weights() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What published files hold beside tensors: command lines and numpy numbers. Reading these runs no code."""
-    number = np.float64(0).__reduce__()[0]
-    assert callable(number)
-    names = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]  # before and from numpy 2
-    dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
-    return [Namespace, np.dtype, *dtypes, *((number, name) for name in names)]
-
-
-def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """
-    Raises:
-        InputError: names or shapes differ; the message lists which.
-    """
-    own = model.state_dict()
-    # Files older than BatchNorm's batch counter lack it; it plays no part in eval nor with a momentum.
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
-    extra = [name for name in weights if name not in own]
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    parts = [("missing", missing), ("unknown", extra), ("other shape", shapes)]
-    differ = "; ".join(f"{what}: {_few(names)}" for what, names in parts if names)
-    if differ:
-        raise InputError(f"{source}: does not fit the network ({differ})")
-    odd = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if odd:
-        raise InputError(f"{source}: holds numbers that are not finite ({_few(odd)})")
-    model.load_state_dict({**own, **weights})
-
-
-def _few(names: list[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return problems

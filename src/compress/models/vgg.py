@@ -11,8 +11,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from compress.checks import check_value
 from compress.models.layers import initialise_convolutions
-from compress.settings import InputError
+from compress.settings import MOST_DEPTH, InputError, Width
 
 WIDTHS: dict[int, list[int | str]] = {
     11: [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512],
@@ -67,7 +68,8 @@ def vgg(
     """
     widths = WIDTHS[depth] if cfg is None else list(cfg)
     numbers = [width for width in widths if width != "M"]
-    if not numbers or not all(type(width) is int and width > 0 for width in numbers):
-        written = ",".join(map(str, widths))
+    sound = 0 < len(numbers) <= MOST_DEPTH and not check_value("model.cfg", numbers, list[Width])
+    if not sound:
+        written = ",".join(map(str, widths[:20])) + (",..." if len(widths) > 20 else "")
         raise InputError(f"model.cfg=[{written}]: must be positive whole numbers and M, such as [64,64,M,128,128,M]")
     return VGG(widths, conv_bias, in_channels, num_classes)

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.checks import shown
 from compress.files import JSON
 from compress.models.masks import apply_masks, is_masked, mask_name, masked_weight, packed, set_masks, unpacked
-from compress.models.spec import ModelSpec, load_strictly, spec_from_json
+from compress.models.spec import ModelSpec, check_images, spec_from_json
+from compress.models.weights import load_strictly
 from compress.prune.groups import channel_graph
 from compress.prune.plan import Plan, plan_from_json
 from compress.prune.surgery import cut
-from compress.settings import InputError
+from compress.settings import InputError, first_line
 from compress.work import read_weights, write_weights
 
 
@@ -38,16 +40,29 @@ def load_network(path: Path, fresh: Callable[[], nn.Module] | None = None) -> tu
         InputError: not such a file, a network that only `fresh` can make, or weights or masks that do not fit.
     """
     weights, header = read_weights(path)
-    shape = tuple(header["model"]["shape"])
-    make = fresh or spec_from_json(header["model"]).build
+    try:
+        return _rebuilt(weights, header, fresh, str(path))
+    except InputError as error:
+        lines = [line.removeprefix(f"{path}: ") for line in error.problems]
+        raise InputError(*(f"{path}: {shown(line, 1000)}" for line in lines)) from error
+    except Exception as error:  # of somebody's header or network; what can be wrong in them has no end
+        raise InputError(f"{path}: cannot be rebuilt ({type(error).__name__}: {shown(first_line(error))})") from error
+
+
+def _rebuilt(
+    weights: Mapping[str, Tensor], header: JSON, fresh: Callable[[], nn.Module] | None, source: str
+) -> tuple[nn.Module, Plan]:
+    spec = None if fresh is not None else spec_from_json(header["model"])
+    if problems := check_images(header["model"]):
+        raise InputError(*problems)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away; the caller's draws stay
-        model = make()
+        model = fresh() if fresh is not None else spec.build(tried=False) if spec is not None else nn.Module()
     plan = plan_from_json(header["plan"])
     if plan.kept:
-        model = cut(model, channel_graph(model, shape), plan)
+        model = cut(model, channel_graph(model, tuple(header["model"]["shape"])), plan)
     if "masks" in header:
-        weights = _with_masks(model, weights, header["masks"], str(path))
-    load_strictly(model, weights, str(path))
+        weights = _with_masks(model, weights, header["masks"], source)
+    load_strictly(model, weights, source)
     apply_masks(model)
     return model.eval(), plan
 

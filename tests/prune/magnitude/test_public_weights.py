@@ -16,7 +16,7 @@ from torch import nn
 from compress.data.cifar import cifar
 from compress.measure.accuracy import accuracy
 from compress.models.masks import set_masks
-from compress.models.spec import load_strictly, read_checkpoint
+from compress.models.weights import load_strictly, read_checkpoint
 from compress.prune.magnitude.thresholds import Masked, weight_masks
 
 pytestmark = pytest.mark.slow

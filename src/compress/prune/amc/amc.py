@@ -22,7 +22,7 @@ from compress.paths import AGENT
 from compress.prune.amc.env import ChannelEnv, Metric, check_target
 from compress.prune.amc.lab import CalibrationSettings, Lab
 from compress.prune.amc.rewards import Outcome, Reward
-from compress.prune.amc.saved import agent_file, check_network, read_agent, write_agent
+from compress.prune.amc.saved import agent_file, check_network, load_agent, read_agent, write_agent
 from compress.prune.amc.search import Search, SearchSettings, agent_policy
 from compress.prune.amc.states import Clean, Encoding, Original, State
 from compress.prune.amc.strategy import read_strategy, widths_of
@@ -119,7 +119,7 @@ class Amc:
         return None if self.strategy is None else read_strategy(self.strategy)
 
     def _read_agent(self) -> JSON | None:
-        return None if self.agent is None else read_agent(self.agent, self._made_with())
+        return None if self.agent is None else read_agent(self.agent, self._made_with(), self.ddpg)
 
     def _made_with(self) -> JSON:
         """The settings that the agent's networks depend on."""
@@ -246,7 +246,7 @@ class Amc:
             saved = read_state(learned / AGENT)
             check_network(str(learned), saved, problem.graph)
             agent = self._new_agent(env, problem.seed)
-            agent.load_state_dict(saved["agent"])
+            load_agent(agent, saved, str(learned))
             share = self._share_of(problem.budget, problem.graph, problem.cost)
             walks = dict(self._walks(env, agent, saved["best"], share, problem.seed))
             found = [

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.agents.ddpg import DDPG
+from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.checks import shown
 from compress.files import JSON
 from compress.paths import AGENT
 from compress.prune.graph import ChannelGraph
-from compress.settings import InputError
-from compress.work import read_state, write_state
+from compress.settings import InputError, first_line
+from compress.work import holds_nothing, read_state, write_state
 
 # what reading a file that is none of ours, or not whole, can raise
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError)
@@ -29,7 +30,7 @@ def write_agent(folder: Path, agent: DDPG, best: Mapping[float, JSON], graph: Ch
     write_state(folder / AGENT, content)
 
 
-def read_agent(run: str, made_with: Mapping[str, Any]) -> JSON:
+def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -> JSON:
     """The agent of another run, whose settings have to agree with these.
 
     Raises:
@@ -39,15 +40,37 @@ def read_agent(run: str, made_with: Mapping[str, Any]) -> JSON:
         saved = read_state(agent_file(run))
         whole = {key: saved[key] for key in ("made_with", "network", "agent", "best")}
         theirs = dict(whole["made_with"])
+        if not all(whole[part] for part in ("network", "agent", "best")) or holds_nothing(
+            [whole["network"], *(whole["agent"][part] for part in DDPG.NETWORKS), whole["best"]]
+        ):
+            raise ValueError("empty, or not finite")
     except DAMAGED:
         raise InputError(
             f"method.agent={run}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
         ) from None
     wrong = [key for key, value in made_with.items() if theirs.get(key) != value]
     if wrong:
-        told = ", ".join(f"method.{key}={theirs.get(key)}" for key in wrong)
+        told = ", ".join(f"method.{key}={shown(theirs.get(key))}" for key in wrong)
         raise InputError(f"method.agent={run}: was trained with {told}; set the same")
+    try:
+        actor = whole["agent"]["actor"]
+        load_agent(DDPG(actor["0.weight"].shape[1], actor["4.weight"].shape[0], settings, 0), whole, run)
+    except (*DAMAGED, IndexError):
+        raise InputError(
+            f"method.agent={run}: its {AGENT} holds no agent of {settings.hidden} hidden units"
+        ) from None
     return whole
+
+
+def load_agent(agent: DDPG, saved: JSON, source: str) -> None:
+    """
+    Raises:
+        InputError: the networks of the file have other shapes.
+    """
+    try:
+        agent.load_state_dict(saved["agent"])
+    except (*DAMAGED, IndexError) as error:
+        raise InputError(f"{source}: its agent does not fit ({shown(first_line(error))})") from None
 
 
 def check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:

@@ -5,11 +5,10 @@ inputs that stays (`strategy`), or their number (`d_primes`); the first layer re
 per channel group does as well.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compress.files import JSON
+from compress.files import JSON, MOST_JSON, parse_json
 from compress.prune.cost import CostModel
 from compress.prune.graph import ChannelGraph
 from compress.settings import InputError
@@ -44,14 +43,17 @@ def read_strategy(given: Sequence[float] | str) -> list[float]:
         raise InputError("method.strategy=: must be a list of shares or numbers, a file with one, or a run folder")
     path = Path(given).expanduser()
     try:
-        text = (path / "plan.json" if path.is_dir() else path).read_text()
+        source = path / "plan.json" if path.is_dir() else path
+        if source.stat().st_size > MOST_JSON:
+            raise OSError(f"larger than {MOST_JSON:,} bytes")
+        text = source.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"method.strategy={given}: cannot be read ({error}); give a list, a file or a run") from None
     try:
-        content = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.replace(",", " ").split()
+        content = parse_json(text) if text.lstrip()[:1] in ("[", "{") else text.replace(",", " ").split()
         listed = content["own"]["d_primes"] if isinstance(content, dict) else content
         return [float(value) for value in listed]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise InputError(
             f"method.strategy={given}: must hold a list of numbers, or be the plan.json of a run of amc or camc"
         ) from None

@@ -1,0 +1,181 @@
+"""Weights of somebody's file: read as plain tensors, under the network's own names, checked before they are used.
+
+Published files hold one state dict in many forms: inside a wrapper, under the prefixes of torch.compile, data
+parallelism or Lightning, with counters beside it. What is no weight (integers, complex or sparse numbers, infinities)
+is refused.
+"""
+
+import json
+import re
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from compress.checks import shown
+from compress.files import refuse_swelling
+from compress.models.masks import MASK
+from compress.settings import InputError
+
+# Under these keys published checkpoints keep their state dict.
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.", "backbone.")  # before every name, in any nesting
+COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop and of averaged models, beside the weights
+PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .pt/.pth/.th/.safetensors file, out of its usual wrappers.
+
+    Raises:
+        InputError: missing, not loadable as plain tensors, or without a state dict.
+    """
+    source = f"model.checkpoint={path}"
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{source}: {what}; give a state dict, or null to train")
+    try:
+        content = _tensors_of(path)
+    except InputError:
+        raise
+    except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
+        # torch's own words advise to load such a file all the same; we do not
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds an object of {foreign[1]}" if foreign else f"cannot be read ({type(error).__name__})"
+        raise InputError(f"{source}: {what}; only plain tensors are loaded: save model.state_dict() alone") from None
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{source}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
+    odd = next((name for name in content if not isinstance(name, str)), None)
+    if odd is not None:
+        raise InputError(f"{source}: holds a tensor under the name {shown(odd)}; names of parameters are text")
+    return {_current_name(name): tensor for name, tensor in content.items()}
+
+
+def _tensors_of(path: Path) -> Any:
+    """
+    Raises:
+        InputError: the network of a run that lost channels, or a file that is larger inside than it is.
+        Exception: many kinds; not a file of plain tensors.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        _refuse_a_cut_network(path)
+        return {name: tensor for name, tensor in load_file(path).items() if not name.endswith(f".{MASK}")}
+    refuse_swelling(path)
+    with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old pickle protocols
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_a_cut_network(path: Path) -> None:
+    """
+    Raises:
+        InputError: the network of a run that lost channels, whose weights fit no network of the zoo.
+    """
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get("compress", "{}"))
+    if header.get("plan"):
+        raise InputError(
+            f"model.checkpoint={path}: is a network that a run has cut; compress.load reads it, and its uncut one is "
+            "what the run's stage pretrain left in the cache"
+        )
+
+
+def _current_name(name: str) -> str:
+    """A parameter's name as torchvision calls it since its DenseNets were renamed."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)
+
+
+def _beside_weights() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What published files hold beside tensors: command lines and numpy numbers. Reading these runs no code."""
+    number = np.float64(0).__reduce__()[0]
+    assert callable(number)
+    names = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]  # before and from numpy 2
+    dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    return [Namespace, np.dtype, *dtypes, *((number, name) for name in names)]
+
+
+def under_own_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without what stands before every name and without counters, where the network has neither.
+
+    The network's own names decide: one whose attribute is called `module` keeps it.
+    """
+    found = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in own or name.rpartition(".")[2] not in COUNTERS or _stripped(name) in own
+    }
+    while found and not found.keys() & own.keys():
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None)
+        if prefix is None:
+            break
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def _stripped(name: str) -> str:
+    while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def misfits(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """How names and shapes differ from a network's, in words; nothing where they do not."""
+    # Files older than BatchNorm's batch counter lack it; it plays no part in eval nor with a momentum.
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    extra = [name for name in weights if name not in own]
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    parts = [("missing", missing), ("unknown", extra), ("other shape", shapes)]
+    return "; ".join(f"{what}: {_few(names)}" for what, names in parts if names)
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """
+    Raises:
+        InputError: names, shapes or kinds of numbers differ, or numbers are none; the message lists which.
+    """
+    own = model.state_dict()
+    weights = under_own_names(weights, own)
+    if differ := misfits(weights, own):
+        raise InputError(f"{source}: does not fit the network ({differ})")
+    wrong = [f"{name} ({what})" for name, tensor in weights.items() if (what := _unlike(tensor, own[name]))]
+    if wrong:
+        raise InputError(f"{source}: holds no weights ({_few(wrong)})")
+    odd = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if odd:
+        raise InputError(f"{source}: holds numbers that are not finite ({_few(odd)})")
+    negative = [name for name, t in weights.items() if name.endswith("running_var") and bool((t < 0).any())]
+    if negative:
+        raise InputError(f"{source}: holds variances below 0 ({_few(negative)})")
+    model.load_state_dict({**own, **weights})
+
+
+def _unlike(tensor: Tensor, own: Tensor) -> str:
+    """What is wrong with the kind of a tensor that is to take the place of another, if anything is."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return "sparse or quantized"
+    if tensor.device.type == "meta":
+        return "on the meta device, without numbers"
+    if own.is_floating_point():
+        return "" if tensor.dtype in PLAIN else str(tensor.dtype)
+    return "" if tensor.dtype == own.dtype else f"{tensor.dtype} for {own.dtype}"
+
+
+def _few(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown(name) for name in names[:most]) + more
