@@ -1,14 +1,19 @@
 """A stage is computed once, whole, by one process; what is half done is never taken for done."""
 
+import errno
 import json
 import multiprocessing
+import os
+import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compress.files import atomic, hash_of, read_json, read_rows, write_json
+from compress.settings import InputError
 from compress.store import Store
 from compress.work import Work
 
@@ -169,6 +174,144 @@ def test_a_damaged_result_is_put_aside_and_computed_again(tmp_path: Path) -> Non
     assert (folder.with_suffix(".damaged") / "plan.json").read_text() == "who"
     (folder / "result.json").write_text("")
     assert stage(store, lambda work: {"seconds": 0, "made": "x", "value": 3}).result["value"] == 3
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def elsewhere(path: Path) -> None:
+    (path.parent / "others").mkdir()
+    (path.parent / "others" / "theirs.txt").write_text("theirs")
+    path.symlink_to(path.parent / "others")
+
+
+def full_of(name: str, content: bytes) -> Callable[[Path], None]:
+    def put(path: Path) -> None:
+        path.mkdir()
+        (path / name).write_bytes(content)
+
+    return put
+
+
+ENTRIES: dict[str, Callable[[Path], Any]] = {
+    "an empty folder": Path.mkdir,
+    "a file": lambda path: path.write_bytes(b"theirs"),
+    "an empty file": Path.touch,
+    "a link to itself": loop,
+    "a link to somebody's folder": elsewhere,
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "an empty result": full_of("result.json", b""),
+    "a result of garbage": full_of("result.json", bytes(range(256))),
+    "a deep result": full_of("result.json", b"[" * 100_000),
+    "a result that is a list": full_of("result.json", b"[1, 2]"),
+    "a result of nulls": full_of("result.json", b'{"files": null, "made": null, "seconds": null, "digest": null}'),
+    "somebody's files": full_of("theirs.txt", b"theirs"),
+    "other dependencies": full_of("depends.json", b'{"ratio": 0.7}'),
+    "deep dependencies": full_of("depends.json", b"[" * 100_000),
+}
+
+
+def seven(work: Work) -> Any:
+    work.row(epoch=1)
+    work.plan.write_text("plan")
+    return {"seconds": 0, "made": "x", "value": 7}
+
+
+@pytest.mark.parametrize("suffix", ["", ".partial", ".old", ".lock"])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_whatever_stands_in_its_place_a_stage_is_computed(entry: str, suffix: str, tmp_path: Path) -> None:
+    sound = stage(Store(tmp_path / "sound"), seven).folder
+    (tmp_path / "cache").mkdir()
+    ENTRIES[entry](tmp_path / "cache" / f"{sound.name}{suffix}")
+    done = stage(Store(tmp_path / "cache"), seven)
+    assert done.result["value"] == 7
+    assert sorted(path.name for path in done.folder.iterdir()) == sorted(path.name for path in sound.iterdir())
+    assert stage(Store(tmp_path / "cache"), fail).reused
+    theirs = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"theirs"]
+    assert len(theirs) == (entry in ("a file", "somebody's files", "a link to somebody's folder"))  # nothing is lost
+
+
+@pytest.mark.parametrize("name", ["progress.pt", "metrics.jsonl", "plan.json", "model.safetensors"])
+@pytest.mark.parametrize("entry", ["an empty folder", "a file", "an empty file", "a link to itself", "a deep result"])
+def test_whatever_stands_in_a_partial_stage_it_is_computed(entry: str, name: str, tmp_path: Path) -> None:
+    def killed(work: Work) -> Any:
+        work.row(epoch=1)
+        work.progress(lambda: {"epoch": 1})
+        raise RuntimeError("kill")
+
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError, match="kill"):
+        stage(store, killed)
+    (partial,) = tmp_path.glob("*.partial")
+    (partial / name).unlink(missing_ok=True)
+    ENTRIES[entry](partial / name)
+    done = stage(store, seven)
+    assert done.result["value"] == 7
+    assert [row["epoch"] for row in read_rows(done.folder)][-1] == 1
+
+
+def test_progress_of_another_stage_is_none_of_this_one(tmp_path: Path) -> None:
+    def killed(work: Work) -> Any:
+        work.progress(lambda: {"epoch": 1})
+        raise RuntimeError("kill")
+
+    for ratio in (0.3, 0.5):
+        with pytest.raises(RuntimeError, match="kill"):
+            stage(Store(tmp_path), killed, depends={"ratio": ratio})
+    one, other = tmp_path.glob("*.partial")
+    (other / "progress.pt").write_bytes((one / "progress.pt").read_bytes())
+    assert Work(one).resumed == {"epoch": 1}
+    assert Work(other).resumed is None
+
+
+def test_a_flipped_bit_anywhere_in_a_stage_is_noticed(tmp_path: Path) -> None:
+    """In a file of it, in its rows, in what it reported: at the same size."""
+    draw = random.Random(0)
+    for number in range(30):
+        store = Store(tmp_path / str(number))
+        folder = stage(store, seven).folder
+        name = draw.choice(["plan.json", "metrics.jsonl", "depends.json", "result.json"])
+        content = bytearray((folder / name).read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        (folder / name).write_bytes(content)
+        again = stage(store, seven)
+        told = {key: value for key, value in again.result.items() if key != "files"}
+        assert told == {"seconds": 0, "made": "x", "value": 7}
+        if again.reused:  # a flip between the words of the JSON may change nothing
+            assert name == "result.json"
+
+
+def test_what_is_forced_does_not_depend_on_clocks(tmp_path: Path) -> None:
+    values = iter(range(10))
+
+    def count(work: Work) -> Any:
+        return {"seconds": 0, "made": "x", "value": next(values)}
+
+    def forced(launch: str) -> Any:
+        return stage(Store(tmp_path, launch), count, redo=True)
+
+    first = forced("one")
+    for stamp in (0, 4e9):  # written long ago, or in the future
+        os.utime(first.folder / "result.json", (stamp, stamp))
+        assert forced("one").reused
+    assert [forced("two").result["value"], forced("two").result["value"], forced("one").result["value"]] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is left behind that would lock the next one out."""
+
+    def refuse(*args: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match="has no locks") as told:
+        stage(Store(tmp_path), seven)
+    assert len(told.value.problems) == 1
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert stage(Store(tmp_path), seven).result["value"] == 7
 
 
 def test_damaged_progress_begins_the_stage_anew(tmp_path: Path) -> None:

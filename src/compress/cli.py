@@ -30,11 +30,12 @@ from compress.compose import (
     foreign_run,
     look_at_sweep,
     plain,
+    put_run_aside,
     raw,
     register_resolvers,
     told,
 )
-from compress.files import JSON
+from compress.files import JSON, printable
 from compress.launched import place
 from compress.locks import locked
 from compress.paths import CONF, LOCK
@@ -110,7 +111,7 @@ _bugs: dict[Path, str] = {}  # of jobs that ended in a traceback
 def _refuse(problems: list[str]) -> None:
     if problems:
         for problem in problems if place().local_rank == 0 else ():
-            print(f"compress: {problem}", file=sys.stderr)
+            print(f"compress: {printable(problem)}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
@@ -184,7 +185,7 @@ def task(config: DictConfig) -> None:
     except Exception as error:
         if is_users(error):
             for problem in _lines(error):
-                log.error("compress: %s", problem)
+                log.error("compress: %s", printable(problem))
             _failed[folder.absolute()] = _lines(error)[0]
         elif in_sweep:
             log.exception("compress: %s: a bug ended this job", folder)
@@ -216,6 +217,7 @@ def _run(config: JSON, folder: Path, in_sweep: bool) -> None:
         follow(config, folder, digest)
         return
     _tell(foreign_run(folder, config))
+    put_run_aside(folder)
     job = build(config)
     with lead(job, config, folder, digest) as crew:
         _tell(foreign_run(folder, config, job.devices, "hydra.sweep.dir" if in_sweep else "hydra.run.dir"))

@@ -2,6 +2,8 @@
 
 import difflib
 import hashlib
+import itertools
+import logging
 import os
 import re
 from collections import Counter
@@ -23,12 +25,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.files import JSON, hash_of, read_json
-from compress.paths import CONF, SUMMARY
+from compress.paths import AGENT, CONF, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.settings import BUDGETS, OUTSIDE_RESULTS, first_line, nearest
 from compress.sweeps import SweepJob
 
+log = logging.getLogger(__name__)
+
 # What composing a wrong command line can raise; Hydra gives ValueError for a group set to nothing.
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
+KEPT_IN_PLACE = (".hydra", LOCK, "compress.log")
+# What may stand in a run's folder before it has a summary.
+OF_A_RUN = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "damaged")
 # Launchers that come with an extra of ours, or as a package of their own.
 EXTRAS = {
     "joblib": "joblib comes with pip install 'compress-lab[joblib]'",
@@ -127,19 +134,47 @@ def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str
 
     `key` is where another folder can be asked for.
     """
-    if not (folder / SUMMARY).is_file():
-        return []
+    if not os.path.lexists(folder / SUMMARY):
+        others = sorted(name for name in _entries(folder) if name not in OF_A_RUN and name[0] != ".")
+        what = f"holds other things than a run ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})"
+        return [f"{folder}: {what}; choose another {key}"] if others else []
     try:
         before = read_json(folder / SUMMARY)
         same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return [f"{folder}: holds a damaged {SUMMARY}; choose another {key} or remove it"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # damaged: `put_run_aside` makes room before anything is written
     new = _flat(config)
     differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     what = f"of another config ({'; '.join(differ[:4])})"
     if same and devices is not None and before.get("status") == "done" and before.get("devices", 1) != devices:
         same, what = False, f"that was trained on {before.get('devices', 1)} devices, not on {devices}"
     return [] if same else [f"{folder}: holds a run {what}; choose another {key}"]
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def put_run_aside(folder: Path) -> None:
+    """Make room where a run's summary is damaged: all that the run left goes into a folder of its own."""
+    try:
+        summary = (
+            read_json(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {"config": {}, "config_hash": ""}
+        )
+        is_whole = isinstance(summary["config"], dict) and isinstance(summary["config_hash"], str)
+    except (OSError, ValueError, TypeError, KeyError):
+        is_whole = False
+    if is_whole:
+        return
+    aside = next(path for n in itertools.count() if not os.path.lexists(path := folder / f"damaged{n or ''}"))
+    aside.mkdir()
+    for name in _entries(folder):
+        if name not in (*KEPT_IN_PLACE, aside.name) and not name.startswith("damaged"):
+            (folder / name).rename(aside / name)
+    log.warning("%s: its %s is damaged; what it held is put aside as %s", folder, SUMMARY, aside.name)
 
 
 def _flat(config: JSON, prefix: str = "") -> JSON:

@@ -1,7 +1,9 @@
 """Files written whole: under another name first, then renamed, so that a reader sees a whole file or none."""
 
 import hashlib
+import itertools
 import json
+import logging
 import mmap
 import os
 import re
@@ -14,6 +16,8 @@ from typing import Any
 
 from compress.paths import METRICS
 from compress.settings import InputError
+
+log = logging.getLogger(__name__)
 
 MOST_JSON = 2**28  # bytes
 CHUNK = 2**24  # bytes that one thread hashes
@@ -57,6 +61,11 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def as_read(content: Mapping[str, Any]) -> Any:
+    """What comes back of content that is written as JSON: lists for tuples, text for the keys of mappings."""
+    return json.loads(json.dumps(content))
 
 
 def read_json(path: Path) -> Any:
@@ -104,6 +113,14 @@ def file_sha256(path: Path) -> str:
             return sha256_of(memoryview(b""))
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
             return sha256_of(content)
+
+
+def put_aside(path: Path, why: str) -> None:
+    """Give what stands in the way another name, and say so; nothing of it is deleted."""
+    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
+    log.warning("%s is put aside as %s: %s", path, aside.name, why)
 
 
 def printable(text: str) -> str:

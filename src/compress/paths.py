@@ -14,6 +14,7 @@ MODEL = "model.safetensors"  # weights, and in the header what rebuilds the netw
 AGENT = "agent.pt"  # of searching methods: what decides, for other runs to use
 ONNX = "model.onnx"  # the same network for other runtimes, if asked for
 SPLIT = "split.json"  # which training images were held out
+DEPENDS = "depends.json"  # of one stage: all that its result depends on
 RESULT = "result.json"  # of one stage: what it reports
 LOCK = ".lock"  # of a run folder: held while a process is at it
 PROGRESS = "progress.pt"  # of one stage while it runs: where to continue after a kill

@@ -13,9 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from compress.distill.teacher import ZooTeacher
 from compress.distributed import Crew
-from compress.files import JSON, Row, atomic, read_json, read_rows, write_json
+from compress.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
 from compress.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.prune.controls import Control
 from compress.report.figures import draw_run
@@ -213,11 +215,20 @@ def _stage(
             result = stage.run(state, work)
         seconds = round(work.seconds(), 3)
         log.info("%s: done in %.1f s", step.name, seconds)
-        return {"made": stage.makes, **result, "seconds": seconds}
+        return {"made": stage.makes, **result, "seconds": seconds, "threads": torch.get_num_threads()}
 
-    return store.stage(
+    finished = store.stage(
         step.stage, depends(step, state.job, keys), compute, redo=redo, on_row=on_row, called=step.name
     )
+    there, here = finished.result.get("threads"), torch.get_num_threads()
+    if finished.reused and there != here and stage.trains(state.job) and state.job.device.type == "cpu":
+        log.info(
+            "%s: was computed by %s threads, not %d; sums of floats then differ in their last bits",
+            step.name,
+            there,
+            here,
+        )
+    return finished
 
 
 def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
@@ -292,13 +303,13 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
     path = folder / SUMMARY
     if not path.is_file():
         return None
-    summary: JSON = read_json(path)
     try:
+        summary: JSON = printable_tree(read_json(path))
         done = summary["status"] == "done" and summary["config_hash"] == config_hash and (folder / MODEL).is_file()
         same = done and all(summary["stages"][name]["key"] == key for name, key in stage_keys(job).items())
         show(summary, folder)
         same = same and bool(summary["results"]) == ("eval" in job.stages)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, IndexError):
         return None  # of an older version, or damaged; its stages are still there
     return summary if same else None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.files import JSON, read_json, write_json
+from compress.files import JSON, printable, read_json, write_json
 from compress.locks import locked
 from compress.paths import LOCK, SUMMARY
 from compress.settings import BAD_INPUT
@@ -109,7 +109,7 @@ def _why(job: SweepJob, ended: Mapping[Path, str]) -> str:
     status = summary.get("status", "left nothing")
     if status in ("left nothing", "done") and job.folder.absolute() in ended:
         return f"not begun: {ended[job.folder.absolute()]}"
-    lines = [line for line in str(summary.get("error", "")).splitlines() if line.strip()]
+    lines = [printable(line) for line in str(summary.get("error", "")).splitlines() if line.strip()]
     return f"{status}: {lines[0]}" if lines else status
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from compress.files import JSON, Row, atomic, parse_json, printable, read_rows, refuse_swelling, sha256_of
-from compress.paths import METRICS, MODEL, PLAN, PROGRESS
+from compress.paths import DEPENDS, METRICS, MODEL, PLAN, PROGRESS
 from compress.settings import InputError
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,43 @@ def _is_whole(tensor: Tensor) -> bool:
     return 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
+class DamagedError(ValueError):
+    """What a killed process left is not what it wrote, or not of this stage."""
+
+
+def _sealed(folder: Path, state: bytes) -> bytes:
+    """Saved progress behind its digest, which also is that of what the stage in this folder depends on."""
+    depends = folder / DEPENDS
+    whose = depends.read_bytes() if depends.is_file() else b""
+    return hashlib.sha256(whose + hashlib.sha256(state).digest()).hexdigest().encode() + state
+
+
+def read_progress(folder: Path) -> tuple[JSON | None, list[JSON]]:
+    """The last saved progress of the stage in a folder, if any, and the rows until then.
+
+    Raises:
+        DamagedError: something else stands in their place.
+    """
+    path = folder / PROGRESS
+    try:
+        if not os.path.lexists(path):
+            return None, []
+        content = path.read_bytes()
+        if content != _sealed(folder, content[64:]):
+            raise DamagedError(f"{path} is damaged, or of another stage")
+        progress: JSON = torch.load(io.BytesIO(content[64:]), map_location="cpu", weights_only=True)
+        rows = read_rows(folder)[: progress["rows"]]
+        if len(rows) < progress["rows"]:
+            raise DamagedError(f"{folder / METRICS} is cut short")
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror})") from None
+    except DamagedError:
+        raise
+    except ValueError:
+        raise DamagedError(f"{folder / METRICS} is damaged") from None
+    return progress, rows
+
+
 class Work:
     """The folder of one stage while it runs: its results, its rows, and where to continue after a kill."""
 
@@ -157,14 +195,12 @@ class Work:
 
     def _resume(self) -> JSON | None:
         """The last saved progress, or None for a fresh start; rows written after it are dropped."""
-        path = self.folder / PROGRESS
         try:
-            progress = read_state(path) if path.is_file() else None
-        except Exception:  # torch raises many kinds; without its progress a stage begins anew
-            log.warning("%s is damaged; the stage begins anew", path)
-            progress = None
+            progress, rows = read_progress(self.folder)
+        except DamagedError as error:
+            log.warning("%s; the stage begins anew", error)
+            progress, rows = None, []
         self._spent_before: float = progress["seconds"] if progress else 0.0
-        rows = read_rows(self.folder)[: progress["rows"] if progress else 0]
         with atomic(self.folder / METRICS) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows))
         for row in rows:
@@ -182,5 +218,8 @@ class Work:
     def progress(self, state: Callable[[], JSON], every_seconds: float = 0) -> None:
         """Save where the stage is, unless that was done less than `every_seconds` ago."""
         if time.monotonic() - self._saved_at >= every_seconds:
-            write_state(self.folder / PROGRESS, {"rows": self._rows, "seconds": self.seconds(), "state": state()})
+            whole = io.BytesIO()
+            torch.save({"rows": self._rows, "seconds": self.seconds(), "state": state()}, whole)
+            with atomic(self.folder / PROGRESS) as part:
+                part.write_bytes(_sealed(self.folder, whole.getvalue()))
             self._saved_at = time.monotonic()

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
+from compress.files import printable
 from compress.report.find import run_folders, without_runs
 from compress.report.formats import FORMATS, legend, render, shared_settings
 from compress.report.pair import side_by_side
@@ -77,17 +78,22 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
     except InputError as error:
         for problem in error.problems:
-            print(f"compress compare: {problem}", file=sys.stderr)
+            say(f"compress compare: {problem}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:  # compress compare outputs | head
         _quietly()
     except OSError as error:  # a full disk, or figures where none can be written
-        print(f"compress compare: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        say(f"compress compare: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
         _quietly()
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print lines in which names of folders and foreign texts steer no terminal."""
+    print("\n".join(map(printable, text.split("\n"))), file=file or sys.stdout)
 
 
 def _quietly() -> None:
@@ -122,17 +128,17 @@ def _report(options: argparse.Namespace) -> None:
             compared = compare(runs, keys, by)
         compared = _sorted(compared, keys, options.sort)
         figures = None if options.plot is None else _figures_folder(options.plot)
-        print(_text(compared, keys, options))
+        say(_text(compared, keys, options))
         if figures is not None:
             _plot(runs, figures)
     else:
         if options.plot is not None:
             _figures_folder(options.plot)
-        print("no finished run", file=aside)
+        say("no finished run", file=aside)
         if options.format == "json":
             print("[]")
     if unfinished:
-        print(f"\n{_listing(unfinished, options.format)}", file=aside)
+        say(f"\n{_listing(unfinished, options.format)}", file=aside)
 
 
 def _listed(keys: str) -> list[str]:
@@ -195,7 +201,7 @@ def _plot(runs: Sequence[Run], folder: Path) -> None:
 
     drawn, notes = draw(runs, folder)
     for line in [*(f"drawn: {path}" for path in drawn), *notes]:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
 
 
 def sweep_table(folders: Sequence[Path]) -> str:

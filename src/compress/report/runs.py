@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compress.files import JSON, read_json
+from compress.files import JSON, printable_tree, read_json
 from compress.paths import METRICS, PLAN, SUMMARY
 from compress.report.differing import settings_of
 from compress.settings import FROM_SCRATCH, NETWORK_NAMES, STAGE_ORDER, first_line
@@ -75,12 +75,12 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Unfinished]]:
 def read_run(folder: Path) -> Run | Unfinished:
     """A summary that other programs wrote is read too, for as much as it has."""
     try:
-        summary = read_json(folder / SUMMARY)
+        summary = printable_tree(read_json(folder / SUMMARY))
     except FileNotFoundError:
         return Unfinished(folder, f"no {SUMMARY}: not begun, or ended before its first stage")
     except OSError as error:
         return Unfinished(folder, f"{SUMMARY} cannot be read ({error.strerror})")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return Unfinished(folder, f"damaged {SUMMARY} ({first_line(error)})")
     if damage := _damage(summary):
         return Unfinished(folder, f"damaged {SUMMARY} ({damage})")
