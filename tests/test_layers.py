@@ -10,7 +10,7 @@ PARTS = [
     ["cli"],
     ["parallel"],
     ["api"],
-    ["compose"],
+    ["compose", "command_line"],
     ["sweeps"],
     ["build", "catalogue"],
     ["pipeline"],

@@ -179,13 +179,13 @@ def build(config: JSON) -> Job:
     if devices == 1:
         devices = place().world  # as many as a launcher has started
     device = part("device", pick_device, config["device"], devices)
-    data: Data | None = part("dataset", make, config["dataset"])
+    data: Data | None = part("dataset", make, config.get("dataset"))
     if devices > 1:
         problems += small_batches(config, devices)
         if data is not None and "share" not in inspect.signature(data.shuffled).parameters:
             problems.append(f"devices={devices}: the images of this dataset cannot be shared (`share` of `shuffled`)")
-    spec = part("model", make_spec, config["model"], data, "model")
-    method: Method | None = part("method", make, config["method"])
+    spec = part("model", make_spec, config.get("model"), data, "model")
+    method: Method | None = part("method", make, config.get("method"))
     distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
     teacher = part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") else None
     budget, _ = rules.choose_budget(config)

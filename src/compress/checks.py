@@ -7,6 +7,7 @@ say which settings there are, of which type, within which bounds. A config and s
 import importlib
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from compress.files import printable
-from compress.settings import Bound, nearest
+from compress.settings import Bound, first_line, nearest
 
 OUTSIDE = {"_target_", "_partial_", "name"}  # keys of a config node that its function does not take
 ANY_KEY = "**"
@@ -27,6 +28,8 @@ def find_target(path: str) -> Any:
         ImportError, AttributeError: there is none.
     """
     module, _, name = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")) or not module:
+        raise ImportError("no dotted path of a function or class")
     return getattr(importlib.import_module(module), name)
 
 
@@ -67,7 +70,7 @@ def check_value(path: str, value: Any, annotation: Any) -> list[str]:
     if origin is typing.Annotated:
         problems = check_value(path, value, args[0])
         bounds = [rule for rule in args[1:] if isinstance(rule, Bound)]
-        return problems or [f"{path}={shown(value)}: must be {rule}" for rule in bounds if not rule.allows(value)]
+        return problems or [f"{path}={shown(value)}: {rule.rule(value)}" for rule in bounds if not rule.allows(value)]
     if value == "???":
         return [f"{path}: must be given"]
     if origin in (typing.Union, types.UnionType):
@@ -96,7 +99,7 @@ def check_value(path: str, value: Any, annotation: Any) -> list[str]:
 
 def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max:
         return []
     fits = type(value) is wanted and not (isinstance(value, float) and not math.isfinite(value))
     return [] if fits else [f"{path}={shown(value)}: must be {words[wanted]}"]
@@ -108,12 +111,14 @@ def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: It
     Keys in `given` are handed over by `build`, not by the config.
     """
     if "_target_" in node:
+        if not isinstance(node["_target_"], str):
+            return [f"{path}._target_={shown(node['_target_'])}: must be the dotted path of a function or class"]
         if node["_target_"] == "???":
             return [f"{path}._target_: must be given, the dotted path of your function or class"]
         try:
             target = find_target(node["_target_"])
-        except (ImportError, AttributeError, ValueError) as error:
-            return [f"{path}._target_={node['_target_']}: cannot be imported ({error})"]
+        except Exception as error:  # of somebody's module, too
+            return [f"{path}._target_={shown(node['_target_'])}: cannot be imported ({shown(first_line(error))})"]
     if target is None:
         return []
     settings = {key: value for key, value in node.items() if key not in OUTSIDE}

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from compress.checks import shown
+from compress.command_line import mistakes
 from compress.compose import (
     COMPOSING,
     config_hash,
@@ -35,7 +37,7 @@ from compress.compose import (
     register_resolvers,
     told,
 )
-from compress.files import JSON, printable
+from compress.files import JSON
 from compress.launched import place
 from compress.locks import locked
 from compress.paths import CONF, LOCK
@@ -46,6 +48,7 @@ from compress.sweeps import SweepJob, closing, exit_code, forget_failure, left_u
 log = logging.getLogger(__name__)
 
 LAUNCH = "COMPRESS_LAUNCH"  # names one start of the command, for the processes of its jobs: what is forced is so once
+LONGEST = 1000  # characters of a line that tells a mistake
 NOTHING = {"teacher=null", "distill=null", "experiment=null"}  # what they are anyway; Hydra has no word for it
 
 register_resolvers()
@@ -111,7 +114,7 @@ _bugs: dict[Path, str] = {}  # of jobs that ended in a traceback
 def _refuse(problems: list[str]) -> None:
     if problems:
         for problem in problems if place().local_rank == 0 else ():
-            print(f"compress: {printable(problem)}", file=sys.stderr)
+            print(f"compress: {shown(problem, LONGEST)}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
 
@@ -134,10 +137,16 @@ def several_folders(config: DictConfig) -> list[str]:
 
 def unwritable(folders: Mapping[str, Path]) -> list[str]:
     """Make the folders that a run needs, by the keys that name them, or say why that cannot be."""
+    made: list[Path] = []
     for key, folder in folders.items():
+        missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            made += missing
         except OSError as error:
+            for path in [*missing, *made]:  # a refused run leaves nothing
+                with suppress(OSError):
+                    path.rmdir()
             return [f"{key}: cannot make the folder {folder} ({error.strerror}); give {key}=<folder>"]
     return []
 
@@ -185,7 +194,7 @@ def task(config: DictConfig) -> None:
     except Exception as error:
         if is_users(error):
             for problem in _lines(error):
-                log.error("compress: %s", printable(problem))
+                log.error("compress: %s", shown(problem, LONGEST))
             _failed[folder.absolute()] = _lines(error)[0]
         elif in_sweep:
             log.exception("compress: %s: a bug ended this job", folder)
@@ -282,7 +291,7 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
         logging.disable(logging.CRITICAL)
     sys.argv[1:] = _arguments(sys.argv[1:])
-    _refuse(_config_folders(sys.argv[1:]))
+    _refuse(mistakes(sys.argv[1:]) or _config_folders(sys.argv[1:]))
     os.environ[LAUNCH] = new_launch()
     if _is_sweep(sys.argv[1:]) and place().world == 1 and can_supervise():
         _tells.append(supervised(_job_died))

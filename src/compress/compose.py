@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from compress.config import check_root
 from compress.files import JSON, hash_of, read_json
 from compress.paths import AGENT, CONF, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.settings import BUDGETS, OUTSIDE_RESULTS, first_line, nearest
@@ -283,6 +284,8 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
                     right.append(override)
                 except COMPOSING as error:
                     problems.append(f"{override.input_line}: {told(error)}")
+        if problems:  # torch is not waited for: what it takes to know more than these
+            check = check_root
         try:
             for job in sweep_jobs([str(override.input_line) for override in right]) or [[]]:
                 problems += check(plain(compose(name, [*search, *job])))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from compress.checks import check_node, check_value, find_target
+from compress.checks import check_node, check_value, find_target, shown
 from compress.files import JSON
 from compress.settings import BUDGETS, STAGE_ORDER, Budget, RunSettings
 
@@ -32,11 +32,11 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
     target = method.get("_target_")
     try:
         takes = getattr(find_target(target), "budgets", BUDGETS) if target else BUDGETS
-    except (ImportError, AttributeError, ValueError):
+    except Exception:
         takes = BUDGETS  # the method itself is reported elsewhere
     if key not in takes:
         return None, [f"{key}={value}: method={method.get('name')} does not take it; it takes {', '.join(takes)}"]
-    return (Budget(key, float(value), is_default) if isinstance(value, int | float) else None), []
+    return (Budget(key, float(value), is_default) if not check_value(key, value, float) else None), []
 
 
 def check_stages(config: Mapping[str, Any]) -> list[str]:
@@ -57,21 +57,29 @@ def check_stages(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def check(config: JSON) -> list[str]:
-    """Every problem of a composed and resolved config that shows without touching files or devices."""
+def check_root(config: JSON) -> list[str]:
+    """Problems that show without what the config names: the settings that are of no group."""
     root = {key: value for key, value in config.items() if key not in GROUPS}
-    problems = check_node("", root, RunSettings)
-    _, budget_problems = choose_budget(config)
-    problems += budget_problems + check_stages(config)
+    problems = check_node("", root, RunSettings) + check_stages(config)
     if config.get("outputs") == "":
         problems.append("outputs=: must name a folder")
-    for group in ("dataset", "model", "method"):
-        if not isinstance(config.get(group), Mapping):
-            problems.append(f"{group}={config.get(group)}: must be one of the group's choices")
+    return problems
+
+
+def check(config: JSON) -> list[str]:
+    """Every problem of a composed and resolved config that shows without touching files or devices."""
+    problems = check_root(config)
+    _, budget_problems = choose_budget(config)
+    problems += budget_problems
     for group in GROUPS:
         node = config.get(group)
         if isinstance(node, Mapping):
             problems += check_group(group, node)
+        elif node is not None or group in ("dataset", "model", "method"):
+            problems.append(f"{group}={shown(node)}: must be one of the group's choices")
+    if config.get("reward") and "reward" not in (config.get("method") or {}):
+        name = (config.get("reward") or {}).get("name")
+        problems.append(f"reward={name}: this method has no reward; those that search have one (amc, camc)")
     if bool(config.get("teacher")) != bool(config.get("distill")):
         has, lacks = ("teacher", "distill=kd") if config.get("teacher") else ("distill", "teacher=zoo or teacher=run")
         problems.append(f"{has} is set without {lacks}; a teacher needs a loss and a loss a teacher")
@@ -88,6 +96,8 @@ def check_compat(method: Mapping[str, Any]) -> list[str]:
 
 def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
     inner = {key: value for key, value in node.items() if key not in OF_THE_PIPELINE}
+    if "_target_" not in node:
+        return [f"{group}._target_: must be given, the dotted path of a function or class"]
     if group == "model":
         extra = check_value("model.checkpoint", node.get("checkpoint"), str | None)
         return extra + check_node("model", inner, given=GIVEN_BY_DATASET)

@@ -36,6 +36,12 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(words)}"
 
 
+def few(names: Iterable[object], most: int = 3) -> str:
+    """The first of some names, and how many there are besides."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its name if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -43,14 +49,26 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Bound:
-    """Limits of a number; reads as people write them: `Bound(gt=0, le=1)` is "in (0, 1]"."""
+    """Limits of a number; reads as people write them: `Bound(gt=0, le=1)` is "in (0, 1]".
+
+    `most` is far above what anybody means (a run that never ends, a network that fits no memory), and is only told of
+    what exceeds it.
+    """
 
     gt: float | None = None
     ge: float | None = None
     lt: float | None = None
     le: float | None = None
+    most: int | None = None
 
     def allows(self, value: float) -> bool:
+        return (self.most is None or value <= self.most) and self._within(value)
+
+    def rule(self, value: float) -> str:
+        """What a value that is not allowed must be."""
+        return f"must be <= {self.most:,}" if self._within(value) else f"must be {self}"
+
+    def _within(self, value: float) -> bool:
         return (
             (self.gt is None or value > self.gt)
             and (self.ge is None or value >= self.ge)
@@ -68,8 +86,11 @@ class Bound:
         return f"{'<' if self.lt is not None else '<='} {high:g}"
 
 
-Count = Annotated[int, Bound(ge=1)]
-Natural = Annotated[int, Bound(ge=0)]
+# Upper bounds are far above what anybody means: what lies beyond would never end, or not fit what it is stored in.
+Count = Annotated[int, Bound(ge=1, most=10**9)]
+Natural = Annotated[int, Bound(ge=0, most=10**9)]
+Seed = Annotated[int, Bound(ge=0, most=2**63 - 1)]
+Epochs = Annotated[int, Bound(ge=0, most=100_000)]
 Positive = Annotated[float, Bound(gt=0)]
 NonNegative = Annotated[float, Bound(ge=0)]
 Threads = Annotated[int, Bound(ge=1, le=1024)]
@@ -77,9 +98,9 @@ Share = Annotated[float, Bound(gt=0, le=1)]
 Fraction = Annotated[float, Bound(ge=0, lt=1)]
 
 # Of networks. Far above all that is published: what lies beyond is a slip, or a file that wants to fill the memory.
-Width = Annotated[int, Bound(ge=1, le=65_536)]
-Classes = Annotated[int, Bound(ge=1, le=1_000_000)]
-Side = Annotated[int, Bound(ge=1, le=16_384)]  # of an image, and its channels
+Width = Annotated[int, Bound(ge=1, most=65_536)]
+Classes = Annotated[int, Bound(ge=1, most=1_000_000)]
+Side = Annotated[int, Bound(ge=1, most=16_384)]  # of an image, and its channels
 MOST_DEPTH = 2_000
 
 StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
@@ -94,8 +115,8 @@ FROM_SCRATCH = "from scratch"  # instead of finetuned: finetune.init=scratch
 class Recipe:
     """How a stage trains. Lengths are in epochs, `lr` is the peak rate."""
 
-    epochs: Natural
-    batch_size: Annotated[int, Bound(ge=2)]  # batch norm cannot train on one image
+    epochs: Epochs
+    batch_size: Annotated[int, Bound(ge=2, most=10**6)]  # batch norm cannot train on one image
     lr: Positive
     momentum: Fraction
     nesterov: bool
@@ -125,7 +146,7 @@ class EvalSettings:
     """How a finished model is measured."""
 
     batch_size: Count
-    latency_seconds: Positive  # measuring time per model
+    latency_seconds: Annotated[float, Bound(gt=0, most=3600)]  # measuring time per model
     latency_threads: Threads
     onnx: bool
 
@@ -134,15 +155,15 @@ class EvalSettings:
 class RunSettings:
     """The keys at the root of the config that are not groups."""
 
-    seed: Natural
+    seed: Seed
     device: str
-    devices: Count
+    devices: Annotated[int, Bound(ge=1, most=4096)]
     threads: Threads | None
     outputs: str
     stages: list[StageName]
     force: list[StageName]
     control: ControlKind | list[ControlKind] | None
-    control_draws: Count
+    control_draws: Annotated[int, Bound(ge=1, most=1000)]
     quick: bool
     tensorboard: bool
     plots: bool
@@ -174,4 +195,4 @@ class Budget:
 
     def __str__(self) -> str:
         unit = " MMACs" if self.kind == "flops_limit" else ""
-        return f"{self.kind}={self.value:g}{unit}"
+        return f"{self.kind}={self.value:.12g}{unit}"

@@ -1,5 +1,6 @@
 """Folders of image files: the same parts and laws as sets in memory."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,53 @@ def test_fingerprint_follows_the_files(folder: Path) -> None:
 def test_missing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must hold train/<class>/\* and val/<class>/\*"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", ["cut short", "empty", "text", "huge"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_damaged_image_is_named_in_one_line(part: str, content: str, workers: int, folder: Path) -> None:
+    victim = folder / part / "dog" / "1.png"
+    whole = victim.read_bytes()
+    huge = whole[:16] + (10**6).to_bytes(4, "big") * 2 + whole[24:]  # a picture of 10^12 pixels, it says
+    victim.write_bytes({"cut short": whole[:50], "empty": b"", "text": b"no image", "huge": huge}[content])
+    data = make(folder, workers)
+    with pytest.raises(InputError, match=rf"^{victim}: cannot be read as an image") as told:
+        for name in ("train", "held_out", "test"):
+            list(data.ordered(name, 4, CPU))  # type: ignore[arg-type]
+    assert len(str(told.value).splitlines()) == 1
+    if part == "train":
+        with pytest.raises(InputError, match=rf"^{victim}: "):
+            for _ in range(2):
+                list(data.shuffled(4, 0, CPU))
+                list(data.ordered("held_out", 4, CPU))
+
+
+def test_hidden_folders_are_no_classes(folder: Path) -> None:
+    for part in ("train", "val"):
+        (folder / part / ".ipynb_checkpoints").mkdir()
+    assert make(folder).classes == 2
+
+
+def test_what_is_wrong_with_the_classes_is_named(folder: Path) -> None:
+    (folder / "val" / "owl").mkdir()
+    Image.new("RGB", (24, 30)).save(folder / "val" / "owl" / "0.png")
+    with pytest.raises(InputError, match=r"the parts hold different classes \(val alone has owl\)"):
+        make(folder)
+    (folder / "train" / "owl").mkdir()
+    with pytest.raises(InputError, match=f"^dataset.root={folder}: .*owl"):  # without an image
+        make(folder)
+    shutil.rmtree(folder / "train")
+    (folder / "train").mkdir()
+    with pytest.raises(InputError, match=f"^dataset.root={folder}: .* holds no folder of a class"):
+        make(folder)
+
+
+def test_one_class_is_none(folder: Path) -> None:
+    for part in ("train", "val"):
+        shutil.rmtree(folder / part / "dog")
+    with pytest.raises(InputError, match="has 1 class; a classifier needs two at least"):
+        make(folder)
 
 
 def test_settings_that_do_not_go_together_are_refused(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from compress.settings import InputError
+from compress.settings import InputError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
@@ -68,6 +68,31 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[held_out] = False
     return is_train.nonzero().flatten(), held_out
+
+
+def check_classes(source: str, labels: Sequence[int], classes: int) -> None:
+    """
+    Raises:
+        InputError: less than two classes, or a class without an image.
+    """
+    if classes < 2:
+        raise InputError(f"{source}: has {classes} class; a classifier needs two at least")
+    missing = sorted(set(range(classes)) - set(labels))
+    if missing:
+        raise InputError(f"{source}: no training image is of class {few(missing)} (counted from 0, of {classes})")
+
+
+def check_labels(source: str, labels: Tensor, classes: int) -> None:
+    """Of images (N,).
+
+    Raises:
+        InputError: no image, or a label that is none of the classes.
+    """
+    if not len(labels):
+        raise InputError(f"{source}: holds no image")
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise InputError(f"{source}: holds the label {int(wrong[0])}; labels are 0 to {classes - 1}")
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:

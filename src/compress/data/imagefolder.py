@@ -3,27 +3,42 @@
 `root/train/<class>/*` and `root/val/<class>/*` (or `root/test`); the held-out part is cut from train.
 """
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from compress.data.base import WHOLE, Batch, Part, Share, check_normalisation, digest, draw, hold_out, shared
+from compress.data.base import (
+    WHOLE,
+    Batch,
+    Part,
+    Share,
+    check_classes,
+    check_normalisation,
+    digest,
+    draw,
+    hold_out,
+    shared,
+)
+from compress.files import printable
 from compress.seeds import derive_seed
-from compress.settings import Bound, Count, InputError, Natural
+from compress.settings import Bound, Count, InputError, Seed, few, first_line
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
     """Images in the order of one epoch, each augmented by its place in it: whichever process decodes it, and whatever
     it decoded before."""
 
-    def __init__(self, images: ImageFolder, order: list[int], seed: int) -> None:
+    def __init__(self, images: Folder, order: list[int], seed: int) -> None:
         self._images, self._order, self._seed = images, order, seed
 
     def __len__(self) -> int:
@@ -34,6 +49,24 @@ class Crops(Dataset[tuple[Tensor, int]]):
             torch.manual_seed(derive_seed(self._seed, place))
             image: tuple[Tensor, int] = self._images[self._order[place]]
             return image
+
+
+class Folder(ImageFolder):
+    """torchvision's, with hidden folders left out and files that cannot be read named."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")
+        if not names:
+            raise FileNotFoundError(f"{directory} holds no folder of a class")
+        return names, {name: label for label, name in enumerate(names)}
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        path, _ = self.samples[index]
+        try:
+            image: tuple[Any, Any] = super().__getitem__(index)
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # as Pillow tells
+            raise InputError(f"{path}: cannot be read as an image ({printable(first_line(error))})") from None
+        return image
 
 
 class ImageFolderData:
@@ -48,12 +81,13 @@ class ImageFolderData:
         augment = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *finish])
         plain = v2.Compose([v2.Resize(resize), v2.CenterCrop(size), *finish])
         try:
-            self._augmented, self._plain = ImageFolder(train, augment), ImageFolder(train, plain)
-            self._test = ImageFolder(test, plain)
-        except FileNotFoundError as error:
-            raise InputError(f"dataset.root={train.parent}: {error}") from None
-        if self._test.classes != self._plain.classes:
-            raise InputError(f"{train} and {test} hold different classes; both need the same folders")
+            self._augmented, self._plain = Folder(train, augment), Folder(train, plain)
+            self._test = Folder(test, plain)
+        except OSError as error:
+            raise InputError(f"dataset.root={train.parent}: {printable(first_line(error))}") from None
+        if problem := differing_classes(self._plain, self._test):
+            raise InputError(f"dataset.root={train.parent}: {problem}")
+        check_classes(f"dataset.root={train.parent}", self._plain.targets, len(self._plain.classes))
         self.classes = len(self._plain.classes)
         self.shape = (3, size, size)
         self._workers = workers
@@ -94,8 +128,9 @@ class ImageFolderData:
             collate_fn=partial(_stack, shape=self.shape),
             generator=torch.Generator(),  # it draws a number that nobody uses; the caller's random numbers stay
         )
-        for x, y in loader:
-            yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        with _of_workers():
+            for x, y in loader:
+                yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
         places = self._split["train"]
@@ -113,10 +148,27 @@ class ImageFolderData:
         return Subset(self._test if part == "test" else self._plain, self._split[part].tolist())
 
 
+@contextmanager
+def _of_workers() -> Iterator[None]:
+    """What a worker process raised comes with its traceback as text; the last line is what it told."""
+    try:
+        yield
+    except InputError as error:
+        *_, last = str(error).strip().splitlines()
+        raise InputError(re.sub(r"^[\w.]*InputError: ", "", last)) from None
+
+
 def _stack(images: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> Batch:
     """(C, H, W) of each -> (B, C, H, W), for no images too."""
     labels = torch.tensor([label for _, label in images], dtype=torch.int64)
     return (torch.stack([image for image, _ in images]) if images else torch.empty(0, *shape)), labels
+
+
+def differing_classes(train: ImageFolder, test: ImageFolder) -> str:
+    """Which folders the two parts do not share, in words; nothing if they are the same."""
+    apart = [(part, sorted(set(part.classes) - set(other.classes))) for part, other in ((train, test), (test, train))]
+    told = [f"{Path(part.root).name} alone has {few(names)}" for part, names in apart if names]
+    return f"the parts hold different classes ({'; '.join(told)})" if told else ""
 
 
 def imagefolder(
@@ -126,9 +178,9 @@ def imagefolder(
     resize: Count,
     mean: list[float],
     std: list[float],
-    workers: Natural,
+    workers: Annotated[int, Bound(ge=0, most=256)],
     held_out: Annotated[float, Bound(gt=0, lt=1)],
-    split_seed: Natural,
+    split_seed: Seed,
 ) -> ImageFolderData:
     """
     Raises:

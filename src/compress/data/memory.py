@@ -13,8 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.data.base import WHOLE, Batch, Part, Share, check_normalisation, digest, draw, hold_out, shared
-from compress.settings import Bound, Natural
+from compress.data.base import (
+    WHOLE,
+    Batch,
+    Part,
+    Share,
+    check_labels,
+    check_normalisation,
+    digest,
+    draw,
+    hold_out,
+    shared,
+)
+from compress.settings import Bound, Seed
 
 
 class MemorySettings(TypedDict):
@@ -26,7 +37,7 @@ class MemorySettings(TypedDict):
     pad: Annotated[int, Bound(ge=0, le=64)]
     flip: bool
     held_out: Annotated[float, Bound(gt=0, lt=1)]
-    split_seed: Natural
+    split_seed: Seed
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ class MemoryData:
     @cached_property
     def _pixels(self) -> Pixels:
         pixels = self._read()
+        for part, labels in (("train", pixels.train_y), ("test", pixels.test_y)):
+            check_labels(f"dataset={self.name}: {part}", labels, self.classes)
         if pixels.train_x.shape[-2:] == self.shape[1:]:
             return pixels
         size = self.shape[1]

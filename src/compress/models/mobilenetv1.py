@@ -41,6 +41,6 @@ class MobileNetV1(nn.Module):
 
 
 def mobilenetv1(
-    *, width: Annotated[float, Bound(gt=0, le=64)], stem_stride: Literal[1, 2], in_channels: int, num_classes: int
+    *, width: Annotated[float, Bound(gt=0, most=64)], stem_stride: Literal[1, 2], in_channels: int, num_classes: int
 ) -> MobileNetV1:
     return MobileNetV1(width, stem_stride, in_channels, num_classes)

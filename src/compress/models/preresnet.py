@@ -167,7 +167,7 @@ def _blocks(depth: int, period: int, examples: str) -> int:
 
 def resnet_cs(
     *,
-    depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)],
+    depth: Annotated[int, Bound(ge=8, most=MOST_DEPTH)],
     selection: bool,
     cfg: list[int] | None,
     in_channels: int,
@@ -183,7 +183,7 @@ def resnet_cs(
 
 def resnet_x4_cs(
     *,
-    depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)],
+    depth: Annotated[int, Bound(ge=8, most=MOST_DEPTH)],
     selection: bool,
     cfg: list[int] | None,
     in_channels: int,
@@ -199,7 +199,7 @@ def resnet_x4_cs(
 
 def preresnet(
     *,
-    depth: Annotated[int, Bound(ge=11, le=MOST_DEPTH)],
+    depth: Annotated[int, Bound(ge=11, most=MOST_DEPTH)],
     selection: bool,
     cfg: list[int] | None,
     in_channels: int,

@@ -82,9 +82,9 @@ class ResNet(nn.Module):
 
 def resnet(
     *,
-    depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)],
+    depth: Annotated[int, Bound(ge=8, most=MOST_DEPTH)],
     width: Width,
-    expansion: Annotated[int, Bound(ge=1, le=64)] = 1,
+    expansion: Annotated[int, Bound(ge=1, most=64)] = 1,
     shortcut: Shortcut,
     in_channels: int,
     num_classes: int,

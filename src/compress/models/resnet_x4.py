@@ -56,7 +56,7 @@ class ResNetX4(nn.Module):
         return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
-def resnet_x4(*, depth: Annotated[int, Bound(ge=8, le=MOST_DEPTH)], in_channels: int, num_classes: int) -> ResNetX4:
+def resnet_x4(*, depth: Annotated[int, Bound(ge=8, most=MOST_DEPTH)], in_channels: int, num_classes: int) -> ResNetX4:
     """
     Raises:
         InputError: the depth is not 6n + 2.

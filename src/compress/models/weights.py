@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from compress.checks import shown
 from compress.files import refuse_swelling
 from compress.models.masks import MASK
-from compress.settings import InputError
+from compress.settings import InputError, few
 
 # Under these keys published checkpoints keep their state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
@@ -141,7 +141,7 @@ def misfits(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         if name in weights and weights[name].shape != tensor.shape
     ]
     parts = [("missing", missing), ("unknown", extra), ("other shape", shapes)]
-    return "; ".join(f"{what}: {_few(names)}" for what, names in parts if names)
+    return "; ".join(f"{what}: {_listed(names)}" for what, names in parts if names)
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -155,13 +155,13 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
         raise InputError(f"{source}: does not fit the network ({differ})")
     wrong = [f"{name} ({what})" for name, tensor in weights.items() if (what := _unlike(tensor, own[name]))]
     if wrong:
-        raise InputError(f"{source}: holds no weights ({_few(wrong)})")
+        raise InputError(f"{source}: holds no weights ({_listed(wrong)})")
     odd = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if odd:
-        raise InputError(f"{source}: holds numbers that are not finite ({_few(odd)})")
+        raise InputError(f"{source}: holds numbers that are not finite ({_listed(odd)})")
     negative = [name for name, t in weights.items() if name.endswith("running_var") and bool((t < 0).any())]
     if negative:
-        raise InputError(f"{source}: holds variances below 0 ({_few(negative)})")
+        raise InputError(f"{source}: holds variances below 0 ({_listed(negative)})")
     model.load_state_dict({**own, **weights})
 
 
@@ -176,6 +176,5 @@ def _unlike(tensor: Tensor, own: Tensor) -> str:
     return "" if tensor.dtype == own.dtype else f"{tensor.dtype} for {own.dtype}"
 
 
-def _few(names: list[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shown(name) for name in names[:most]) + more
+def _listed(names: Iterable[str]) -> str:
+    return few(map(shown, names), 6)

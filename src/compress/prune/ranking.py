@@ -80,6 +80,12 @@ class Ranking:
                 f"method.coupled={self.coupled}: leaves no group of channels to choose from, as several layers make "
                 "each of them; use method.coupled=sum"
             )
+        widest = max(group.width for group in graph if group.name in scored)
+        if self.min_channels >= widest:
+            raise InputError(
+                f"method.min_channels={self.min_channels}: must be below {widest}, the width of the widest group, "
+                "or nothing can go"
+            )
         if budget.kind == "percent" and self.select == "threshold":
             return
         options = self._options(graph, scored)

@@ -35,7 +35,7 @@ SAVE_EVERY_SECONDS = 1.0  # an episode can take milliseconds; at most so much of
 class SearchSettings:
     """`conf/method/amc.yaml` says what each means."""
 
-    episodes: Count
+    episodes: Annotated[int, Bound(ge=1, most=10**7)]
     warmup: Natural
     warmup_inclusive: bool
     warmup_sigma: Positive | None

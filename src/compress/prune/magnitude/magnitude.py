@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import nn
 
@@ -28,7 +28,7 @@ from compress.prune.magnitude.thresholds import (
 )
 from compress.prune.method import Decision, Problem
 from compress.prune.plan import Plan
-from compress.settings import Budget, Count, InputError, Recipe
+from compress.settings import Bound, Budget, Count, InputError, Recipe
 from compress.train import Hooks
 from compress.work import Work
 
@@ -45,7 +45,7 @@ class Magnitude:
     on_empty: OnEmpty
     min_weights: Count
     schedule: Schedule
-    steps: Count
+    steps: Annotated[int, Bound(ge=1, most=10_000)]
     retraining: Recipe
 
     budgets: ClassVar = ("percent",)
