@@ -162,6 +162,7 @@ EINSUMS = {
     ("bij,bjk->bik", (1, 8, 9), (5, 9, 4)): 5 * 8 * 9 * 4,
     ("abcd,bcd->a", (5, 2, 3, 4), (2, 3, 4)): 120,
     ("abcd,be->ae", (5, 2, 3, 4), (2, 7)): 5 * 2 * 7,  # c and d are summed before
+    ("be,abcd->ae", (2, 7), (5, 2, 3, 4)): 5 * 2 * 7,
     ("abii,bi->ab", (5, 2, 3, 3), (2, 3)): 5 * 2 * 3,
     ("ii->i", (4, 4)): 0,
     ("abc->c", (5, 2, 3)): 0,
@@ -296,8 +297,10 @@ class Doubled(torch.autograd.Function):
 
 
 def test_what_a_function_of_autograd_runs_counts() -> None:
-    operators = count_operators(Net(lambda x: Doubled.apply(tokens(x), of(3, 5))), SHAPE)
+    net = Net(lambda x: Doubled.apply(tokens(x), of(3, 5)))
+    operators = count_operators(net, SHAPE)
     assert (operators.total, operators.uncounted) == (64 * 3 * 5, {})
+    assert operators.fvcore == by_fvcore(net, SHAPE)[0] == 0  # it does not look inside
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
