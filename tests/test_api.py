@@ -3,7 +3,9 @@
 import gc
 import subprocess
 import sys
+import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -215,3 +217,47 @@ def test_groups_print_in_a_line() -> None:
     assert repr(groups) == "1 groups of 3 layers, 0 of them frozen"
     assert repr(groups[0]) == "ChannelGroup(name='stem', width=16, consumers=('body.2', 'head'), copies=1)"
     assert set(dir(compress)) == set(compress.__all__)
+
+
+class Compared(nn.Module):
+    """Features by their distances to prototypes, for which no formula counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.near, self.head = nn.Conv2d(3, 16, 3, padding=1), Near(), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.near(self.stem(x).mean((2, 3)))))
+
+
+class Near(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.randn(5, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(x, self.prototypes)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [compress.cost, compress.counts, lambda model, images: compress.uniform_plan(model, images, preserve_ratio=1)],
+)
+def test_what_no_formula_counts_is_warned_of_once_with_its_layer(call: Callable[..., object]) -> None:
+    with pytest.warns(UserWarning, match="Compared") as told:
+        call(Compared(), IMAGES)
+    assert [str(warning.message) for warning in told] == [
+        "Compared: its MACs leave out what has no formula (near runs cdist)"
+    ]
+    if call in (compress.cost, compress.counts):
+        assert told[0].filename == __file__  # the line of whoever asks
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(Own(), IMAGES)
+
+
+def test_a_price_holds_what_it_leaves_out() -> None:
+    with pytest.warns(UserWarning, match="near runs cdist"):
+        cost = compress.cost(Compared(), IMAGES)
+    assert cost.uncounted == {"near": ("cdist",)}
+    assert cost.full_macs == 64 * 9 * 3 * 16 + 5 * 4

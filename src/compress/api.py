@@ -5,6 +5,7 @@ example looks anew.
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from compress.checks import check_value
 from compress.layout import unsafe_layers
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
+from compress.measure.macs import Uncounted, count_operators, describe_uncounted
 from compress.models import onnx
 from compress.paths import MODEL
 from compress.prune import surgery
@@ -180,10 +182,20 @@ def masked(model: nn.Module, plan: Plan, example: Example | None = None) -> Iter
 def cost(model: nn.Module, example: Example) -> CostModel:
     """Prices of all plans: `.macs(plan)`, `.params(plan)`, or of many by their widths, (plans, groups) -> (plans,).
 
-    MACs are multiply-adds of convolutions, linear layers and matrix products for one image, as fvcore counts them.
+    MACs are multiply-adds of convolutions, linear, bilinear and recurrent layers and matrix products for one image.
+    An operator without a formula costs nothing here; a `UserWarning` names it, and `.uncounted` holds it by layer.
     """
     seen = _look(model, example)
-    return cost_model(model, seen.graph, seen.shape)
+    prices = cost_model(model, seen.graph, seen.shape)
+    _warn_of(model, prices.uncounted)
+    return prices
+
+
+def _warn_of(model: nn.Module, uncounted: Uncounted) -> None:
+    """Called by what the user calls, whose line the warning names."""
+    if uncounted:
+        told = f"{type(model).__name__}: {describe_uncounted(uncounted)}"
+        warnings.warn(told, UserWarning, stacklevel=3)
 
 
 def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, round_to: int = 8) -> Plan:
@@ -200,6 +212,7 @@ def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, r
         raise InputError(*problems)
     seen = _look(model, example)
     prices = cost_model(model, seen.graph, seen.shape)
+    _warn_of(model, prices.uncounted)
     options = all_choices(seen.graph, round_to)
     low, _ = reachable(prices, options)
     if preserve_ratio < low:
@@ -221,9 +234,15 @@ def unsafe_in_channels_last(model: nn.Module) -> list[str]:
 
 
 def counts(model: nn.Module, example: Example) -> Counts:
-    """MACs and parameters of a network as it is, in every convention that published tables use."""
+    """MACs and parameters of a network as it is, in every convention that published tables use.
+
+    A `UserWarning` names the operators, each with its layer, that no formula counts.
+    """
     _check_kind(model)
-    return count(model, _shape_of(example))
+    shape = _shape_of(example)
+    operators = count_operators(model, shape)
+    _warn_of(model, operators.uncounted)
+    return count(model, shape, operators)
 
 
 def export_onnx(model: nn.Module, path: str | Path, example: Example) -> float:

@@ -22,7 +22,7 @@ from compress.files import JSON, read_json, write_json
 from compress.measure.accuracy import accuracy
 from compress.measure.counts import counts
 from compress.measure.latency import measure_latency
-from compress.measure.macs import count_macs
+from compress.measure.macs import Uncounted, count_macs, count_operators, describe_uncounted
 from compress.measure.sparsity import nonzero_macs, zipped_bytes
 from compress.models.layers import initialise_convolutions
 from compress.models.masks import masked_layers, masks_of, set_masks
@@ -125,6 +125,11 @@ def make_problem(
 
     problem = Problem(model, graph, cost, data, budget, device, seed, fresh)
     return problem if train is None else replace(problem, train=partial(train, model))
+
+
+def _say_uncounted(stage: str, uncounted: Uncounted) -> None:
+    if uncounted:
+        log.warning("%s: of the dense network, %s", stage, describe_uncounted(uncounted))
 
 
 # -- pretrain --------------------------------------------------------------------------------------------------
@@ -238,6 +243,7 @@ def sparsify(state: RunState, work: Work) -> JSON:
         return _train(state, model, recipe, "sparsify", work, Plan(), hooks)
 
     problem = state.problem(train)
+    _say_uncounted("sparsify", problem.cost.uncounted)
     half = Plan({group.name: tuple(range((group.width + 1) // 2)) for group in problem.graph.groups})
     _check(problem, cut(problem.model, problem.graph, half), half)
     result = state.job.method.sparsify(problem, work)
@@ -275,6 +281,8 @@ def _files(job: Job) -> JSON:
 def prune(state: RunState, work: Work) -> JSON:
     """The method decides, surgery cuts; nothing is saved before the cut network equals the masked one."""
     problem = state.problem()
+    if state.control is None:
+        _say_uncounted("prune", problem.cost.uncounted)
     decision = state.job.method.plan(problem, state.learned())
     if state.control is not None:
         decision = controlled(problem, decision, state.control)
@@ -329,7 +337,14 @@ def _plan_json(problem: Problem, decision: Decision) -> JSON:
         for group in graph.groups
     }
     layers = _widths_per_layer(problem, decision.plan, groups)
-    return {"groups": groups, "layers": layers, "own": decision.own, "frozen": dict(graph.frozen)}
+    uncounted = {layer: list(names) for layer, names in problem.cost.uncounted.items()}
+    return {
+        "groups": groups,
+        "layers": layers,
+        "own": decision.own,
+        "frozen": dict(graph.frozen),
+        "uncounted": uncounted,  # operators that the MACs leave out, by layer ("": forward of the network itself)
+    }
 
 
 def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
@@ -478,11 +493,14 @@ def evaluate(state: RunState, work: Work) -> JSON:
                 seconds=job.evaluate.latency_seconds,
                 threads=job.evaluate.latency_threads,
             )
+            operators = count_operators(model, job.data.shape)
+            if not rows and "prune" not in state.done:  # which has said it
+                _say_uncounted("eval", operators.uncounted)
             rows[name] = {
                 "weights": "last",  # of the last epoch, never chosen among epochs
                 "top1": top1,
                 "top5": top5,
-                **asdict(counts(model, job.data.shape)),
+                **asdict(counts(model, job.data.shape, operators)),
                 "bytes": (one.done[stage] / MODEL).stat().st_size,
                 **_sparse_figures(model, one.done[stage] / MODEL, job),
                 "epochs": read_json(one.done[stage] / RESULT).get("epochs"),
@@ -562,10 +580,10 @@ def _always(job: Job) -> bool:
 STAGES = {
     # dense network to its baseline accuracy
     "pretrain": Stage(pretrain, _pretrain_settings, "dense network", 3, _pretrain_trains),
-    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 4, _sparsify_trains),  # learn what can go
-    "prune": Stage(prune, _prune_settings, "plan", 4),  # decide, to the budget, and cut
+    "sparsify": Stage(sparsify, _sparsify_settings, "knowledge", 5, _sparsify_trains),  # learn what can go
+    "prune": Stage(prune, _prune_settings, "plan", 5),  # decide, to the budget, and cut
     "finetune": Stage(finetune, _finetune_settings, "finetuned network", 3, _always),  # recover
-    "eval": Stage(evaluate, _evaluate_settings, "measurement", 4),  # accuracy, MACs, params, size, latency
+    "eval": Stage(evaluate, _evaluate_settings, "measurement", 5),  # accuracy, MACs, params, size, latency
 }
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.measure.macs import HANDLES, UNCOUNTED, count_operators, count_params, run_hooked
+from compress.measure.macs import Operators, count_operators, count_params, run_hooked
 from compress.models.layers import ChannelSelection
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU)
@@ -55,17 +55,17 @@ class Counts:
     params_with_selection: int
 
 
-def counts(model: nn.Module, shape: tuple[int, int, int]) -> Counts:
-    """Every count of a network for images (C, H, W)."""
-    operators = count_operators(model, shape)
-    macs = sum(n for op, n in operators.items() if op not in UNCOUNTED)
+def counts(model: nn.Module, shape: tuple[int, int, int], operators: Operators | None = None) -> Counts:
+    """Every count of a network for images (C, H, W); `operators` of it, if they are counted already."""
+    operators = operators or count_operators(model, shape)
+    macs = operators.total
     seen = _count_modules(model, shape)
     params = count_params(model)
     selections = sum(module.channels for module in model.modules() if isinstance(module, ChannelSelection))
     return Counts(
         macs=macs,
         amc=macs + seen["linear bias"],
-        fvcore=sum(n for op, n in operators.items() if f"aten::{op}" not in HANDLES),
+        fvcore=operators.fvcore,
         ptflops=macs + seen["bn"] + seen["affine bn"] + seen["relu"] + seen["pool"] + seen["conv bias"],
         metapruning=macs + seen["bn"] + seen["linear bias"],
         params=params,

@@ -1,61 +1,42 @@
-"""Multiply-adds by fvcore: convolutions, linear layers and matrix products; nothing else.
+"""Multiply-adds of a network: convolutions, linear, bilinear and recurrent layers, matrix products; nothing else.
 
-fvcore calls multiply-adds "flops" and also counts normalisation, pooling and resizing; the papers this project
-compares with do not, so those operators are left out of the sum. `compress.measure.counts` has the other conventions.
+torch traces one image, `compress.measure.formulas` counts each operator of the trace, `compress.measure.free` lists
+those without multiply-adds that count. What is neither is named with its layer, never silently 0.
+
+Where fvcore counts too, the numbers are its own (einsum to the unit, of which it keeps four digits). It calls
+multiply-adds "flops" and also counts normalisation, pooling and resizing; the papers this project compares with do
+not. `compress.measure.counts` has the other conventions.
 """
 
-import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from compress.measure.formulas import FORMULAS, UnknownError
+from compress.measure.free import FREE
 from compress.settings import InputError, first_line
 
-UNCOUNTED = (
-    "batch_norm",
-    "layer_norm",
-    "group_norm",
-    "instance_norm",
-    "adaptive_avg_pool2d",
-    "upsample_nearest2d",
-    "upsample_bilinear2d",
-    "grid_sampler",
-)
+Uncounted = Mapping[str, tuple[str, ...]]
+OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # the nodes of prim:: that run operators
 
 
-def _attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """q (..., L, E), k (..., S, E), v (..., S, V): L*S*E for the scores and L*S*V for the mix."""
-    from fvcore.nn.jit_handles import get_shape
+@dataclass(frozen=True)
+class Operators:
+    """What ran for one image."""
 
-    q, k, v = (get_shape(value) for value in inputs[:3])
-    return int(prod(q[:-1]) * k[-2] * (q[-1] + v[-1]))
+    macs: Mapping[str, int]  # by operator
+    uncounted: Uncounted  # operators without a formula that may multiply and add, by layer; "" is the network itself
+    fvcore: int  # FlopCountAnalysis(model, image).total(); where fvcore fails on an operator, our count of it
 
-
-def _convolution_mode(inputs: list[Any], outputs: list[Any]) -> int:
-    """A convolution with its padding by name ("same"): every weight once per output pixel."""
-    from fvcore.nn.jit_handles import get_shape
-
-    return int(prod(get_shape(inputs[1])) * prod(get_shape(outputs[0])[2:]) * get_shape(outputs[0])[0])
-
-
-def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
-    from fvcore.nn.jit_handles import get_shape
-
-    batch, rows, inner = get_shape(inputs[1])
-    return int(batch * rows * inner * get_shape(inputs[2])[-1])
-
-
-HANDLES = {
-    "aten::scaled_dot_product_attention": _attention,
-    "aten::_convolution_mode": _convolution_mode,
-    "aten::baddbmm": _baddbmm,
-}  # ops that fvcore has no count for
+    @property
+    def total(self) -> int:
+        return sum(self.macs.values())
 
 
 @contextmanager
@@ -84,38 +65,127 @@ def _hooks_kept(model: nn.Module) -> Iterator[None]:
                 del now[key]
 
 
-def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str]:
-    """What fvcore counts for one image (C, H, W), by operator, and what it has no count for.
+def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Operators:
+    """What one image (C, H, W) costs, by operator, and what could not be counted.
 
     Raises:
-        InputError: the network cannot take such an image.
+        InputError: the network cannot take such an image, or cannot be traced.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fvcore still uses torch.jit.script
-        from fvcore.nn import FlopCountAnalysis
+    macs: Counter[str] = Counter()
+    uncounted: dict[str, dict[str, None]] = {}  # a dictionary without values is a set in order
+    by_fvcore = 0
+    for node, layer, is_inside in _walk(_trace(model, shape)):
+        kind = node.kind()
+        operator = _operator(kind)
+        count = None if operator in FREE else _count(node, operator)
+        if count is not None:
+            macs[operator] += count
+        elif operator not in FREE:
+            uncounted.setdefault(layer, {})[_name(node)] = None
+        if not is_inside:
+            by_fvcore += _as_fvcore(node, kind, count or 0)
+    return Operators(dict(macs), {layer: tuple(names) for layer, names in uncounted.items()}, by_fvcore)
 
-        example = next(model.parameters(), torch.zeros(()))
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        # fvcore and torch's tracer report every op that fvcore has no count for; those are the ones without MACs
-        logging.getLogger("fvcore").setLevel(logging.ERROR)
-        torch.backends.mha.set_fastpath_enabled(False)  # one opaque op that fvcore cannot see into
-        try:
-            with in_eval_mode(model), _hooks_kept(model):
-                images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
-                count = FlopCountAnalysis(model, images)
-                count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-                count.set_op_handle(**HANDLES)
-                return Counter({op: int(n) for op, n in count.by_operator().items()})
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            size = "x".join(map(str, shape))
-            raise InputError(f"{type(model).__name__}: cannot run on {size} images ({first_line(error)})") from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
+
+def _trace(model: nn.Module, shape: tuple[int, int, int]) -> Any:
+    """torch's graph of one image in eval mode; every node's scope ends in its layer."""
+    example = next(model.parameters(), torch.zeros(()))
+    images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
+    names = {module: name for name, module in model.named_modules()}
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one opaque op that nobody can see into
+    try:
+        with warnings.catch_warnings(), in_eval_mode(model), _hooks_kept(model), torch.no_grad():
+            warnings.simplefilter("ignore")  # of tracing, and of fvcore, which uses torch.jit.script
+            from fvcore.nn.jit_analysis import _get_scoped_trace_graph
+
+            return _get_scoped_trace_graph(model, (images,), names)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        size = "x".join(map(str, shape))
+        what = f"cannot be traced by torch.jit on {size}" if _runs(model, images) else f"cannot run on {size}"
+        raise InputError(f"{type(model).__name__}: {what} images ({first_line(error)})") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _runs(model: nn.Module, images: torch.Tensor) -> bool:
+    try:
+        with in_eval_mode(model), torch.no_grad():
+            model(images)
+    except Exception:  # whatever the network raises
+        return False
+    return True
+
+
+def _walk(graph: Any, layer: str | None = None) -> Iterator[tuple[Any, str, bool]]:
+    """Every operator of a graph, the layer it ran in, and whether it stands inside another node.
+
+    fvcore sees no such node: what a `torch.autograd.Function` runs, what scripted functions and their branches hold.
+    """
+    for node in graph.nodes():
+        where = node.scopeName().split("/")[-1] if layer is None else layer
+        parts = [*node.blocks(), *_inside(node)]
+        for part in parts:
+            yield from ((inner, at, True) for inner, at, _ in _walk(part, where))
+        if not parts and not (node.kind().startswith("prim::") and node.kind() not in OPAQUE):
+            yield node, where, layer is not None
+
+
+def _inside(node: Any) -> list[Any]:
+    """The graphs that a node runs, where they can be had."""
+    if node.kind() == "prim::PythonOp" and node.hasAttribute("Subgraph"):
+        return [node.g("Subgraph")]
+    if node.kind() == "prim::CallFunction":
+        function = torch.jit._state._python_cu.find_function(str(next(node.inputs()).type()))
+        return [function.graph] if function is not None else []
+    return []
+
+
+def _operator(kind: str) -> str:
+    """ "aten::relu_" is "relu"; what is not torch's own keeps its namespace."""
+    name = kind.removeprefix("aten::")
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def _name(node: Any) -> str:
+    """As people know it: a Python function of autograd by its class."""
+    if node.kind() == "prim::PythonOp":
+        return str(node.pyname())
+    return _operator(node.kind())
+
+
+def _count(node: Any, operator: str) -> int | None:
+    """Multiply-adds of a node, or None where they cannot be counted."""
+    if operator not in FORMULAS:
+        return None
+    try:
+        return FORMULAS[operator](list(node.inputs()), list(node.outputs()))
+    except (UnknownError, LookupError, TypeError, ValueError):  # or called in a way that the formula does not know
+        return None
+
+
+def _as_fvcore(node: Any, kind: str, ours: int) -> int:
+    """What fvcore has for a node; it fails on vectors and on normalisation of unusual shapes."""
+    from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS
+
+    if kind not in _DEFAULT_SUPPORTED_OPS:
+        return 0
+    try:
+        counted = _DEFAULT_SUPPORTED_OPS[kind](list(node.inputs()), list(node.outputs()))
+    except Exception:
+        return ours
+    return int(sum(counted.values()) if isinstance(counted, Counter) else counted)
+
+
+def describe_uncounted(uncounted: Uncounted) -> str:
+    """In one line: each layer with its operators."""
+    where = "; ".join(f"{layer or 'forward'} runs {', '.join(names)}" for layer, names in uncounted.items())
+    return f"its MACs leave out what has no formula ({where})"
 
 
 def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """MACs of one image (C, H, W)."""
-    return sum(n for op, n in count_operators(model, shape).items() if op not in UNCOUNTED)
+    return count_operators(model, shape).total
 
 
 def count_params(model: nn.Module) -> int:

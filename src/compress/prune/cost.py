@@ -1,10 +1,11 @@
 """What any plan costs, without building a network.
 
 A convolution's MACs are k*k*H*W * c_in * c_out / groups: bilinear in the widths of the channel groups on its two
-axes. One `CostModel`, made once, prices a batch of plans with two matrix products; it equals fvcore to the unit.
+axes. One `CostModel`, made once, prices a batch of plans with two matrix products; it equals the count of the cut
+network (`compress.measure.macs`, fvcore where that counts) to the unit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import overload
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from compress.measure.macs import count_macs
+from compress.measure.macs import Uncounted, count_operators, describe_uncounted
 from compress.prune.graph import Axis, ChannelGraph
 from compress.prune.plan import Plan, check_plan
 from compress.settings import InputError
@@ -41,11 +42,12 @@ class CostModel:
 
     names: tuple[str, ...]
     full_widths: Widths
-    fixed_macs: int  # of operations without weights that a plan changes: attention's matrix products
+    fixed_macs: int  # of what no plan changes: attention's matrix products, recurrent layers
     _uses: NDArray[np.float64]  # of one weight position of each layer
     _out: _Sizes
     _in: _Sizes
     _dims: tuple[_Sizes, ...]  # every dimension of each parameter
+    uncounted: Uncounted = field(default_factory=dict)  # operators that no price holds, by layer
 
     @overload
     def macs(self, plans: Plan) -> int: ...
@@ -129,10 +131,12 @@ def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int
     names = tuple(group.name for group in graph.groups)
     full = np.array([group.width for group in graph.groups], dtype=np.int64)
     prices = CostModel(names, full, 0, np.array(uses, float), outs, ins, tuple(dims))
-    fixed = count_macs(model, shape) - prices.full_macs
+    operators = count_operators(model, shape)
+    fixed = operators.total - prices.full_macs
     if fixed < 0:
+        why = f"; {describe_uncounted(operators.uncounted)}" if operators.uncounted else ""
         raise InputError(
-            f"{type(model).__name__}: its layers have {prices.full_macs:,} MACs, {-fixed:,} more than fvcore counts; "
-            "something in it is not counted"
+            f"{type(model).__name__}: its layers have {prices.full_macs:,} MACs, {-fixed:,} more than are counted "
+            f"when it runs{why}"
         )
-    return replace(prices, fixed_macs=fixed)
+    return replace(prices, fixed_macs=fixed, uncounted=operators.uncounted)

@@ -93,7 +93,12 @@ class Tracer(fx.Tracer):
         self.proxy_buffer_attributes = proxy_buffers
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, LEAVES) or _decides_by_sizes(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _decides_by_sizes(module: nn.Module) -> bool:
+    """Layers of torchvision that torch.fx cannot look into; torchvision is imported only where it is used."""
+    return type(module).__module__ == "torchvision.ops.deform_conv"
 
 
 def frozen_stand_in(shape: Any, dtype: torch.dtype | None = None) -> Tensor:
