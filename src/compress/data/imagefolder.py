@@ -34,24 +34,7 @@ from compress.seeds import derive_seed
 from compress.settings import Bound, Count, InputError, Seed, few, first_line
 
 
-class Crops(Dataset[tuple[Tensor, int]]):
-    """Images in the order of one epoch, each augmented by its place in it: whichever process decodes it, and whatever
-    it decoded before."""
-
-    def __init__(self, images: Folder, order: list[int], seed: int) -> None:
-        self._images, self._order, self._seed = images, order, seed
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, place))
-            image: tuple[Tensor, int] = self._images[self._order[place]]
-            return image
-
-
-class Folder(ImageFolder):
+class Folder(ImageFolder):  # type: ignore[misc]  # torchvision carries no types
     """torchvision's, with hidden folders left out and files that cannot be read named."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
@@ -67,6 +50,23 @@ class Folder(ImageFolder):
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # as Pillow tells
             raise InputError(f"{path}: cannot be read as an image ({printable(first_line(error))})") from None
         return image
+
+
+class Crops(Dataset[tuple[Tensor, int]]):
+    """Images in the order of one epoch, each augmented by its place in it: whichever process decodes it, and whatever
+    it decoded before."""
+
+    def __init__(self, images: Folder, order: list[int], seed: int) -> None:
+        self._images, self._order, self._seed = images, order, seed
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, place))
+            image: tuple[Tensor, int] = self._images[self._order[place]]
+            return image
 
 
 class ImageFolderData:
