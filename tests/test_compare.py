@@ -332,3 +332,26 @@ def test_a_folder_that_holds_no_run_is_named_beside_others(outputs: Path, compar
 def test_a_path_that_is_not_there_is_told_beside_others(outputs: Path) -> None:
     with pytest.raises(InputError, match="a: no such folder(.|\n)*b: no such folder"):
         run_folders(["outputs", "a", "b"])
+
+
+def test_foreign_text_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a summary, of a name of a folder, of a damaged file; in every format."""
+    evil = "\x1b[2J\x1b]0;owned\x07\u202e"
+    results = {"dense": {"top1": 90.0, "macs": 10**6, "params": 10}}
+    for number, name in enumerate(("one", f"two{evil}")):
+        summary = {
+            "status": "done", "config": {"seed": number, "model": {"name": f"net{number}{evil}\nrow"}, evil: evil},
+            "config_hash": evil, "results": results, "stages": {evil: {"seconds": 1.0}}, "versions": {evil: evil},
+        }  # fmt: skip
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "summary.json", summary)
+    failed = {"status": "failed", "config": {}, "results": {}, "stages": {}, "error": f"it{evil}"}
+    (tmp_path / "three").mkdir()
+    write_json(tmp_path / "three" / "summary.json", failed)
+    for style in ("table", "markdown", "csv", "json", "latex"):
+        assert main([str(tmp_path), "--format", style, "--details"]) == 0
+        shown = "".join(capsys.readouterr())
+        assert "net" in shown
+        assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+    assert main([str(tmp_path / f"none{evil}")]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -16,8 +16,8 @@ from conftest import Command, compose_config, run_command, zoo
 
 import compress
 from compress.build import build
-from compress.compose import foreign_run
-from compress.files import read_json, read_rows
+from compress.compose import foreign_run, put_run_aside
+from compress.files import read_json, read_rows, write_json
 from compress.pipeline import finished_summary, stage_keys
 
 QUICK = ("experiment=quick", "device=cpu")
@@ -157,9 +157,34 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
         broken = {**summary, **damage} if damage else {"config_hash": digest}
         (tmp_path / "mine" / "summary.json").write_text(json.dumps(broken))
         assert finished_summary(tmp_path / "mine", job, digest) is None
-    (tmp_path / "mine" / "summary.json").write_text(json.dumps({**summary, "config": [1]}))
-    (told,) = foreign_run(tmp_path / "mine", config)
-    assert "holds a damaged summary.json" in told
+    write_json(tmp_path / "mine" / "summary.json", summary)
+    network = tmp_path / "mine" / "model.safetensors"
+    content = bytearray(network.read_bytes())
+    content[-5] ^= 1
+    network.write_bytes(content)
+    assert finished_summary(tmp_path / "mine", job, digest) is None
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, "", "{}", '{"config": [1]}', "\0" * 50])
+def test_what_a_damaged_run_left_is_put_aside(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(damage)
+    (tmp_path / "plan.json").write_text("theirs")
+    (tmp_path / ".hydra").mkdir()
+    assert foreign_run(tmp_path, {}) == []
+    put_run_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "damaged"]
+    assert (tmp_path / "damaged" / "plan.json").read_text() == "theirs"
+    put_run_aside(tmp_path)  # nothing is there any more
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "damaged"]
+
+
+def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "metrics.jsonl").touch()
+    assert foreign_run(tmp_path, {}) == []  # of a run that was killed at its start
+    (tmp_path / "thesis.tex").touch()
+    (told,) = foreign_run(tmp_path, {})
+    assert told == f"{tmp_path}: holds other things than a run (thesis.tex); choose another hydra.run.dir"
 
 
 def test_bad_input_is_told_in_lines_and_leaves_nothing(command: Command, tmp_path: Path) -> None:

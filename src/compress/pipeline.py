@@ -26,7 +26,7 @@ from compress.report.table import results_table
 from compress.settings import is_users
 from compress.stages import STAGES, Job, RunState, Stage, device_name, teacher_job
 from compress.store import Finished, Store, stage_key
-from compress.work import Work
+from compress.work import Work, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -305,7 +305,9 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
         return None
     try:
         summary: JSON = printable_tree(read_json(path))
-        done = summary["status"] == "done" and summary["config_hash"] == config_hash and (folder / MODEL).is_file()
+        done = summary["status"] == "done" and summary["config_hash"] == config_hash
+        if done:
+            read_weights(folder / MODEL)
         same = done and all(summary["stages"][name]["key"] == key for name, key in stage_keys(job).items())
         show(summary, folder)
         same = same and bool(summary["results"]) == ("eval" in job.stages)
