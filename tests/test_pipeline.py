@@ -187,6 +187,7 @@ def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path) -> None:
     assert told == f"{tmp_path}: holds other things than a run (thesis.tex); choose another hydra.run.dir"
 
 
+@pytest.mark.slow
 def test_bad_input_is_told_in_lines_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
     bad = command("preserve_ratio=1.7", "pretrain.epochs=x", "dataset=cifar10", "dataset.root=/nope")
     assert bad.returncode == 2
@@ -235,6 +236,7 @@ def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]
     assert settings("prune") != settings("prune", "preserve_ratio=0.3")
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_never_share_a_folder(command: Command, tmp_path: Path) -> None:
     same = command("-m", "seed=0,1", "hydra.sweep.subdir=same", "stages=[pretrain,eval]", *QUICK)
     assert same.returncode == 2
@@ -253,6 +255,7 @@ def test_what_goes_wrong_in_a_run_is_told_on_standard_error(command: Command, tm
     assert summary["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_told(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     bad = command("outputs=file", *QUICK)
@@ -273,6 +276,7 @@ def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Com
     assert again.stdout.count("is a finished run of this config: nothing to do") == 2
 
 
+@pytest.mark.slow
 def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp_path: Path) -> None:
     small = ("model.depth=8", "model.width=8", *QUICK)
     zoo = command(*small, "teacher=zoo", "teacher.model.depth=8", "teacher.model.width=8", "distill=kd")

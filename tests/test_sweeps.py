@@ -86,6 +86,7 @@ def test_what_was_reused_and_saved_is_told(calm: Path) -> None:
     assert computed(again.stdout) == {}
 
 
+@pytest.mark.slow
 def test_a_longer_sweep_computes_what_is_new(calm: Path, tmp_path: Path) -> None:
     shutil.copytree(calm / "outputs", tmp_path / "outputs")
     longer = run_command(tmp_path, "-m", "percent=0.2,0.4,0.5", *CUT)

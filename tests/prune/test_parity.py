@@ -43,8 +43,13 @@ def producing(graph: ChannelGraph) -> dict[str, str]:
     return layers
 
 
+HEAVY = ("densenet121", "efficientnet_b0", "convnext_tiny")
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch-pruning's own
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in NETWORKS]
+)
 def test_the_same_channels_give_the_same_macs_and_outputs(name: str) -> None:
     torch.manual_seed(0)
     shape = (3, 64, 64)

@@ -70,9 +70,7 @@ def test_half_of_every_network_is_exact_and_read_in_a_fresh_process(names: list[
         assert torch.equal(torch.tensor(logits), expected[name]), name
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("resnet20", "resnet8x4_cs") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.parametrize("name", [n if n == "resnet20" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_half_of_every_network_gives_the_same_logits_in_onnxruntime(name: str, tmp_path: Path) -> None:
     half(name, tmp_path / "small.safetensors")
     small, _ = load_network(tmp_path / "small.safetensors")
