@@ -221,3 +221,23 @@ def test_what_is_measured_is_not_augmented(part: str) -> None:
     drawn = torch.cat([images for images, _ in data.drawn(part, 10, 4, 5, CPU)])  # type: ignore[arg-type]
     assert len(drawn) == 10
     assert {image.numpy().tobytes() for image in drawn} <= ordered
+
+
+def test_the_fingerprint_follows_every_image_label_and_setting_that_says_what_is_seen() -> None:
+    shape = {"classes": 3, "shape": (2, SIDE, SIDE), "pad": PAD, "flip": True}
+    plain = {"image_size": None, "mean": MEAN, "std": STD, "held_out": 0.3, "split_seed": 0}
+
+    def fingerprint(changed: str = "", **settings: object) -> str:
+        pixels = dict(vars(noise_data()._pixels))
+        if changed:
+            pixels[changed] = pixels[changed].clone()
+            pixels[changed].view(-1)[-1] ^= 1
+        return MemoryData("noise", lambda: Pixels(**pixels), **shape, **(plain | settings)).fingerprint()  # type: ignore[arg-type]
+
+    found = [
+        fingerprint(), *[fingerprint(part) for part in ("train_x", "train_y", "test_x", "test_y")],
+        fingerprint(mean=[0.4, 0.5]), fingerprint(std=[0.2, 0.2]), fingerprint(image_size=4),
+        fingerprint(held_out=0.4), fingerprint(split_seed=1),
+    ]  # fmt: skip
+    assert len(set(found)) == len(found)
+    assert fingerprint() == found[0]

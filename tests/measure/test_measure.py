@@ -1,5 +1,7 @@
 """Counts by formula, accuracy by hand."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -54,7 +56,7 @@ def test_latency_is_a_time() -> None:
     assert latency.threads == 1
 
 
-# Of seven classes, the label's logit and how many are larger: it is among the first five where those are fewer than 5.
+# Logits of seven classes, the label, and how many logits are larger: fewer than 5, and it is among the first five.
 TABLE = [
     ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 0, 0),
     ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 3, 3),
@@ -111,3 +113,25 @@ def test_accuracy_is_that_of_evaluation_and_leaves_every_module_as_it_was() -> N
     assert accuracy(model, zip(logits.split(10), labels.split(10), strict=True)) == (100, 100)
     assert (model.training, model.norm.training, model.dropout.training) == (True, True, False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Slow(nn.Module):
+    """Takes two milliseconds, and notes for what and how it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[torch.Size, bool, bool, int]] = set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.add((x.shape, self.training, torch.is_grad_enabled(), torch.get_num_threads()))
+        time.sleep(0.002)
+        return x
+
+
+def test_a_latency_is_that_of_one_image_in_milliseconds_in_evaluation() -> None:
+    model = Slow().train()
+    latency = measure_latency(model, (3, 4, 4), torch.device("cpu"), seconds=0.05, threads=1)
+    assert 2 <= latency.median_ms < 20
+    assert 0 <= latency.spread_ms < 20
+    assert model.seen == {(torch.Size([1, 3, 4, 4]), False, False, 1)}
+    assert model.training

@@ -127,6 +127,43 @@ def test_orders_follow_the_weights_that_read_a_channel() -> None:
     assert channel_orders(net, channel_graph(net, (1, 2, 2)))["0"].tolist() == [1, 2, 0]
 
 
+def test_a_channel_is_worth_the_l1_norm_of_all_that_reads_it() -> None:
+    """By squares, by signed sums or by one reader alone the order would be another."""
+    net = Read()
+    graph = channel_graph(net, (1, 2, 2))
+    with torch.no_grad():
+        net.one.weight.copy_(torch.tensor([[3.0, 2.0, -1.0, 0.0], [0.0, 2.0, 1.0, 2.5]])[:, :, None, None])
+        net.two.weight.copy_(torch.tensor([[1.0, 1.0, 3.5, -1.0], [0.0, 0.0, 0.5, 0.0]])[:, :, None, None])
+    assert channel_orders(net, graph)["stem"].tolist() == [2, 1, 0, 3]  # 6, 5, 4, 3.5
+
+
+class Read(nn.Module):
+    """One group that two layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return torch.cat([self.one(x), self.two(x)], dim=1).mean((2, 3))
+
+
+def test_moments_are_of_what_a_layer_sees_in_evaluation() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Conv2d(6, 4, 1), nn.Flatten())
+    livened(net)
+    graph, x = channel_graph(net, (1, 2, 2)), torch.randn(5, 1, 2, 2)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.train()
+    moments = input_moments(net, graph, [x], 4, torch.Generator().manual_seed(0))
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    net.eval()
+    rows = net[2](net[1](net[0](x))).permute(0, 2, 3, 1).reshape(-1, 6).double()
+    assert torch.allclose(moments["3"].gram, rows.T @ rows, rtol=1e-5)
+
+
 def test_a_gram_matrix_of_too_few_rows_in_single_precision_is_still_factored() -> None:
     torch.manual_seed(0)
     rows = torch.randn(40, 200)

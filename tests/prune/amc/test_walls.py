@@ -81,8 +81,8 @@ def test_a_share_is_clipped_where_the_macs_by_hand_cross_the_budget(bias: bool, 
         def after(share: float, later: float, decided: list[float] = decided) -> float:
             return macs_by_hand([*decided, share, *[later] * (2 - len(decided))], bias)
 
-        high = crossing(lambda share: after(share, lbound), budget * full)  # noqa: B023 (called at once)
-        low = crossing(lambda share: after(share, rbound), budget * full)  # noqa: B023
+        high = crossing(lambda share: after(share, lbound), budget * full)
+        low = crossing(lambda share: after(share, rbound), budget * full)
         top = max(min(high, rbound), lbound)
         bottom = max(min(low, high, rbound), lbound)
         assert walls["upper"].share(widths, 1.0, budget) == pytest.approx(top, abs=1e-9)
@@ -117,7 +117,7 @@ def test_a_width_is_the_nearest_from_which_the_budget_can_be_met(mode: BudgetMod
             allowed = [w for w in fits if mode == "upper" or met[w].max() >= budget] or [fits[-1]]
             for share in (-0.5, 0.0, 0.31, 0.5, 0.77, 1.0, 1.5):
                 wished = min(max(share, 0.0), 1.0) * FULL[at]
-                nearest = min(options[at], key=lambda w: (abs(w - wished), w))  # noqa: B023
+                nearest = min(options[at], key=lambda w: (abs(w - wished), w))
                 expected = min(max(nearest, allowed[0]), allowed[-1])
                 assert walls.width(widths, share, budget) == expected, (widths, budget, share)
     assert cases > 50
