@@ -30,9 +30,9 @@ def test_bound_reads_as_it_acts(bound: Bound, text: str, inside: list[float], ou
     [
         (Share, [0.001, 1.0], [0.0, 1.001]),
         (Fraction, [0.0, 0.999], [-0.001, 1.0]),
-        (Count, [1], [0]),
-        (Natural, [0], [-1]),
-        (Positive, [1e-9], [0.0]),
+        (Count, [1], [0, True, 1.0]),
+        (Natural, [0], [-1, False, "0"]),
+        (Positive, [1e-9, 1], [0.0, True, float("inf"), float("nan")]),
         (NonNegative, [0.0], [-1e-9]),
         (typing.get_type_hints(Recipe, include_extras=True)["batch_size"], [2], [1]),
         (typing.get_type_hints(Recipe, include_extras=True)["step_factor"], [0.999], [0.0, 1.0]),

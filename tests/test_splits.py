@@ -98,10 +98,12 @@ def test_only_the_measuring_reads_test_images_once_for_each_network(name: str, t
 
 def test_what_is_reported_is_of_the_last_weights(tmp_path: Path) -> None:
     """And of the test images: counted again here, from the files that the stages leave."""
-    config = compose_config(*LEAN, "method=slimming", "percent=0.3", "finetune.epochs=2")
+    rough = ("finetune.epochs=4", "finetune.lr=2", "finetune.schedule=constant")  # so that the last is not the best
+    config = compose_config(*LEAN, "method=slimming", "percent=0.3", *rough)
     job = build(copy.deepcopy(config))
     stages = ("pretrain", "prune", "finetune", "eval")
     summary = all_of(job, config, job.data, tmp_path, stages)
+    assert summary["stages"]["finetune"]["best_epoch"] < 4
     for stage, network in (("pretrain", "dense"), ("finetune", "finetuned")):
         folder = Path(summary["stages"][stage]["folder"])
         rows = (folder / "metrics.jsonl").read_text().splitlines()

@@ -157,3 +157,10 @@ def test_a_rounding_step_is_the_largest_one() -> None:
         steps.append(abs(int(env._cost.macs(other)[0]) - int(env._cost.macs(widths)[0])) / env._cost.full_macs)
     assert env.rounding_step(widths) == pytest.approx(max(steps))
     assert max(steps) > 2 * min(steps)
+
+
+def test_an_action_as_it_was_carried_out_is_the_kept_share_and_asks_for_it_again() -> None:
+    env = make_env()
+    widths, full = env.uniform_widths(0.5), env._cost.full_widths.tolist()
+    assert env.executed(widths) == pytest.approx([width / most for width, most in zip(widths, full, strict=True)])
+    assert env.walk(0.5, env.replay(widths)) == widths
