@@ -139,6 +139,16 @@ def test_cutting_leaves_the_model_and_the_small_one_inherits_its_state(tiny: nn.
     assert (conv.in_channels, conv.out_channels) == (1, 2)
 
 
+def test_what_does_not_train_does_not_train_when_cut(tiny: nn.Module) -> None:
+    frozen = {"conv1.weight", "layer1.0.bn1.bias"}
+    for name in frozen:
+        tiny.get_parameter(name).requires_grad_(False)
+    graph = channel_graph(tiny, (1, 8, 8))
+    small = cut(tiny, graph, random_plan(graph, 0.5))
+    assert small.get_parameter("conv1.weight").shape != tiny.get_parameter("conv1.weight").shape
+    assert {name for name, parameter in small.named_parameters() if not parameter.requires_grad} == frozen
+
+
 def test_no_grad_and_inference_mode_of_the_caller_do_not_reach_the_small_one(tiny: nn.Module) -> None:
     graph = channel_graph(tiny, (1, 8, 8))
     for mode in (torch.no_grad, torch.inference_mode):
