@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := python -m pip install --disable-pip-version-check -q
 
-.PHONY: demo test lint check slow packages clean
+.PHONY: demo test lint check slow mutants packages clean
 
 demo: $(VENV)/.installed
 	$(BIN)/compress method=camc preserve_ratio=0.5
@@ -21,6 +21,10 @@ check: lint test
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Breaks one law of tests/mutants.toml at a time, in a copy, and demands that a test fails.
+mutants: $(VENV)/.dev
+	$(BIN)/python tools/mutants.py
 
 # Every way to install, run from another folder. What `--cfg job` needs is small, so torch is left out.
 packages: $(VENV)/.dev

@@ -257,7 +257,7 @@ def test_the_mean_of_weighted_gradients_is_that_of_the_whole_batch(
     )
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(loss, model.weight)[0]
+        return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(model.parameters()))])
 
     expected = gradient(nn.functional.cross_entropy(model(images), labels))
     found = torch.zeros_like(expected)
@@ -277,6 +277,35 @@ def test_synchronised_batch_norms_stand_beside_the_network_over_its_own_tensors(
     one, two = ({n: t.data_ptr() for n, t in net.state_dict().items()} for net in (tiny, other))
     assert one == two
     assert [id(p) for p in tiny.parameters()] == [id(p) for p in other.parameters()]
+
+
+def test_statistics_of_batch_norms_become_their_means_and_other_buffers_those_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two processes: what the other has is added where they sum, and the first one's is sent."""
+    mine, other = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    for network, value in ((mine, 1.0), (other, 5.0)):
+        network.register_buffer("steps", torch.tensor(int(value)))
+        network[1].running_mean.fill_(value)
+        network[1].running_var.fill_(2 * value)
+    at = {id(tensor): name for name, tensor in mine.named_buffers()}
+    theirs = dict(other.named_buffers())
+    monkeypatch.setattr(shares, "world", lambda: 2)
+    monkeypatch.setattr(shares, "summed", lambda tensor: tensor.add_(theirs[at[id(tensor)]]))
+    monkeypatch.setattr(shares.dist, "broadcast", lambda tensor, src: tensor.fill_(7))
+    shares.agree_on_buffers(mine)
+    assert mine[1].running_mean.tolist() == [3.0] * 3
+    assert mine[1].running_var.tolist() == [6.0] * 3
+    assert int(mine.get_buffer("steps")) == int(mine[1].num_batches_tracked) == 7
+
+
+def test_dropout_of_every_process_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(shares, "rank", lambda rank=rank: rank)
+        parts.append(shares.apart())
+    assert parts[0] == ()  # what one process draws alone
+    assert len(set(parts)) == 3
 
 
 def test_batch_norm_leaves_out_batches_that_cannot_be_shared(

@@ -236,6 +236,24 @@ def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]
     assert settings("prune") != settings("prune", "preserve_ratio=0.3")
 
 
+def test_what_changes_a_stage_changes_all_that_follow_and_nothing_before() -> None:
+    fixed = ("method=slimming", "percent=0.3", "control=uniform", "device=cpu")
+    plain = stage_keys(build(compose_config(*fixed)))
+    order = ["pretrain", "sparsify", "prune", "finetune", "prune uniform", "finetune uniform", "eval"]
+    assert list(plain) == order
+    cuts, controls = order[2:4], order[4:6]
+    for change, changed in (
+        ("pretrain.lr=0.06", order),
+        ("dataset.pad=2", order),
+        ("method.l1=0.002", order[1:]),
+        ("percent=0.4", [*cuts, *controls, "eval"]),
+        ("finetune.lr=0.06", ["finetune", "finetune uniform", "eval"]),
+        ("eval.latency_threads=2", ["eval"]),
+    ):
+        others = stage_keys(build(compose_config(*fixed, change)))
+        assert [name for name in order if others[name] != plain[name]] == changed, change
+
+
 @pytest.mark.slow
 def test_jobs_of_a_sweep_never_share_a_folder(command: Command, tmp_path: Path) -> None:
     same = command("-m", "seed=0,1", "hydra.sweep.subdir=same", "stages=[pretrain,eval]", *QUICK)

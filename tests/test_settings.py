@@ -1,8 +1,11 @@
 """Bounds say what they mean."""
 
+import typing
+
 import pytest
 
-from compress.settings import Bound
+from compress.checks import check_value
+from compress.settings import Bound, Count, Fraction, Natural, NonNegative, Positive, Recipe, Share
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,21 @@ def test_bound_reads_as_it_acts(bound: Bound, text: str, inside: list[float], ou
     assert str(bound) == text
     assert all(bound.allows(value) for value in inside)
     assert not any(bound.allows(value) for value in outside)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inside", "outside"),
+    [
+        (Share, [0.001, 1.0], [0.0, 1.001]),
+        (Fraction, [0.0, 0.999], [-0.001, 1.0]),
+        (Count, [1], [0, True, 1.0]),
+        (Natural, [0], [-1, False, "0"]),
+        (Positive, [1e-9, 1], [0.0, True, float("inf"), float("nan")]),
+        (NonNegative, [0.0], [-1e-9]),
+        (typing.get_type_hints(Recipe, include_extras=True)["batch_size"], [2], [1]),
+        (typing.get_type_hints(Recipe, include_extras=True)["step_factor"], [0.999], [0.0, 1.0]),
+    ],
+)
+def test_where_the_kinds_of_numbers_end(kind: object, inside: list[float], outside: list[float]) -> None:
+    assert all(check_value("x", value, kind) == [] for value in inside)
+    assert all(len(check_value("x", value, kind)) == 1 for value in outside)

@@ -14,7 +14,7 @@ import pytest
 
 from compress.files import atomic, hash_of, read_json, read_rows, write_json
 from compress.settings import InputError
-from compress.store import Store
+from compress.store import Store, stage_key
 from compress.work import Work
 
 
@@ -49,6 +49,7 @@ def test_other_dependencies_are_another_stage(tmp_path: Path) -> None:
         for ratio in (0.3, 0.5, 0.5)
     }
     assert len(keys) == 2
+    assert len({stage_key(name, {"ratio": 0.3}) for name in ("prune", "finetune")}) == 2
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
 
 
@@ -346,3 +347,21 @@ def test_seconds_of_earlier_lives_count(tmp_path: Path) -> None:
     time.sleep(0.2)
     one.progress(dict)
     assert Work(tmp_path).seconds() >= 0.2
+
+
+def test_what_is_forced_is_computed_once_in_a_launch_and_again_in_the_next(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def asked(launch: str | None, redo: bool) -> Any:
+        def compute(work: Work) -> Any:
+            calls.append(str(launch))
+            return {"seconds": 1.0, "made": "x"}
+
+        return stage(Store(tmp_path, launch), compute, redo=redo)
+
+    for launch, redo, computed in (
+        ("a", False, 1), ("b", True, 2), ("b", True, 2), ("b", False, 2), ("c", False, 2), ("c", True, 3),
+        ("b", True, 4), (None, True, 5), (None, True, 6),
+    ):  # fmt: skip
+        asked(launch, redo)
+        assert len(calls) == computed, (launch, redo)

@@ -18,7 +18,7 @@ from conftest import Command, run_command
 from compress.files import read_json
 from compress.locks import locked
 from compress.paths import LOCK
-from compress.sweeps import SweepJob, exit_code, forget_failure, mark_died
+from compress.sweeps import SweepJob, exit_code, forget_failure, left_undone, mark_died
 
 SMALL = (
     "device=cpu", "threads=1", "model.depth=8", "model.width=4", "pretrain.epochs=2", "finetune.epochs=1",
@@ -185,6 +185,36 @@ def test_what_failed_in_a_launch_is_left_to_the_next(tmp_path: Path) -> None:
         (tmp_path / "summary.json").write_text(json.dumps(summary))
         assert job.has_failed("this") == (status == "failed")
         assert not job.has_failed("another")
+
+
+def jobs_of(base: Path, *summaries: dict[str, Any]) -> list[SweepJob]:
+    jobs = []
+    for number, summary in enumerate(summaries):
+        job = SweepJob(base / str(number), {"seed": str(number)}, "hash")
+        job.folder.mkdir(parents=True)
+        if summary:
+            (job.folder / "summary.json").write_text(json.dumps({"config_hash": "hash", **summary}))
+        jobs.append(job)
+    return jobs
+
+
+def test_the_exit_code_is_that_of_bad_input_only_where_no_other_job_failed(tmp_path: Path) -> None:
+    done, bad = {"status": "done"}, {"status": "failed", "bad_input": True}
+    failed, begun = {"status": "failed", "bad_input": False}, {"status": "running"}
+    for number, (summaries, code) in enumerate(
+        [
+            ([done, done], 0), ([done, bad], 2), ([bad, bad], 2), ([bad, failed], 1), ([failed], 1), ([begun], 1),
+            ([done, {}], 1), ([{**done, "config_hash": "another"}], 1), ([{**bad, "config_hash": "another"}], 1),
+        ]
+    ):  # fmt: skip
+        assert exit_code(jobs_of(tmp_path / str(number), *summaries)) == code, summaries
+
+
+def test_what_is_left_undone_neither_ended_nor_failed(tmp_path: Path) -> None:
+    statuses = [{"status": name} for name in ("done", "failed", "interrupted", "running")]
+    jobs = jobs_of(tmp_path, *statuses, {}, {"status": "done", "config_hash": "another"})
+    assert [job.is_done() for job in jobs] == [True, False, False, False, False, False]
+    assert left_undone(jobs) == jobs[2:]
 
 
 def test_a_job_that_died_is_one_that_ran_in_this_launch_and_holds_no_lock(tmp_path: Path) -> None:

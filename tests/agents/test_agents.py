@@ -8,7 +8,7 @@ import torch
 
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.agents.noise import decayed_sigma, truncated_normal
-from compress.agents.replay import Replay
+from compress.agents.replay import Replay, Transitions
 
 SETTINGS = DDPGSettings(
     hidden=64, actor_lr=1e-3, critic_lr=1e-2, discount=1.0, tau=0.05, batch_size=64, baseline_rate=0.5
@@ -60,6 +60,8 @@ def test_noise_stays_in_range_and_around_its_mean(mean: float, sigma: float) -> 
 def test_no_noise_is_the_mean_and_decay_is_geometric() -> None:
     assert truncated_normal(torch.tensor([0.3]), 0.0, torch.Generator()).item() == pytest.approx(0.3)
     assert decayed_sigma(0.5, 0.95, 1) == pytest.approx(0.475)
+    assert decayed_sigma(0.5, 0.9, 3) == pytest.approx(0.3645)
+    assert decayed_sigma(0.5, 0.9, 0) == 0.5
 
 
 def test_baselines_move_halfway_and_are_kept_per_task() -> None:
@@ -121,6 +123,9 @@ def test_the_published_sampler_passes_over_what_follows_an_end() -> None:
     assert sorted(set(drawn.reward.tolist())) == [0, 1, 2, 4, 5, 7, 8]
     few = replay.sample(7, torch.Generator().manual_seed(0))
     assert sorted(few.reward.tolist()) == [0, 1, 2, 4, 5, 7, 8]  # without repetition where there are enough
+    replay.add(torch.tensor([10.0]), torch.zeros(1), 10.0, torch.zeros(1), False, 0)  # the newest, and no first step
+    drawn = replay.sample(2000, torch.Generator().manual_seed(0))
+    assert sorted(set(drawn.reward.tolist())) == [0, 1, 2, 4, 5, 7, 8]
     full = Replay(6, 1, 1, skips_first=True)  # holds 4 .. 9: what came before the oldest is forgotten
     for i in range(10):
         full.add(torch.tensor([float(i)]), torch.zeros(1), float(i), torch.zeros(1), i % 3 == 2, 0)
@@ -143,3 +148,64 @@ def test_making_an_agent_leaves_the_callers_random_numbers() -> None:
     torch.manual_seed(3)
     DDPG(2, 1, SETTINGS, 0)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_an_update_by_hand() -> None:
+    """Algorithm 1: the critic's loss is against the target networks' values, none of which follows an end; then the
+    target networks take a step of tau towards the learned ones."""
+    settings = replace(SETTINGS, discount=0.7, tau=0.1, baseline_rate=0.5, hidden=8)
+    agent = DDPG(3, 1, settings, seed=0)
+    for learned, target in ((agent.actor, agent.actor_target), (agent.critic, agent.critic_target)):
+        pairs = list(zip(learned.parameters(), target.parameters(), strict=True))
+        assert all(torch.equal(one, other) for one, other in pairs)
+        with torch.no_grad():  # as they are after a while
+            for _, other in pairs:
+                other.mul_(1.5).add_(0.1)
+    random = torch.Generator().manual_seed(1)
+    states, following = (torch.rand(6, 3, generator=random) for _ in range(2))
+    ends = torch.tensor([0.0, 1, 0, 0, 1, 0])
+    actions, rewards = torch.rand(6, 1, generator=random), torch.rand(6, generator=random)
+    batch = Transitions(states, actions, rewards, following, ends, torch.zeros(6, dtype=torch.int64))
+    agent.baselines = {0: 2.0}
+    with torch.no_grad():
+        baseline = 2.0 + 0.5 * (float(rewards.mean()) - 2.0)
+        later = agent.critic_target(following, agent.actor_target(following))
+        wanted = [
+            float(reward) - baseline + (0.0 if end else 0.7 * float(value))
+            for reward, end, value in zip(rewards, ends, later, strict=True)
+        ]
+        expected = float(((agent.critic(states, actions) - torch.tensor(wanted)) ** 2).mean())
+    before = [[p.detach().clone() for p in net.parameters()] for net in (agent.actor_target, agent.critic_target)]
+    assert agent.update(batch) == pytest.approx(expected, rel=1e-5)
+    assert agent.baselines[0] == pytest.approx(baseline)
+    for old, target, learned in zip(
+        before, (agent.actor_target, agent.critic_target), (agent.actor, agent.critic), strict=True
+    ):
+        for was, is_now, other in zip(old, target.parameters(), learned.parameters(), strict=True):
+            assert torch.allclose(is_now, 0.9 * was + 0.1 * other, atol=1e-6)
+
+
+def test_the_actor_goes_where_the_critic_sees_more() -> None:
+    settings = replace(SETTINGS, hidden=8, actor_lr=1e-2, critic_lr=1e-12)
+    agent, random = DDPG(3, 1, settings, seed=0), torch.Generator().manual_seed(1)
+    batch = Transitions(
+        torch.rand(32, 3, generator=random), torch.rand(32, 1, generator=random), torch.rand(32, generator=random),
+        torch.rand(32, 3, generator=random), torch.zeros(32), torch.zeros(32, dtype=torch.int64),
+    )  # fmt: skip
+
+    def value() -> float:
+        with torch.no_grad():
+            return float(agent.critic(batch.state, agent.actor(batch.state)).mean())
+
+    values = [value()]
+    for _ in range(5):
+        agent.update(batch)
+        values.append(value())
+    assert values == sorted(values)
+    assert values[-1] > values[0] + 1e-4
+
+
+def test_draws_are_of_what_is_stored_from_the_first_transition_on() -> None:
+    replay = Replay(50, 1, 1)
+    replay.add(torch.tensor([4.0]), torch.zeros(1), 4.0, torch.zeros(1), False, 0)
+    assert set(replay.sample(100, torch.Generator().manual_seed(0)).reward.tolist()) == {4.0}

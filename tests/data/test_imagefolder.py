@@ -140,3 +140,52 @@ def test_shares_make_up_the_batch_whatever_the_number_of_workers(folder: Path, w
         assert torch.equal(batch[0], torch.cat([x for x, _ in pieces]))
         assert torch.equal(batch[1], torch.cat([y for _, y in pieces]))
     assert [len(y) for _, y in parts[0]] == [1, 1, 0]
+
+
+# -- what is augmented, and what is not ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ramps(tmp_path: Path) -> ImageFolderData:
+    """Images that grow brighter to the right, so that mirrored ones grow darker; test images are dim."""
+    for part, count, most in (("train", 40, 250), ("val", 6, 125)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(count):
+                ramp = Image.linear_gradient("L").rotate(90).resize((24, 30)).point(lambda v, m=most: v * m // 255)
+                Image.merge("RGB", (ramp, ramp, Image.new("L", ramp.size, i))).save(
+                    tmp_path / part / label / f"{i}.png"
+                )
+    return make(tmp_path)
+
+
+def grows(images: torch.Tensor) -> list[bool]:
+    return [bool(image[0, :, -1].mean() > image[0, :, 0].mean()) for image in images]
+
+
+def test_training_images_are_mirrored_half_of_the_time_and_cropped(ramps: ImageFolderData) -> None:
+    images = torch.cat([x for seed in range(10) for x, _ in ramps.shuffled(16, seed, CPU)])
+    assert len(images) == 600
+    assert abs(sum(grows(images)) - 300) < 4 * 150**0.5
+    spans = (images[:, 0].mean(1)[:, -1] - images[:, 0].mean(1)[:, 0]).abs()  # as wide as the crop was
+    assert float(spans.max()) > 1.8 * float(spans.min())
+
+
+def test_the_order_of_training_images_changes_with_the_seed(ramps: ImageFolderData) -> None:
+    one, other = (torch.cat([x[:, 2, 0, 0] for x, _ in ramps.shuffled(16, seed, CPU)]) for seed in (1, 2))
+    assert not torch.equal(one, other)
+    assert torch.equal(one.sort().values, other.sort().values)  # every image once
+
+
+@pytest.mark.parametrize("part", ["train", "held_out", "test"])
+def test_what_is_measured_is_neither_mirrored_nor_cropped_at_random(ramps: ImageFolderData, part: str) -> None:
+    one, again = (torch.cat([x for x, _ in ramps.ordered(part, 7, CPU)]) for _ in range(2))  # type: ignore[arg-type]
+    assert torch.equal(one, again)
+    assert all(grows(one))
+    assert len({tuple(image[0, 0].tolist()) for image in one}) == 1
+    brightest = (float(one[:, :2].max()) * 0.25 + 0.5) * 255
+    assert (brightest < 130) == (part == "test")
+    drawn = torch.cat([x for x, _ in ramps.drawn(part, 5, 4, 0, CPU)])  # type: ignore[arg-type]
+    whole = {image.numpy().tobytes() for image in one}
+    assert len(drawn) == 5
+    assert {image.numpy().tobytes() for image in drawn} <= whole

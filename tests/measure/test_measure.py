@@ -1,9 +1,12 @@
 """Counts by formula, accuracy by hand."""
 
+import time
+
+import pytest
 import torch
 from torch import nn
 
-from compress.measure.accuracy import accuracy
+from compress.measure.accuracy import accuracy, hits
 from compress.measure.latency import measure_latency
 from compress.measure.macs import count_macs, count_params
 
@@ -51,3 +54,84 @@ def test_latency_is_a_time() -> None:
     latency = measure_latency(net, (1, 8, 8), torch.device("cpu"), seconds=0.02, threads=1)
     assert 0 < latency.median_ms < 100
     assert latency.threads == 1
+
+
+# Logits of seven classes, the label, and how many logits are larger: fewer than 5, and it is among the first five.
+TABLE = [
+    ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 0, 0),
+    ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 3, 3),
+    ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 4, 4),
+    ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], 5, 5),
+    ([-1.0, -5.0, -3.0, -2.0, -7.0, -6.0, -4.0], 1, 4),
+    ([-1.0, -5.0, -3.0, -2.0, -7.0, -6.0, -4.0], 5, 5),
+    ([-1.0, -5.0, -3.0, -2.0, -7.0, -6.0, -4.0], 0, 0),
+    ([0.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0], 1, 0),
+]
+
+
+def test_top_5_of_a_table_by_hand() -> None:
+    """Whatever the batches: 3 of 8 are first, 6 of 8 among the first five."""
+    logits, labels = torch.tensor([row[0] for row in TABLE]), torch.tensor([row[1] for row in TABLE])
+    for size in (1, 3, 8):
+        found = accuracy(nn.Identity(), zip(logits.split(size), labels.split(size), strict=True))
+        assert found == (100 * 3 / 8, 100 * 6 / 8)
+    for (row, label, larger), at in zip(TABLE, range(8), strict=True):
+        assert sum(value > row[label] for value in row) == larger
+        one = hits(nn.Identity(), [(logits[at : at + 1], labels[at : at + 1])])
+        assert one.tolist() == [larger < 1, larger < 5, 1]
+
+
+def test_equal_logits_are_no_better_than_chance() -> None:
+    """A network that says the same of all classes is right once, and five times, in ten: a tie helps nobody."""
+    found = accuracy(nn.Identity(), [(torch.zeros(10, 10), torch.arange(10))])
+    assert found == (10, 50)
+
+
+def test_of_few_classes_all_are_among_the_first_five() -> None:
+    assert accuracy(nn.Identity(), [(torch.eye(3), torch.tensor([0, 0, 0]))]) == (pytest.approx(100 / 3), 100)
+
+
+class Moody(nn.Module):
+    """Right in evaluation, by dropout and statistics wrong in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.dropout = nn.BatchNorm1d(4), nn.Dropout(0.9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_grad_enabled()
+        return self.dropout(self.norm(x)) - (x.sum(1, keepdim=True) if self.training else 0)
+
+
+def test_accuracy_is_that_of_evaluation_and_leaves_every_module_as_it_was() -> None:
+    torch.manual_seed(0)
+    model, labels = Moody(), torch.randint(4, (64,))
+    logits = 5.0 + nn.functional.one_hot(labels, 4).float()
+    model.train()
+    model.dropout.eval()  # a mode of its own
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert accuracy(model, zip(logits.split(10), labels.split(10), strict=True)) == (100, 100)
+    assert (model.training, model.norm.training, model.dropout.training) == (True, True, False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Slow(nn.Module):
+    """Takes two milliseconds, and notes for what and how it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[torch.Size, bool, bool, int]] = set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.add((x.shape, self.training, torch.is_grad_enabled(), torch.get_num_threads()))
+        time.sleep(0.002)
+        return x
+
+
+def test_a_latency_is_that_of_one_image_in_milliseconds_in_evaluation() -> None:
+    model = Slow().train()
+    latency = measure_latency(model, (3, 4, 4), torch.device("cpu"), seconds=0.05, threads=1)
+    assert 2 <= latency.median_ms < 20
+    assert 0 <= latency.spread_ms < 20
+    assert model.seen == {(torch.Size([1, 3, 4, 4]), False, False, 1)}
+    assert model.training

@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.measure.counts import counts
 from compress.measure.macs import count_operators
-from compress.models.layers import ChannelSelection
+from compress.models.layers import ChannelPad, ChannelSelection
 from compress.models.spec import ModelSpec
 from compress.models.vgg import WIDTHS
 from compress.paths import CONF
@@ -308,3 +308,8 @@ def test_first_weights_follow_the_papers() -> None:
         weight = zoo(name).get_parameter("layer3.0.conv2.weight")
         fan_out = weight.shape[0] * weight[0, 0].numel()
         assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+
+def test_a_pad_puts_its_zeros_before_and_after() -> None:
+    padded = ChannelPad(1, 2)(torch.full((2, 3, 4, 4), 5.0))
+    assert padded[:, :, 0, 0].tolist() == [[0, 5, 5, 5, 0, 0]] * 2

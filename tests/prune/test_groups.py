@@ -65,6 +65,7 @@ class Net(nn.Module):
         self.selection = ChannelSelection(8)
         self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
         self.head8, self.head16, self.head4 = nn.Linear(8, 5), nn.Linear(16, 5), nn.Linear(4, 5)
+        self.other4 = nn.Linear(4, 5)
 
     def forward(self, x: Tensor, unused: bool = False) -> Tensor:
         a, b = self.a(x), self.b(x)
@@ -77,6 +78,9 @@ class Net(nn.Module):
         if self.kind == "chunk":
             left, right = a.chunk(2, 1)
             return self.head4((left * right).mean((2, 3)))
+        if self.kind == "chunk apart":
+            left, right = a.chunk(2, 1)
+            return self.head4(left.mean((2, 3))) + self.other4(right.mean((2, 3)))
         if self.kind == "slice":
             return self.head4(a[:, :4].mean((2, 3)))
         if self.kind == "pad":
@@ -139,7 +143,7 @@ def test_grouped_layers_tie_the_same_place_of_every_group() -> None:
 
 
 def test_chunks_are_tied_so_that_they_stay_equal() -> None:
-    assert widths(graph_of("chunk")) == {"a": 4}
+    assert widths(graph_of("chunk")) == widths(graph_of("chunk apart")) == {"a": 4}
 
 
 def test_squeeze_excite_scales_are_coupled_with_what_they_scale() -> None:

@@ -8,12 +8,14 @@ from torch import nn
 from compress.models.resnet_cifar import resnet
 from compress.prune.groups import channel_graph
 from compress.prune.importance import channel_orders
+from compress.prune.plan import Plan
 from compress.prune.reconstruct import (
     NestedRefit,
     Reconstructor,
     factored,
     input_moments,
     refit,
+    refitted,
     sampled_rows,
 )
 
@@ -125,6 +127,43 @@ def test_orders_follow_the_weights_that_read_a_channel() -> None:
     assert channel_orders(net, channel_graph(net, (1, 2, 2)))["0"].tolist() == [1, 2, 0]
 
 
+def test_a_channel_is_worth_the_l1_norm_of_all_that_reads_it() -> None:
+    """By squares, by signed sums or by one reader alone the order would be another."""
+    net = Read()
+    graph = channel_graph(net, (1, 2, 2))
+    with torch.no_grad():
+        net.one.weight.copy_(torch.tensor([[3.0, 2.0, -1.0, 0.0], [0.0, 2.0, 1.0, 2.5]])[:, :, None, None])
+        net.two.weight.copy_(torch.tensor([[1.0, 1.0, 3.5, -1.0], [0.0, 0.0, 0.5, 0.0]])[:, :, None, None])
+    assert channel_orders(net, graph)["stem"].tolist() == [2, 1, 0, 3]  # 6, 5, 4, 3.5
+
+
+class Read(nn.Module):
+    """One group that two layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return torch.cat([self.one(x), self.two(x)], dim=1).mean((2, 3))
+
+
+def test_moments_are_of_what_a_layer_sees_in_evaluation() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Conv2d(6, 4, 1), nn.Flatten())
+    livened(net)
+    graph, x = channel_graph(net, (1, 2, 2)), torch.randn(5, 1, 2, 2)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.train()
+    moments = input_moments(net, graph, [x], 4, torch.Generator().manual_seed(0))
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    net.eval()
+    rows = net[2](net[1](net[0](x))).permute(0, 2, 3, 1).reshape(-1, 6).double()
+    assert torch.allclose(moments["3"].gram, rows.T @ rows, rtol=1e-5)
+
+
 def test_a_gram_matrix_of_too_few_rows_in_single_precision_is_still_factored() -> None:
     torch.manual_seed(0)
     rows = torch.randn(40, 200)
@@ -168,3 +207,58 @@ def test_the_published_fit_meets_outputs_with_their_bias_in_them() -> None:
         new = maker.weights({graph[0].name: order[:5]})["3.weight"]
         wanted = inputs @ net[2].weight.detach().T + bias
         assert torch.allclose(new[:, :5], torch.linalg.lstsq(inputs[:, :5], wanted).solution.T, atol=1e-4)
+
+
+# -- layers that read several groups ---------------------------------------------------------------------------
+
+
+class Joined(nn.Module):
+    """A layer that reads two groups side by side, and three channels of the image that cannot be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 5, 1)
+        self.reads, self.head = nn.Conv2d(14, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.left(x).relu(), x, self.right(x).relu()], dim=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.reads(self.joined(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "kept", [{"left": (0, 2, 5), "right": (1, 4)}, {"left": (1, 2, 3, 4), "right": (0, 1, 2, 3, 4)}, {"right": (3,)}],
+    ids=str,
+)  # fmt: skip
+def test_a_layer_that_reads_several_groups_is_refitted_on_what_stays_of_all(kept: dict[str, tuple[int, ...]]) -> None:
+    """By least squares on its im2col rows, dropped inputs of every group left out."""
+    torch.manual_seed(0)
+    net = Joined()
+    graph = channel_graph(net, (3, 5, 5))
+    assert {group.name for group in graph} >= {"left", "right"}
+    images = torch.randn(60, 3, 5, 5)
+    moments = input_moments(net, graph, images.split(20), 25, torch.Generator().manual_seed(0))
+    inputs = net.joined(images).detach()
+    rows = nn.functional.unfold(inputs, 3, padding=1).transpose(1, 2).flatten(0, 1).double()
+    weight = net.reads.weight.detach().flatten(1).double()
+    left, right = kept.get("left", range(6)), kept.get("right", range(5))
+    stays = torch.zeros(14, dtype=torch.bool)
+    stays[[*left, 6, 7, 8, *(9 + at for at in right)]] = True
+    columns = stays.repeat_interleave(9)
+    expected = torch.linalg.lstsq(rows[:, columns], rows @ weight.T).solution.T
+    assert (expected - weight[:, columns]).abs().max() > 0.01
+
+    orders = {
+        group.name: torch.tensor([*(own := kept.get(group.name, ())), *sorted(set(range(group.width)) - {*own})])
+        for group in graph
+    }
+    first = {group.name: orders[group.name][: len(kept.get(group.name, range(group.width)))] for group in graph}
+    for new in (
+        refitted(net, graph, moments, Plan(kept)),
+        Reconstructor(net, graph, moments, orders).weights(first),
+    ):
+        found = new["reads.weight"].flatten(1)
+        assert bool((found[:, ~columns] == 0).all())
+        assert torch.allclose(found[:, columns].double(), expected, atol=1e-4)
+        assert set(new) == {"reads.weight"}

@@ -139,6 +139,16 @@ def test_cutting_leaves_the_model_and_the_small_one_inherits_its_state(tiny: nn.
     assert (conv.in_channels, conv.out_channels) == (1, 2)
 
 
+def test_what_does_not_train_does_not_train_when_cut(tiny: nn.Module) -> None:
+    frozen = {"conv1.weight", "layer1.0.bn1.bias"}
+    for name in frozen:
+        tiny.get_parameter(name).requires_grad_(False)
+    graph = channel_graph(tiny, (1, 8, 8))
+    small = cut(tiny, graph, random_plan(graph, 0.5))
+    assert small.get_parameter("conv1.weight").shape != tiny.get_parameter("conv1.weight").shape
+    assert {name for name, parameter in small.named_parameters() if not parameter.requires_grad} == frozen
+
+
 def test_no_grad_and_inference_mode_of_the_caller_do_not_reach_the_small_one(tiny: nn.Module) -> None:
     graph = channel_graph(tiny, (1, 8, 8))
     for mode in (torch.no_grad, torch.inference_mode):
@@ -197,6 +207,12 @@ def test_plans_are_plain_data_and_refuse_nonsense(tiny: nn.Module) -> None:
         cut(tiny, graph, Plan({"convX": (0,)}))
     with pytest.raises(ValueError, match=r"channels must be in \[0, 8\)"):
         cut(tiny, graph, Plan({"conv1": (8,)}))
+    with pytest.raises(ValueError, match=r"channels must be in \[0, 8\)"):
+        cut(tiny, graph, Plan({"conv1": (-1, 3)}))
+    with pytest.raises(ValueError, match="once, ascending"):
+        Plan({"conv1": (4, 4)})
+    with pytest.raises(ValueError, match="must be a list of whole numbers"):
+        Plan({"conv1": (False, True)})
 
 
 def test_batches_of_plans_are_priced_at_once_and_more_channels_never_cost_less(tiny: nn.Module) -> None:
@@ -279,3 +295,32 @@ def test_hidden_state_of_dropped_channels_cannot_leak() -> None:
     graph = channel_graph(model, (1, 3, 3))
     plan = Plan({"a": (0, 2)})
     assert difference(model, cut(model, graph, plan), graph, plan, torch.randn(2, 1, 3, 3)) < 1e-12
+
+
+class Oblong(nn.Module):
+    """A convolution with a stride on images that are no squares, tokens, and attention, which has no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, (2, 1), 1), nn.Conv2d(8, 6, (1, 3))
+        self.tokens, self.head = nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.tokens(self.conv(self.stem(x).relu()).relu().flatten(2).transpose(1, 2))
+        return self.head(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))  # type: ignore[no-any-return]
+
+
+def test_prices_of_a_network_that_is_no_square_by_hand() -> None:
+    model, shape = Oblong(), (3, 6, 10)
+    graph = channel_graph(model, shape)
+    cost = cost_model(model, graph, shape)
+    places = 3 * 8  # that the second convolution leaves
+
+    def by_hand(stem: int, conv: int) -> int:
+        convolutions = 9 * 3 * stem * 3 * 10 + 3 * stem * conv * places
+        return convolutions + places * conv * 4 + places * places * (4 + 4) + 4 * 2
+
+    for stem, conv in ((8, 6), (5, 6), (8, 2), (3, 1)):
+        plan = Plan({"stem": range(stem), "conv": range(conv)})
+        assert cost.macs(plan) == by_hand(stem, conv) == count_macs(cut(model, graph, plan), shape)
+        assert cost.params(plan) == 27 * stem + stem + 3 * stem * conv + conv + 4 * conv + 4 + 4 * 2 + 2

@@ -101,6 +101,13 @@ class StandardisedConv(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+def shared_with_unknown() -> Around:
+    """A convolution and a layer that the graph does not know have one weight."""
+    model = Around(lambda s, x: s.a(s.b(x)), a=nn.ConvTranspose2d(16, 16, 1), b=conv())
+    model.a.weight = model.b.weight
+    return model
+
+
 PIECES: dict[str, tuple[bool, Around]] = {
     # cut, piece
     "attention by hand": (False, Around(own_attention, q=conv(), k=conv(), v=conv(), o=conv())),
@@ -187,6 +194,8 @@ PIECES: dict[str, tuple[bool, Around]] = {
         False,
         Around(lambda s, x: x * s.a.view(s.shape), a=nn.Parameter(torch.rand(16)), shape=(16, 1, 1)),
     ),
+    "a slope per channel": (True, Around(lambda s, x: s.a(x), a=nn.PReLU(16))),
+    "a weight that is shared with the unknown": (False, shared_with_unknown()),
     "instance norm": (True, Around(lambda s, x: s.a(x), a=nn.InstanceNorm2d(16))),
     "group norm": (True, Around(lambda s, x: s.a(x), a=nn.GroupNorm(4, 16, affine=False))),
     "layer norm": (

@@ -1,6 +1,7 @@
 """Conditions, order, groups and the front, on runs with figures known by hand."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,11 @@ def test_masked_networks_are_on_a_front_only_among_themselves() -> None:
     assert sizes([(10.0, None), (20.0, 4.0), (None, None)]) == [10.0, None, None]
     assert sizes([(20.0, 4.0), (20.0, 9.0)]) == [4.0, 9.0]
     assert sizes([]) == []
+
+
+def test_seconds_are_those_of_all_stages_and_shares_those_of_the_dense_network() -> None:
+    stages = {"pretrain": {"seconds": 3.0}, "prune": {"seconds": 0.5}, "finetune": {"seconds": 2.0}}
+    (row,) = compare([replace(RUNS[3], stages=stages)], KEYS, []).rows
+    assert row.figures["seconds"] == 5.5
+    assert row.figures["macs_share"] == 0.25
+    assert row.figures["delta"] == -4.0

@@ -1,5 +1,8 @@
 """The environment: the budget holds in every episode, and the interface is Gymnasium's."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from compress.measure.accuracy import Accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
 from compress.prune.amc.env import ChannelEnv, check_target
-from compress.prune.amc.rewards import acc
+from compress.prune.amc.rewards import Outcome, acc, acc_normalize
 from compress.prune.amc.states import Clean
 from compress.prune.amc.walls import BudgetMode, Within
 from compress.prune.cost import cost_model
@@ -17,7 +20,9 @@ from compress.prune.widths import all_choices
 from compress.settings import InputError
 
 
-def make_env(mode: BudgetMode = "exact", lbound: float = 0.2, round_to: int = 4, net: str = "resnet") -> ChannelEnv:
+def make_env(
+    mode: BudgetMode = "exact", lbound: float = 0.2, round_to: int = 4, net: str = "resnet", **more: Any
+) -> ChannelEnv:
     torch.manual_seed(0)
     if net == "resnet":
         model: torch.nn.Module = resnet(depth=20, width=16, shortcut="conv", in_channels=3, num_classes=10)
@@ -32,7 +37,7 @@ def make_env(mode: BudgetMode = "exact", lbound: float = 0.2, round_to: int = 4,
 
     choices = all_choices(graph, round_to, lbound, 1.0)
     state = Clean(model, graph, cost, choices, "scalar", [0.5])
-    return ChannelEnv(cost, choices, state, Within(cost, choices, mode), score, acc)
+    return ChannelEnv(cost, choices, state, Within(cost, choices, mode), score, **({"reward": acc} | more))
 
 
 @pytest.mark.parametrize("net", ["resnet", "mobilenet"])
@@ -110,3 +115,52 @@ def test_uniform_widths_nearly_use_the_budget() -> None:
         assert target - env.rounding_step(widths) <= ratio <= target
         shares = np.array(widths) / env._cost.full_widths
         assert np.ptp(shares[:-2]) < 0.3
+
+
+def test_an_outcome_is_of_the_metric_that_was_chosen_and_relative_to_uniform_widths() -> None:
+    """The stand-in for an accuracy is the mean kept share, so that references are known."""
+    told: list[Outcome] = []
+
+    def reward(outcome: Outcome) -> float:
+        told.append(outcome)
+        return acc_normalize(outcome, references="measured", published={})
+
+    for metric, more in (("top1", 0.0), ("top5", 5.0)):
+        env = make_env(reward=reward, metric=metric)
+        widths = env.walk(0.5, lambda step, seen: 0.9)
+        full = env._cost.full_widths
+        uniform = env.uniform_widths(0.5)
+        mean, reference = (100 * float(np.mean(np.array(each) / full)) + more for each in (widths, uniform))
+        outcome = env.scored(widths, 0.5)
+        assert outcome["accuracy"] == pytest.approx(mean)
+        assert outcome["top5"] == pytest.approx(outcome["top1"] + 5)
+        assert outcome["reward"] == pytest.approx(mean / reference)
+        assert told[-1] == replace(
+            told[-1],
+            reference=pytest.approx(reference),
+            target=0.5,
+            macs=int(env._cost.macs(widths)[0]),
+            full_macs=env._cost.full_macs,
+            params=int(env._cost.params(widths)[0]),
+        )
+
+
+def test_a_rounding_step_is_the_largest_one() -> None:
+    env = make_env(round_to=4)
+    widths = env.uniform_widths(0.5)
+    steps = []
+    for at, options in enumerate(env.choices):
+        wider = [w for w in options.tolist() if w > widths[at]] or [
+            max(w for w in options.tolist() if w < widths[at])
+        ]
+        other = (*widths[:at], wider[0], *widths[at + 1 :])
+        steps.append(abs(int(env._cost.macs(other)[0]) - int(env._cost.macs(widths)[0])) / env._cost.full_macs)
+    assert env.rounding_step(widths) == pytest.approx(max(steps))
+    assert max(steps) > 2 * min(steps)
+
+
+def test_an_action_as_it_was_carried_out_is_the_kept_share_and_asks_for_it_again() -> None:
+    env = make_env("upper")  # the exact one spends what uniform widths leave over
+    widths, full = env.uniform_widths(0.5), env._cost.full_widths.tolist()
+    assert env.executed(widths) == pytest.approx([width / most for width, most in zip(widths, full, strict=True)])
+    assert env.walk(0.5, env.replay(widths)) == widths

@@ -174,6 +174,37 @@ def test_the_seeds_first_episode_has_no_budget(tmp_path: Path, monkeypatch: pyte
     assert budgets == [1.0, None, None]
 
 
+def test_every_episode_draws_actions_of_its_own_and_the_seed_decides_them(tmp_path: Path) -> None:
+    """In warm-up, where nothing is learned, and after it."""
+    played = []
+    for seed, name in ((0, "a"), (0, "b"), (1, "c")):
+        (tmp_path / name).mkdir()
+        search, rows = make_search(episodes=7, warmup=4, sampling="cycle", mode="upper"), list[Any]()
+        search.seed = seed
+        search.run(Work(tmp_path / name, rows.append))
+        played.append([tuple(row["widths"]) for row in rows])
+        assert [row["target"] for row in rows[:4]] == [*TARGETS, TARGETS[0]]
+    assert played[0] == played[1] != played[2]
+    assert all(len({episodes[0], episodes[3], episodes[6]}) == 3 for episodes in played)  # of one target
+
+
+def test_the_agent_explores_with_the_noise_that_a_row_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, rows, sigmas = make_search(episodes=5, warmup=2), list[Any](), dict[int, set[float]]()
+    act = DDPG.act
+
+    def spy(self: DDPG, state: torch.Tensor, sigma: float = 0.0, *args: Any) -> torch.Tensor:
+        sigmas.setdefault(search.done + 1, set()).add(sigma)
+        return act(self, state, sigma, *args)
+
+    monkeypatch.setattr(DDPG, "act", spy)
+    search.run(Work(tmp_path, rows.append))
+    assert {row["episode"]: row["sigma"] for row in rows[2:]} == pytest.approx(
+        {episode: sigma for episode, (sigma,) in sigmas.items()}, abs=1e-6
+    )
+    assert list(sigmas) == [3, 4, 5]
+    assert rows[2]["sigma"] == SETTINGS.sigma > rows[-1]["sigma"] > 0
+
+
 def test_targets_come_in_turn_or_are_drawn() -> None:
     turns = make_search()
     assert [turns._task(episode) for episode in range(5)] == [0, 1, 2, 0, 1]

@@ -17,6 +17,7 @@ from compress.prune.magnitude.thresholds import (
     Masked,
     pools,
     random_masks,
+    share_masked,
     sparsity_report,
     uniform_masks,
     weight_masks,
@@ -281,6 +282,11 @@ def test_there_must_be_something_to_prune() -> None:
     with pytest.raises(InputError, match=r"objects=\[conv\]: the network has no such layers"):
         masks_of(model, 0.5, objects=["conv"])
     assert set(masks_of(model, 0.5).levels) == {"fc"}
+
+
+def test_a_share_masked_is_of_all_layers_together() -> None:
+    masks = {"a": torch.tensor([[True, True], [True, False]]), "b": torch.tensor([True, *[False] * 5])}
+    assert share_masked(masks) == pytest.approx(0.6)
 
 
 def test_random_masks_keep_as_many_elsewhere() -> None:

@@ -1,0 +1,71 @@
+"""Asked and achieved by hand: a network whose share of MACs is its share of channels, a hundredth each."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from compress.prune.budget import achieved, preserve_ratio
+from compress.prune.method import Decision, Problem
+from compress.prune.plan import Plan
+from compress.settings import Budget, InputError
+from compress.stages import _budget_json, make_problem
+
+CPU = torch.device("cpu")
+
+
+class Shaped:
+    """All that a budget asks of a data set."""
+
+    shape = (1, 10, 10)
+
+
+def problem(kind: Any, value: float) -> Problem:
+    model = nn.Sequential(nn.Conv2d(1, 100, 1), nn.ReLU(), nn.Conv2d(100, 2, 1), nn.Flatten())
+    return make_problem(model, Shaped(), Budget(kind, value), CPU, 0, lambda: model)  # type: ignore[arg-type]
+
+
+def keeping(count: int) -> Plan:
+    return Plan({"0": range(count)})
+
+
+def test_what_a_plan_comes_to_in_the_terms_of_every_budget() -> None:
+    asked = problem("preserve_ratio", 0.5)
+    assert asked.cost.full_macs == 100 * 100 * 3
+    assert achieved(asked.graph, asked.cost, keeping(60)) == {
+        "preserve_ratio": pytest.approx(0.6), "percent": pytest.approx(0.4), "macs": 18_000, "flops_limit": 0.018,
+    }  # fmt: skip
+    assert preserve_ratio(Budget("preserve_ratio", 0.3), asked.cost) == 0.3
+    assert preserve_ratio(Budget("flops_limit", 0.012), asked.cost) == pytest.approx(0.4)
+    assert preserve_ratio(Budget("flops_limit", 0.03), asked.cost) == 1
+    with pytest.raises(InputError, match="needs only 0.03 MMACs"):
+        preserve_ratio(Budget("flops_limit", 0.0301), asked.cost)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "step", "met"),
+    [
+        ("preserve_ratio", 0.5, 0.0, [50]),  # 1 % of 0.5 is half a channel
+        ("preserve_ratio", 0.5, 0.01, [49, 50, 51]),
+        ("preserve_ratio", 1.0, 0.0, [99, 100]),
+        ("flops_limit", 0.015, 0.0, [50]),
+        ("flops_limit", 0.015, 0.02, [48, 49, 50, 51, 52]),
+        ("percent", 0.5, 0.0, [49, 50, 51]),  # 1 % of all channels
+        ("percent", 0.5, 0.03, [47, 48, 49, 50, 51, 52, 53]),
+    ],
+)
+def test_a_budget_is_met_within_one_percent_or_one_rounding_step(
+    kind: str, value: float, step: float, met: list[int]
+) -> None:
+    asked = problem(kind, value)
+    told = {count: _budget_json(asked, Decision(keeping(count), rounding_step=step)) for count in range(40, 101)}
+    assert [count for count, budget in told.items() if budget["met"]] == met
+    assert told[60]["asked"] == {kind: value}
+    assert told[60]["achieved"]["percent"] == pytest.approx(0.4)
+
+
+def test_a_share_removed_is_as_the_method_counts_it() -> None:
+    told = _budget_json(problem("percent", 0.5), Decision(keeping(100), percent=0.5))
+    assert told["met"]
+    assert told["achieved"]["percent"] == 0.5
