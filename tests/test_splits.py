@@ -79,7 +79,9 @@ def all_of(job: Job, config: JSON, data: Data, folder: Path, stages: tuple[str, 
     return run(job, config, config_hash(config), folder, Store(folder / "cache"), crew, **settings)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [*list(METHODS)[:-1], pytest.param("camc", marks=pytest.mark.slow)]
+)  # camc reads what amc does
 def test_only_the_measuring_reads_test_images_once_for_each_network(name: str, tmp_path: Path) -> None:
     config = compose_config(*LEAN, *METHODS[name])
     job = build(copy.deepcopy(config))
