@@ -42,10 +42,12 @@ def test_the_pages_method_runs_and_meets_its_budget(mine: Path) -> None:
 
 
 def test_its_settings_are_checked_like_ours(mine: Path) -> None:
-    bad = run(mine, "method=uniform", "method.round_to=0", "percent=0.3", "method.round_two=1")
+    unknown = run(mine, "method=uniform", "method.round_two=1")
+    assert unknown.returncode == 2
+    assert "unknown key method.round_two; did you mean method.round_to?" in unknown.stderr
+    bad = run(mine, "method=uniform", "method.round_to=0", "percent=0.3")
     assert bad.returncode == 2
     told = bad.stderr
-    assert "unknown key method.round_two; did you mean method.round_to?" in told
     assert "method.round_to=0: must be >= 1" in told
     assert "percent=0.3: method=uniform does not take it; it takes preserve_ratio, flops_limit" in told
 

@@ -6,6 +6,7 @@ import random
 import struct
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,8 +237,15 @@ def test_a_file_may_name_the_builders_of_the_zoo_and_nothing_else() -> None:
     ):
         with pytest.raises(InputError, match=told):
             spec_from_json({**SPEC.to_json(), "args": args})
+
+
+def test_no_network_is_larger_than_any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told from names and shapes alone."""
     with pytest.raises(InputError, match=r"has [\d,]+ parameters; must be <= 1,000,000,000"):
-        ModelSpec(SPEC.target, {**SPEC.args, "depth": 1202, "width": 4096}, (3, 32, 32), 10).build()
+        ModelSpec(SPEC.target, {**SPEC.args, "depth": 1202, "width": 65_536}, (3, 32, 32), 10)._check_size()
+    monkeypatch.setattr("compress.models.spec.MOST_PARAMETERS", 1000)
+    with pytest.raises(InputError, match="has 5,094 parameters; must be <= 1,000"):
+        SPEC.build()
 
 
 def test_no_file_makes_loading_fetch_weights() -> None:
@@ -384,6 +392,8 @@ def test_a_network_whose_own_attribute_is_called_module_loads_its_own_file(tmp_p
             super().__init__()
             self.module, self.total_ops = torch.nn.Linear(3, 2), torch.nn.Parameter(torch.zeros(2))
 
+    only = torch.nn.Sequential(OrderedDict(module=torch.nn.Linear(3, 2)))
+    load_strictly(only, only.state_dict(), "it")
     theirs, ours = Wrapped(), Wrapped()
     for content in (theirs.state_dict(), under("module.", theirs.state_dict())):
         torch.save(content, tmp_path / "own.pth")

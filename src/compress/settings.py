@@ -195,4 +195,5 @@ class Budget:
 
     def __str__(self) -> str:
         unit = " MMACs" if self.kind == "flops_limit" else ""
-        return f"{self.kind}={self.value:.12g}{unit}"
+        short = f"{self.value:g}"
+        return f"{self.kind}={short if float(short) == self.value else self.value}{unit}"
