@@ -44,7 +44,10 @@ AROUND = 64 * 9 * (1 * 16 + 16 * 16) + 12 * 10
 
 @pytest.mark.parametrize(
     ("layer", "macs", "uncounted"),
-    [("near", AROUND, {"layer": ["cdist"]}), ("sequence", AROUND + 4 * 12 * (16 + 12), {})],
+    [
+        ("near", AROUND, {"layer": ["cdist"]}),
+        pytest.param("sequence", AROUND + 4 * 12 * (16 + 12), {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_names_what_its_macs_leave_out(layer: str, macs: int, uncounted: object, tmp_path: Path) -> None:
     (tmp_path / "named_nets.py").write_text(CODE)

@@ -224,7 +224,7 @@ def test_what_is_measured_is_not_augmented(part: str) -> None:
 
 
 def test_the_fingerprint_follows_every_image_label_and_setting_that_says_what_is_seen() -> None:
-    shape = {"classes": 3, "shape": (2, SIDE, SIDE), "pad": PAD, "flip": True}
+    shape = {"classes": 4, "shape": (2, SIDE, SIDE), "pad": PAD, "flip": True}
     plain = {"image_size": None, "mean": MEAN, "std": STD, "held_out": 0.3, "split_seed": 0}
 
     def fingerprint(changed: str = "", **settings: object) -> str:

@@ -138,7 +138,7 @@ def test_saved_and_loaded_give_the_same_logits(name: str, tmp_path: Path) -> Non
     assert torch.equal(loaded[0](images), small.eval()(images))
 
 
-@pytest.mark.parametrize("name", ["resnet20_cs", "resnet20 conv"])
+@pytest.mark.parametrize("name", ["resnet20_cs", pytest.param("resnet20 conv", marks=pytest.mark.slow)])
 def test_onnxruntime_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model, graph = look(NETWORKS[name])

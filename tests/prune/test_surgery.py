@@ -47,7 +47,12 @@ def zoo() -> dict[str, tuple[Any, tuple[int, int, int]]]:
     }
 
 
-@pytest.mark.parametrize("name", zoo())
+HEAVY = ("densenet121", "efficientnet_b0", "convnext_tiny", "resnext50_32x4d")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in zoo()]
+)
 def test_masked_equals_cut_and_the_cost_model_equals_fvcore(name: str) -> None:
     make, shape = zoo()[name]
     torch.manual_seed(0)
