@@ -86,6 +86,7 @@ def test_three_devices_share_a_last_batch_of_two(command: Command, tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_with_batch_norm_a_whole_run_leaves_one_folder_and_one_cache(command: Command, tmp_path: Path) -> None:
     small = ("model.depth=8", "model.width=8", "experiment=quick", "method=slimming", "percent=0.3", "device=cpu")
     (tmp_path / "tmp").mkdir()

@@ -103,6 +103,7 @@ def test_the_network_loads_in_a_fresh_process_with_the_same_logits(finished: tup
     assert sum(p.numel() for p in model.parameters()) == summary["results"]["finetuned"]["params"]
 
 
+@pytest.mark.slow
 def test_another_ratio_reuses_network_and_agent(finished: tuple[Path, str]) -> None:
     base, _ = finished
     done = run_command(base, "preserve_ratio=0.3", *QUICK)
@@ -205,6 +206,7 @@ def test_bad_input_is_told_in_lines_and_leaves_nothing(command: Command, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]) -> None:
     """Augmentation decides the trained weights; where the images lie, the device and the threads do not."""
     from conftest import compose_config
@@ -294,7 +296,6 @@ def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Com
     assert again.stdout.count("is a finished run of this config: nothing to do") == 2
 
 
-@pytest.mark.slow
 def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp_path: Path) -> None:
     small = ("model.depth=8", "model.width=8", *QUICK)
     zoo = command(*small, "teacher=zoo", "teacher.model.depth=8", "teacher.model.width=8", "distill=kd")
@@ -312,6 +313,7 @@ def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp
     assert other["stages"]["finetune"]["key"] != summary["stages"]["finetune"]["key"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_replaces_pretraining(command: Command, tmp_path: Path) -> None:
     small = ("model.depth=8", "model.width=8", "stages=[pretrain,eval]", *QUICK)
     first = command(*small)
@@ -325,6 +327,7 @@ def test_a_checkpoint_replaces_pretraining(command: Command, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_that_of_another_file_of_the_same_name(command: Command, tmp_path: Path) -> None:
     arguments = ("stages=[pretrain,eval]", *QUICK, "model.checkpoint=mine.pth", "hydra.run.dir=checked")
     keys = set()

@@ -35,6 +35,7 @@ def on_small_disk(folder: Path, script: str) -> list[str]:
 
 
 @needs_mounts
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
     """The disk holds the progress after one epoch, but not that of the second beside it."""
     run = " ".join([COMPRESS, "outputs=disk/outputs", "hydra.run.dir=disk/run", *CUT, "model.width=16"])
@@ -55,7 +56,6 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Pa
 
 
 @needs_mounts
-@pytest.mark.slow
 def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     run = " ".join([COMPRESS, "outputs=disk/outputs", *CUT])
     sweep = run.replace("compress ", "compress -m seed=0,1 ", 1)
@@ -69,6 +69,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Pa
         assert "Read-only file system" in error
 
 
+@pytest.mark.slow
 def test_control_c_leaves_what_the_same_command_continues(tmp_path: Path) -> None:
     arguments = ("-m", "seed=0,1", "stages=[pretrain,eval]", *CUT, "pretrain.epochs=12")
     sweep = start(tmp_path, *arguments)

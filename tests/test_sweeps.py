@@ -136,6 +136,7 @@ def test_a_job_of_a_killed_launcher_is_taken_over(tmp_path: Path) -> None:
     assert states == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_what_is_forced_is_computed_once_for_all_jobs(calm: Path, tmp_path: Path) -> None:
     shutil.copytree(calm / "outputs", tmp_path / "outputs")
     forced = run_command(tmp_path, "-m", "percent=0.2,0.4", "force=[pretrain]", *CUT)

@@ -174,6 +174,7 @@ def closed_form(kind: str, gene: list[int], side: int) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in [*NETS][:-1]), [*NETS][-1]]
 )
+@pytest.mark.slow
 def test_a_formula_from_the_table_equals_the_network(kind: str) -> None:
     draw = random.Random(kind)
     for _ in range(16):

@@ -172,6 +172,7 @@ def test_torchvisions_networks(name: str, params: int, macs: int, fvcore: int, p
     assert (found.params, found.macs, found.fvcore, found.ptflops) == (params, macs, fvcore, ptflops)
 
 
+@pytest.mark.slow
 def test_every_config_takes_small_grey_images() -> None:
     names = [path.stem for path in sorted((CONF / "model").glob("*.yaml")) if "???" not in path.read_text()]
     assert len(names) >= 30

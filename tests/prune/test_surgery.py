@@ -47,7 +47,7 @@ def zoo() -> dict[str, tuple[Any, tuple[int, int, int]]]:
     }
 
 
-HEAVY = ("densenet121", "efficientnet_b0", "convnext_tiny", "resnext50_32x4d")
+HEAVY = ("densenet121", "efficientnet_b0", "convnext_tiny")
 
 
 @pytest.mark.parametrize(
