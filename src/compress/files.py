@@ -8,6 +8,7 @@ import mmap
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from compress.settings import InputError
 log = logging.getLogger(__name__)
 
 MOST_JSON = 2**28  # bytes
-CHUNK = 2**24  # bytes that one thread hashes
+CHUNK = 2**20  # bytes that have a checksum of their own
 
 JSON = dict[str, Any]
 Row = Mapping[str, Any]
@@ -93,26 +94,30 @@ def read_rows(folder: Path) -> list[JSON]:
     return rows
 
 
-def sha256_of(content: memoryview) -> str:
-    """Of chunks, which as many threads as there are cores hash at once, and of their hashes together."""
-    chunks = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        parts = list(threads.map(lambda chunk: hashlib.sha256(chunk).digest(), chunks))
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
 def digest_of(path: Path) -> str:
     """A short name for a file's content."""
-    return file_sha256(path)[:16]
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
+def checksum(content: memoryview) -> str:
+    """That tells damage: the CRC-32 of every MiB, taken by as many threads as there are cores, under one SHA-256.
+
+    A third of the time of a SHA-256 of all. It is no proof against somebody who wants two contents to look alike.
+    """
+    chunks = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        parts = [len(content), *threads.map(zlib.crc32, chunks)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
     """The file is read where the system keeps it, not into memory of one's own."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            return sha256_of(memoryview(b""))
+            return checksum(memoryview(b""))
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-            return sha256_of(content)
+            return checksum(content)
 
 
 def put_aside(path: Path, why: str) -> None:

@@ -69,7 +69,7 @@ def guarded(recipe: Recipe, device: torch.device) -> AbstractContextManager[obje
 class SafeConvolutions(TorchFunctionMode):
     """Hands unsafe convolutions contiguous tensors, whatever calls them; their gradients are then in that layout too.
 
-    Costs about 1 % of a training step of a small network.
+    Costs 1 to 4 % of a training step of a small network (resnet20, 8 px, batch 128, one core).
     """
 
     def __torch_function__(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.files import JSON, Row, as_read, file_sha256, hash_of, put_aside, read_json, read_rows, write_json
+from compress.files import JSON, Row, as_read, file_checksum, hash_of, put_aside, read_json, read_rows, write_json
 from compress.locks import locked
 from compress.paths import DEPENDS, PROGRESS, RESULT
 from compress.work import Work, read_progress
@@ -93,7 +93,7 @@ class Store:
 
 
 def _write_result(folder: Path, result: JSON) -> None:
-    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != PROGRESS}
+    files = {path.name: file_checksum(path) for path in sorted(folder.iterdir()) if path.name != PROGRESS}
     whole = as_read({**result, "files": files})
     write_json(folder / RESULT, {**whole, "digest": hash_of(whole, 64)})
 
@@ -104,7 +104,7 @@ def read_result(folder: Path) -> JSON | None:
         result = read_json(folder / RESULT)
         digest = result.pop("digest")
         is_whole = digest == hash_of(result, 64) and all(
-            file_sha256(folder / name) == sha for name, sha in result["files"].items()
+            file_checksum(folder / name) == written for name, written in result["files"].items()
         )
         is_whole = is_whole and isinstance(result["made"], str) and result["seconds"] >= 0
         return result if is_whole and not folder.is_symlink() else None

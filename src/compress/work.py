@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from compress.files import JSON, Row, atomic, parse_json, printable, read_rows, refuse_swelling, sha256_of
+from compress.files import JSON, Row, atomic, checksum, parse_json, printable, read_rows, refuse_swelling
 from compress.paths import DEPENDS, METRICS, MODEL, PLAN, PROGRESS
 from compress.settings import InputError
 
@@ -102,7 +102,7 @@ def _digest(weights: Mapping[str, Tensor], header: JSON) -> str:
     facts = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(weights.items())]
     whole = hashlib.sha256(json.dumps([facts, header], sort_keys=True).encode())
     for _, tensor in sorted(weights.items()):
-        whole.update(sha256_of(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).encode())
+        whole.update(checksum(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).encode())
     return whole.hexdigest()
 
 
