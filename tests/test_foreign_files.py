@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 import compress
+import compress.models.torchvision  # before its way to fetch weights is replaced
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.distill.teacher import RunTeacher
 from compress.files import printable
@@ -268,6 +269,8 @@ def test_a_flipped_bit_is_told(sound: Path, tmp_path: Path) -> None:
     for place in places:
         path = tmp_path / "flipped.safetensors"
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :])
+        if place >= 8 + size:  # as a checkpoint too
+            assert refusal(read_checkpoint, path)
         if not refusal(compress.load, path):  # between the words of the JSON a flip may change nothing
             assert place < 8 + size
             got = compress.load(path).state_dict()
@@ -294,6 +297,10 @@ def test_whatever_an_agent_file_holds_it_is_refused_in_a_line_that_names_it(numb
 
     torch.save(agent_content(), tmp_path / AGENT)
     read()
+    for wrong in ({"network": "abc"}, {"network": [5]}, {"best": [1]}, {"best": {0.5: 3}}, {"digest": "of another"}):
+        torch.save({**agent_content(), **wrong}, tmp_path / AGENT)
+        with pytest.raises(InputError, match="holds no whole agent"):
+            read()
     nan, none, small = torch.full((4, 3), torch.nan), torch.zeros(0), torch.zeros(2, 2)
     odd = (None, {}, [], 0.0, float("nan"), "", nan, none, small, expanded())
     needed = ("agent", "best", "network", "made_with")
@@ -336,6 +343,9 @@ NO_WEIGHTS: dict[str, Callable[[dict[Any, Any]], dict[Any, Any]]] = {
     "a long name": lambda s: {**s, "x" * 5000: torch.ones(1)},
     "a name that steers": lambda s: {**s, "\x1b[2J": torch.ones(1)},
     "one number as many": lambda s: {**s, "linear.bias": expanded()},
+    "numbers that overflow": lambda s: {**s, "linear.bias": torch.full((10,), 1e300, dtype=torch.float64)},
+    "nested": lambda s: {**s, "linear.bias": torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged)},
+    "a count below 0": lambda s: {**s, "bn1.num_batches_tracked": torch.tensor(-5)},
     "a list": lambda s: {**s, "linear.bias": [1.0]},
     "nothing": lambda s: {},
 }
@@ -373,6 +383,8 @@ def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         lambda s: {"state_dict": under("module._orig_mod.", s)},
         lambda s: {"state_dict": under("model.", s), "epoch": 3},
         lambda s: {"state_dict": under("module._orig_mod.model.", s), "epoch": 3},
+        lambda s: {"model": {"state_dict": s}},
+        lambda s: {"module": s, "global_steps": 3},
         lambda s: {"model_state_dict": s, "optimizer_state_dict": {}, "epoch": 3},
         lambda s: {**s, "total_ops": torch.zeros(1), "conv1.total_params": torch.zeros(1)},
         lambda s: {**under("module.", s), "n_averaged": torch.tensor(5)},
@@ -386,6 +398,14 @@ def test_the_forms_that_people_have_are_read(form: Callable[..., Any], tmp_path:
     assert all(torch.equal(tensor, state()[name]) for name, tensor in model.state_dict().items())
 
 
+class Both(torch.nn.Module):
+    """Names with and without the prefix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module, self.weight = torch.nn.Linear(3, 2), torch.nn.Parameter(torch.zeros(2))
+
+
 def test_a_network_whose_own_attribute_is_called_module_loads_its_own_file(tmp_path: Path) -> None:
     class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
@@ -395,6 +415,8 @@ def test_a_network_whose_own_attribute_is_called_module_loads_its_own_file(tmp_p
     only = torch.nn.Sequential(OrderedDict(module=torch.nn.Linear(3, 2)))
     load_strictly(only, only.state_dict(), "it")
     theirs, ours = Wrapped(), Wrapped()
+    both = Both()
+    load_strictly(both, under("module.", both.state_dict()), "it")
     for content in (theirs.state_dict(), under("module.", theirs.state_dict())):
         torch.save(content, tmp_path / "own.pth")
         load_strictly(ours, read_checkpoint(tmp_path / "own.pth"), "it")

@@ -197,6 +197,9 @@ def full_of(name: str, content: bytes) -> Callable[[Path], None]:
 
 ENTRIES: dict[str, Callable[[Path], Any]] = {
     "an empty folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a result that is a pipe": lambda path: (path.mkdir(), os.mkfifo(path / "result.json")),
+    "a result without an end": lambda path: (path.mkdir(), (path / "result.json").symlink_to("/dev/zero")),
     "a file": lambda path: path.write_bytes(b"theirs"),
     "an empty file": Path.touch,
     "a link to itself": loop,
@@ -234,7 +237,9 @@ def test_whatever_stands_in_its_place_a_stage_is_computed(entry: str, suffix: st
 
 
 @pytest.mark.parametrize("name", ["progress.pt", "metrics.jsonl", "plan.json", "model.safetensors"])
-@pytest.mark.parametrize("entry", ["an empty folder", "a file", "an empty file", "a link to itself", "a deep result"])
+@pytest.mark.parametrize(
+    "entry", ["an empty folder", "a file", "a pipe", "an empty file", "a link to itself", "a deep result"]
+)
 def test_whatever_stands_in_a_partial_stage_it_is_computed(entry: str, name: str, tmp_path: Path) -> None:
     def killed(work: Work) -> Any:
         work.row(epoch=1)

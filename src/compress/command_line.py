@@ -55,6 +55,10 @@ def mistakes(argv: Sequence[str]) -> list[str]:
             found.append(f"{key}={value}: no number is that large or small")
         elif re.search(r"range\([^)]*,[^)]*,\s*[-+]?0*\.?0*\s*\)", value):
             found.append(f"{key}={value}: the step of a range must not be 0")
+        elif key == "hydra.verbose" and not re.fullmatch(
+            r"true|false|\[?[\w.]*[a-z_][\w.,]*\]?", value, re.IGNORECASE
+        ):
+            found.append(f"{key}={value}: must be true, false, or names of loggers")
         elif match := GROUP_AS_VALUE.match(text):
             shown = printable(match[2])[:60]
             found.append(

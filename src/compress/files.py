@@ -1,5 +1,6 @@
 """Files written whole: under another name first, then renamed, so that a reader sees a whole file or none."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -7,6 +8,7 @@ import logging
 import mmap
 import os
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -64,6 +66,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def need_regular(path: Path) -> None:
+    """
+    Raises:
+        OSError: there is none, or it is a device or a pipe, which may never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
 def as_read(content: Mapping[str, Any]) -> Any:
     """What comes back of content that is written as JSON: lists for tuples, text for the keys of mappings."""
     return json.loads(json.dumps(content))
@@ -75,6 +86,7 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: no JSON, or larger than any that a run writes.
     """
+    need_regular(path)
     if path.stat().st_size > MOST_JSON:
         raise ValueError(f"larger than {MOST_JSON:,} bytes")
     return parse_json(path.read_text())
@@ -113,6 +125,7 @@ def checksum(content: memoryview) -> str:
 
 def file_checksum(path: Path) -> str:
     """The file is read where the system keeps it, not into memory of one's own."""
+    need_regular(path)
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return checksum(memoryview(b""))

@@ -99,7 +99,7 @@ Fraction = Annotated[float, Bound(ge=0, lt=1)]
 
 # Of networks. Far above all that is published: what lies beyond is a slip, or a file that wants to fill the memory.
 Width = Annotated[int, Bound(ge=1, most=65_536)]
-Classes = Annotated[int, Bound(ge=1, most=1_000_000)]
+Classes = Annotated[int, Bound(ge=1, most=50_000)]
 Side = Annotated[int, Bound(ge=1, most=16_384)]  # of an image, and its channels
 MOST_DEPTH = 2_000
 

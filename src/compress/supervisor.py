@@ -30,6 +30,7 @@ def supervised(died: Callable[[signal.Signals, bytes], bool]) -> Tell:
     process ends with 128 + the signal's number, as shells have it.
     """
     parent = os.getpid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents leave it, the end of a child is not told
     while True:
         sys.stdout.flush()
         sys.stderr.flush()

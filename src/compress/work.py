@@ -19,7 +19,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from compress.files import JSON, Row, atomic, checksum, parse_json, printable, read_rows, refuse_swelling
+from compress.files import (
+    JSON,
+    Row,
+    atomic,
+    checksum,
+    need_regular,
+    parse_json,
+    printable,
+    read_rows,
+    refuse_swelling,
+)
 from compress.paths import DEPENDS, METRICS, MODEL, PLAN, PROGRESS
 from compress.settings import InputError
 
@@ -106,6 +116,18 @@ def _digest(weights: Mapping[str, Tensor], header: JSON) -> str:
     return whole.hexdigest()
 
 
+def state_digest(content: Any) -> str:
+    """Of tensors, numbers, text, and dicts and lists of them."""
+    if isinstance(content, Tensor):
+        facts = f"{content.dtype} {tuple(content.shape)}"
+        return facts + checksum(content.contiguous().view(-1).view(torch.uint8).numpy().data)
+    if isinstance(content, dict):
+        content = sorted([repr(key), state_digest(value)] for key, value in content.items())
+    elif isinstance(content, list | tuple):
+        content = [state_digest(value) for value in content]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
 def holds_nothing(content: Any, most: int = 1_000_000) -> bool:
     """Whether a part of a state is missing (None, or empty where something should stand) or not finite.
 
@@ -154,6 +176,7 @@ def read_progress(folder: Path) -> tuple[JSON | None, list[JSON]]:
     try:
         if not os.path.lexists(path):
             return None, []
+        need_regular(path)
         content = path.read_bytes()
         if content != _sealed(folder, content[64:]):
             raise DamagedError(f"{path} is damaged, or of another stage")

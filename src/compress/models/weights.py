@@ -22,9 +22,10 @@ from compress.checks import shown
 from compress.files import refuse_swelling
 from compress.models.masks import MASK
 from compress.settings import InputError, few
+from compress.work import read_weights
 
 # Under these keys published checkpoints keep their state dict.
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
 PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.", "backbone.")  # before every name, in any nesting
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop and of averaged models, beside the weights
 PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -49,10 +50,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds an object of {foreign[1]}" if foreign else f"cannot be read ({type(error).__name__})"
         raise InputError(f"{source}: {what}; only plain tensors are loaded: save model.state_dict() alone") from None
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    while isinstance(content, dict):  # one in another, too
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
             break
+        content = inner
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{source}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
     odd = next((name for name in content if not isinstance(name, str)), None)
@@ -71,11 +73,17 @@ def _tensors_of(path: Path) -> Any:
         from safetensors.torch import load_file
 
         _refuse_a_cut_network(path)
-        return {name: tensor for name, tensor in load_file(path).items() if not name.endswith(f".{MASK}")}
+        loaded = read_weights(path)[0] if _is_ours(path) else load_file(path)
+        return {name: tensor for name, tensor in loaded.items() if not name.endswith(f".{MASK}")}
     refuse_swelling(path)
     with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old pickle protocols
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_ours(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        return "compress" in (file.metadata() or {})
 
 
 def _refuse_a_cut_network(path: Path) -> None:
@@ -116,12 +124,11 @@ def under_own_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
         for name, tensor in weights.items()
         if name in own or name.rpartition(".")[2] not in COUNTERS or _stripped(name) in own
     }
-    while found and not found.keys() & own.keys():
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None)
-        if prefix is None:
-            break
+    forms = [found]
+    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), ""):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+        forms.append(found)
+    return max(forms, key=lambda form: len(form.keys() & own.keys()))  # of equal ones the first
 
 
 def _stripped(name: str) -> str:
@@ -151,26 +158,32 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     """
     own = model.state_dict()
     weights = under_own_names(weights, own)
+    if special := [f"{name} ({what})" for name, tensor in weights.items() if (what := _special(tensor))]:
+        raise InputError(f"{source}: holds no weights ({_listed(special)})")
     if differ := misfits(weights, own):
         raise InputError(f"{source}: does not fit the network ({differ})")
     wrong = [f"{name} ({what})" for name, tensor in weights.items() if (what := _unlike(tensor, own[name]))]
     if wrong:
         raise InputError(f"{source}: holds no weights ({_listed(wrong)})")
-    odd = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    odd = [name for name, tensor in weights.items() if not tensor.to(own[name].dtype).isfinite().all()]
     if odd:
         raise InputError(f"{source}: holds numbers that are not finite ({_listed(odd)})")
-    negative = [name for name, t in weights.items() if name.endswith("running_var") and bool((t < 0).any())]
+    never_negative = ("running_var", "num_batches_tracked")
+    negative = [name for name, t in weights.items() if name.endswith(never_negative) and bool((t < 0).any())]
     if negative:
-        raise InputError(f"{source}: holds variances below 0 ({_listed(negative)})")
+        raise InputError(f"{source}: holds variances or counts below 0 ({_listed(negative)})")
     model.load_state_dict({**own, **weights})
+
+
+def _special(tensor: Tensor) -> str:
+    """What keeps a tensor from being plain numbers in memory, if anything does."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+        return "nested, sparse or quantized"
+    return "on the meta device, without numbers" if tensor.device.type == "meta" else ""
 
 
 def _unlike(tensor: Tensor, own: Tensor) -> str:
     """What is wrong with the kind of a tensor that is to take the place of another, if anything is."""
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return "sparse or quantized"
-    if tensor.device.type == "meta":
-        return "on the meta device, without numbers"
     if own.is_floating_point():
         return "" if tensor.dtype in PLAIN else str(tensor.dtype)
     return "" if tensor.dtype == own.dtype else f"{tensor.dtype} for {own.dtype}"

@@ -22,7 +22,7 @@ from compress.paths import AGENT
 from compress.prune.amc.env import ChannelEnv, Metric, check_target
 from compress.prune.amc.lab import CalibrationSettings, Lab
 from compress.prune.amc.rewards import Outcome, Reward
-from compress.prune.amc.saved import agent_file, check_network, load_agent, read_agent, write_agent
+from compress.prune.amc.saved import agent_file, check_network, load_agent, read_agent, write_agent, write_whole_agent
 from compress.prune.amc.search import Search, SearchSettings, agent_policy
 from compress.prune.amc.states import Clean, Encoding, Original, State
 from compress.prune.amc.strategy import read_strategy, widths_of
@@ -34,7 +34,7 @@ from compress.prune.method import Decision, Problem
 from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.seeds import derive_seed
 from compress.settings import BUDGETS, Budget, Count, InputError, Natural, NonNegative, Share
-from compress.work import Work, read_state, write_state
+from compress.work import Work, read_state
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class Amc:
             return {"made": "given strategy", "episodes": 0}
         saved = self._read_agent()
         if saved is not None:
-            write_state(work.folder / AGENT, saved)
+            write_whole_agent(work.folder, saved)
             return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
         lab, env = self._ready(problem)
         agent, targets = self._new_agent(env, problem.seed), self._targets(problem)

@@ -14,7 +14,7 @@ from compress.files import JSON
 from compress.paths import AGENT
 from compress.prune.graph import ChannelGraph
 from compress.settings import InputError, first_line
-from compress.work import holds_nothing, read_state, write_state
+from compress.work import holds_nothing, read_state, state_digest, write_state
 
 # what reading a file that is none of ours, or not whole, can raise
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError)
@@ -27,7 +27,11 @@ def agent_file(run: str) -> Path:
 def write_agent(folder: Path, agent: DDPG, best: Mapping[float, JSON], graph: ChannelGraph, made_with: JSON) -> None:
     """`best`: the best outcome of the search for each of its targets."""
     content = {"agent": agent.state_dict(), "best": dict(best), "network": _network(graph), "made_with": made_with}
-    write_state(folder / AGENT, content)
+    write_whole_agent(folder, content)
+
+
+def write_whole_agent(folder: Path, content: JSON) -> None:
+    write_state(folder / AGENT, {**content, "digest": state_digest(content)})
 
 
 def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -> JSON:
@@ -40,6 +44,12 @@ def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -
         saved = read_state(agent_file(run))
         whole = {key: saved[key] for key in ("made_with", "network", "agent", "best")}
         theirs = dict(whole["made_with"])
+        if "digest" in saved and saved["digest"] != state_digest(whole):  # files of older versions have none
+            raise ValueError("damaged")
+        if not all(isinstance(name, str) and type(width) is int for name, width in whole["network"]):
+            raise ValueError("no groups of channels")
+        if not all(isinstance(outcome["widths"], list | tuple) for outcome in whole["best"].values()):
+            raise ValueError("no outcomes")
         if not all(whole[part] for part in ("network", "agent", "best")) or holds_nothing(
             [whole["network"], *(whole["agent"][part] for part in DDPG.NETWORKS), whole["best"]]
         ):
