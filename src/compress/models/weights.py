@@ -5,7 +5,6 @@ parallelism or Lightning, with counters beside it. What is no weight (integers, 
 is refused.
 """
 
-import json
 import re
 import warnings
 from argparse import Namespace
@@ -72,9 +71,15 @@ def _tensors_of(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        _refuse_a_cut_network(path)
-        loaded = read_weights(path)[0] if _is_ours(path) else load_file(path)
-        return {name: tensor for name, tensor in loaded.items() if not name.endswith(f".{MASK}")}
+        if not _is_ours(path):
+            return load_file(path)
+        weights, header = read_weights(path)
+        if header["plan"]:
+            raise InputError(
+                f"model.checkpoint={path}: is a network that a run has cut; compress.load reads it, and its uncut "
+                "one is what the run's stage pretrain left in the cache"
+            )
+        return {name: tensor for name, tensor in weights.items() if not name.endswith(f".{MASK}")}
     refuse_swelling(path)
     with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old pickle protocols
@@ -82,22 +87,9 @@ def _tensors_of(path: Path) -> Any:
 
 
 def _is_ours(path: Path) -> bool:
+    """Whether a run wrote it."""
     with safe_open(path, framework="pt") as file:
         return "compress" in (file.metadata() or {})
-
-
-def _refuse_a_cut_network(path: Path) -> None:
-    """
-    Raises:
-        InputError: the network of a run that lost channels, whose weights fit no network of the zoo.
-    """
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("compress", "{}"))
-    if header.get("plan"):
-        raise InputError(
-            f"model.checkpoint={path}: is a network that a run has cut; compress.load reads it, and its uncut one is "
-            "what the run's stage pretrain left in the cache"
-        )
 
 
 def _current_name(name: str) -> str:
