@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 check: lint test
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "slow and not gpu"
 
 # Breaks one law of tests/mutants.toml at a time, in a copy, and demands that a test fails.
 mutants: $(VENV)/.dev

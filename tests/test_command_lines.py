@@ -28,6 +28,8 @@ LINES = (
     ["method=magnitude", "method.steps=99999999"], ["pretrain.epochs=" + "9" * 13], ["preserve_ration=0.5"],
     ["teacher=zoo", "distill=kd", "distill.ce_weight=0", "~distill.terms.kd"], ["-m", "-c"], ["-x"], ["--multirun=3"],
     ["eval.latency_seconds=1e9"], ["hydra.run.dir=/proc/x"], ["--config-name=nope"], ["--config-dir"], ["="], [""],
+    ["hydra.job.name=a/b"], ["hydra.job.chdir=3"], ["-m", "seed=interval(0,1)"],
+    ["-m", "hydra.sweeper.max_batch_size=0", "seed=0,1"],
 )  # fmt: skip
 
 

@@ -389,6 +389,10 @@ def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         lambda s: {**s, "total_ops": torch.zeros(1), "conv1.total_params": torch.zeros(1)},
         lambda s: {**under("module.", s), "n_averaged": torch.tensor(5)},
         lambda s: under("module.", {**s, "total_ops": torch.zeros(1), "layer1.0.total_ops": torch.zeros(1)}),
+        lambda s: {"state_dict": {**under("model.", s), "criterion.weight": torch.ones(10)}},
+        lambda s: {
+            "state_dict": {**under("model._orig_mod.", s), "model.ema": torch.ones(1), "loss.w": torch.ones(1)}
+        },
     ],
 )
 def test_the_forms_that_people_have_are_read(form: Callable[..., Any], tmp_path: Path) -> None:
@@ -421,6 +425,14 @@ def test_a_network_whose_own_attribute_is_called_module_loads_its_own_file(tmp_p
         torch.save(content, tmp_path / "own.pth")
         load_strictly(ours, read_checkpoint(tmp_path / "own.pth"), "it")
         assert torch.equal(ours.module.weight, theirs.module.weight)
+
+
+def test_what_stands_beside_half_a_network_stays_unknown() -> None:
+    half = under("model.", {name: tensor for name, tensor in state().items() if name != "conv1.weight"})
+    with pytest.raises(InputError, match=r"unknown: .*criterion\.weight|unknown: .* more"):
+        load_strictly(SPEC.build(), {**half, "criterion.weight": torch.ones(10)}, "it")
+    with pytest.raises(InputError, match=r"unknown: extra\.weight\)"):
+        load_strictly(SPEC.build(), {**state(), "extra.weight": torch.ones(1)}, "it")
 
 
 def test_a_checkpoint_of_option_a_hints_at_the_setting(tmp_path: Path) -> None:

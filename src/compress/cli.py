@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.checks import shown
-from compress.command_line import mistakes
+from compress.command_line import mistakes, options
 from compress.compose import (
     COMPOSING,
     config_hash,
@@ -368,6 +368,10 @@ def _told() -> Iterator[None]:
         if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_composing(error):
             raise
         _refuse(diagnose(sys.argv[1:], problems_of) or [told(error)])
+    except SystemExit as error:
+        if error.code == 1 and options(sys.argv[1:]).package:  # Hydra has said that the config has no such part
+            raise SystemExit(BAD_INPUT) from None
+        raise
     except KeyboardInterrupt:
         done = f"{sum(job.is_done() for job in _sweep)} of {len(_sweep)} jobs are done; " if _sweep else ""
         print(

@@ -59,6 +59,14 @@ def mistakes(argv: Sequence[str]) -> list[str]:
             r"true|false|\[?[\w.]*[a-z_][\w.,]*\]?", value, re.IGNORECASE
         ):
             found.append(f"{key}={value}: must be true, false, or names of loggers")
+        elif key == "hydra.job.name" and ("/" in value or not value):
+            found.append(f"{key}={value}: names the log's file; must be a name without /")
+        elif key == "hydra.job.chdir" and value.lower() not in ("true", "false", "null"):
+            found.append(f"{key}={value}: must be true, false or null")
+        elif key == "hydra.sweeper.max_batch_size" and not re.fullmatch(r"null|0*[1-9]\d*", value):
+            found.append(f"{key}={value}: must be a whole number above 0, or null")
+        elif re.match(r"\s*interval\(", value) and not any(o.startswith("hydra/sweeper=") for o in given.overrides):
+            found.append(f"{key}={value}: an interval names no values to try; write range(...), choice(...) or a,b,c")
         elif match := GROUP_AS_VALUE.match(text):
             shown = printable(match[2])[:60]
             found.append(

@@ -5,10 +5,12 @@ parallelism or Lightning, with counters beside it. What is no weight (integers, 
 is refused.
 """
 
+import logging
 import re
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ from compress.models.masks import MASK
 from compress.settings import InputError, few
 from compress.work import read_weights
 
+log = logging.getLogger(__name__)
+
 # Under these keys published checkpoints keep their state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
 PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.", "backbone.")  # before every name, in any nesting
+MOST_FORMS = 30  # that names are tried in; published files stay below 5
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop and of averaged models, beside the weights
 PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -117,10 +122,16 @@ def under_own_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
         if name in own or name.rpartition(".")[2] not in COUNTERS or _stripped(name) in own
     }
     forms = [found]
-    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), ""):
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-        forms.append(found)
-    return max(forms, key=lambda form: len(form.keys() & own.keys()))  # of equal ones the first
+    for form in islice(forms, MOST_FORMS):  # grows: one prefix may stand before another
+        for prefix in PREFIXES:
+            inner = {name.removeprefix(prefix): form[name] for name in form if name.startswith(prefix)}
+            forms += [inner] if inner else []
+    # What stands beside the network, such as the loss that Lightning trained it with, is left only where it is whole.
+    whole = [form for form in forms if len(form) == len(found) or not _missing(form, own)]
+    best = max(whole, key=lambda form: len(form.keys() & own.keys()))  # of equal ones the first
+    if len(best) < len(found):
+        log.info("%d tensors beside the network are left out", len(found) - len(best))
+    return best
 
 
 def _stripped(name: str) -> str:
@@ -129,10 +140,14 @@ def _stripped(name: str) -> str:
     return name
 
 
+def _missing(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    # Files older than BatchNorm's batch counter lack it; it plays no part in eval nor with a momentum.
+    return [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+
+
 def misfits(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """How names and shapes differ from a network's, in words; nothing where they do not."""
-    # Files older than BatchNorm's batch counter lack it; it plays no part in eval nor with a momentum.
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    missing = _missing(weights, own)
     extra = [name for name in weights if name not in own]
     shapes = [
         f"{name} {tuple(weights[name].shape)} for {tuple(tensor.shape)}"
