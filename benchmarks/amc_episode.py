@@ -34,22 +34,22 @@ from compress.agents.ddpg import Critic as CriticNetwork
 from compress.agents.replay import Replay
 from compress.data.cifar import cifar
 from compress.data.digits import digits
+from compress.graph.build import channel_graph
+from compress.graph.types import ChannelGraph
+from compress.io.stage_folder import Work
 from compress.measure.accuracy import Accuracy, accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.weights import load_strictly, read_checkpoint
-from compress.prune.amc.env import ChannelEnv
-from compress.prune.amc.rewards import acc
-from compress.prune.amc.scores import Scores
-from compress.prune.amc.search import Search, SearchSettings
-from compress.prune.amc.states import Original
-from compress.prune.amc.walls import Upwards, bias_macs
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.prune.importance import channel_orders, plan_of
-from compress.prune.reconstruct import Reconstructor, input_moments, sampled_rows
+from compress.prune.order import channel_orders, plan_of
+from compress.prune.refit import Reconstructor, input_moments, sampled_rows
 from compress.prune.widths import all_choices
-from compress.work import Work
+from compress.search.agent.action_bounds import Upwards, bias_macs
+from compress.search.agent.environment import ChannelEnv
+from compress.search.agent.episodes import Search, SearchSettings
+from compress.search.agent.observations import Original
+from compress.search.agent.rewards import acc
+from compress.search.scorers.evaluate import Scores
 
 CALIBRATION, VALIDATION, POINTS, SMALL_BATCH, STEPS = 3000, 5000, 10, 50, 15
 AGENT = DDPGSettings(

@@ -24,17 +24,17 @@ import torch
 import torch_pruning
 from hydra import compose, initialize_config_dir
 
-from compress.build import build
-from compress.compose import plain, register_resolvers
+from compress.config.build import build
+from compress.config.compose import plain, register_resolvers
+from compress.io.paths import CONF
+from compress.io.stage_folder import Work
 from compress.measure.accuracy import accuracy
 from compress.measure.macs import count_macs
+from compress.methods.slimming.slimming import Slimming
 from compress.models.weights import load_strictly, read_checkpoint
-from compress.paths import CONF
-from compress.prune.slimming.slimming import Slimming
-from compress.settings import Recipe
-from compress.stages import Job
-from compress.train import cross_entropy, train
-from compress.work import Work
+from compress.run.stages import Job
+from compress.schema.settings import Recipe
+from compress.train.loop import cross_entropy, train
 
 SHARED = [
     "dataset=cifar10",

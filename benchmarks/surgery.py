@@ -31,11 +31,11 @@ from tabulate import tabulate
 from torch import nn
 from torchvision import models
 
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
 from compress.measure.macs import count_macs
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
-from compress.prune.plan import Plan
 from compress.prune.surgery import Masks, cut
 
 SECONDS, GIBIBYTES = 60, 14

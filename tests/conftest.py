@@ -13,15 +13,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from compress.catalogue import zoo_spec
 from compress.cli import register_resolvers
-from compress.compose import plain
+from compress.config.compose import plain
+from compress.config.zoo import zoo_spec
 from compress.data.digits import digits
 from compress.data.memory import MemoryData
+from compress.graph.plan import Plan
+from compress.io.paths import CONF
 from compress.models.resnet_cifar import resnet
-from compress.paths import CONF
-from compress.prune.plan import Plan
-from compress.settings import Recipe
+from compress.schema.settings import Recipe
 
 CPU = torch.device("cpu")
 ORACLES = Path(__file__).parent / "oracles"

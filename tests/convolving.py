@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.layout import SafeConvolutions
+from compress.train.memory_format import SafeConvolutions
 
 BATCH = 4
 

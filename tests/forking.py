@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LOADED = (
-    "compress.cli", "compress.parallel", "compress.pipeline", "fvcore.nn", "matplotlib.pyplot", "torch._dynamo",
+    "compress.cli", "compress.run.ranks", "compress.run.pipeline", "fvcore.nn", "matplotlib.pyplot", "torch._dynamo",
     "torch.utils.tensorboard", "torchvision",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import compress
-from compress.settings import InputError
+from compress.errors import InputError
 
 
 class Own(nn.Module):

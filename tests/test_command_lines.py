@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from conftest import compose_config, run_command
 
-from compress.command_line import mistakes
-from compress.files import printable
+from compress.config.command_line import mistakes
+from compress.io.files import printable
 
 QUICK = ("device=cpu", "stages=[pretrain]", "pretrain.epochs=0", "tensorboard=false", "plots=false")
 METHODS = ("camc", "amc", "slimming", "magnitude", "filter_magnitude")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from conftest import run_command
 
-from compress.files import read_json, write_json
+from compress.errors import InputError
+from compress.io.files import read_json, write_json
 from compress.report.compare import main
-from compress.report.find import run_folders
-from compress.settings import InputError
+from compress.report.read.find import run_folders
 
 SMALL = ("experiment=quick", "device=cpu", "plots=false", "tensorboard=false", "model.depth=8", "model.width=8")
 

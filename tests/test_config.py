@@ -7,9 +7,9 @@ import pytest
 from conftest import compose_config
 
 from compress.cli import problems_of
-from compress.compose import diagnose, slug, sweep_jobs
-from compress.config import check
-from compress.paths import CONF
+from compress.config.compose import diagnose, slug, sweep_jobs
+from compress.config.rules import check
+from compress.io.paths import CONF
 
 
 def choices(group: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Convolutions as they are trained on this machine's CPU: they survive, and their gradients are right.
 
-That is oneDNN's promise, not ours, and it was broken before (`compress.layout`): so every machine, every torch and
-both families of kernels (AVX2's too, where there are wider ones) are tried, in child processes whose heap is checked.
+That is oneDNN's promise, not ours, and it was broken before (`compress.train.memory_format`): so every machine, every
+torch and both families of kernels (AVX2 too, where there are wider ones) are tried, in child processes whose heap is
+checked.
 """
 
 import json
@@ -19,8 +20,8 @@ import torch
 from conftest import CPU, make_recipe
 from torch import nn
 
-from compress.layout import is_unsafe, training_format, unsafe_layers
-from compress.settings import InputError
+from compress.errors import InputError
+from compress.train.memory_format import is_unsafe, training_format, unsafe_layers
 
 CHILD = Path(__file__).parent / "convolving.py"
 HEAP_CHECK = Path("/lib") / f"{platform.machine()}-linux-gnu" / "libc_malloc_debug.so.0"  # glibc's own

@@ -11,10 +11,10 @@ from conftest import compose_config, run_command
 
 import compress
 from compress.cli import problems_of
-from compress.compose import diagnose
-from compress.files import read_json
-from compress.settings import InputError
-from compress.sources import source_digest
+from compress.config.compose import diagnose
+from compress.errors import InputError
+from compress.io.code_digest import source_digest
+from compress.io.files import read_json
 
 HELPER = "from torch import nn\n\nACTIVATION = nn.ReLU\n"
 CODE = """

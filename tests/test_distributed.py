@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 import compress
-from compress import build, shares
 from compress.cli import problems_of
-from compress.compose import config_hash
+from compress.config import build
+from compress.config.compose import config_hash
 from compress.data.memory import MemoryData
-from compress.distributed import Crew
-from compress.files import read_json
-from compress.pipeline import stage_keys
-from compress.settings import InputError
+from compress.errors import InputError
+from compress.io.files import read_json
+from compress.parallel import batches as shares
+from compress.parallel.processes import Crew
+from compress.run.pipeline import stage_keys
 
 NET = """
 from torch import nn

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import zoo
 
-from compress.catalogue import zoo_names
+from compress.config.zoo import zoo_names
 from compress.measure.counts import counts
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import run_command
 
-from compress.files import read_json, read_rows
+from compress.io.files import read_json, read_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from compress.files import read_json, write_json
+from compress.io.files import read_json, write_json
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,16 @@ import compress
 import compress.models.torchvision  # before its way to fetch weights is replaced
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.distill.teacher import RunTeacher
-from compress.files import printable
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.io.files import printable
+from compress.io.paths import AGENT, CONF
+from compress.methods.amc.agent_file import read_agent
 from compress.models.spec import BUILDERS, ModelSpec, spec_from_json
 from compress.models.weights import load_strictly, read_checkpoint
-from compress.paths import AGENT, CONF
-from compress.prune.amc.saved import read_agent
-from compress.prune.groups import channel_graph
-from compress.prune.network import save_network
-from compress.prune.plan import Plan
+from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
-from compress.settings import InputError
 
 SPEC = ModelSpec(
     "compress.models.resnet_cifar.resnet", {"depth": 8, "width": 4, "expansion": 1, "shortcut": "conv"}, (1, 8, 8), 10

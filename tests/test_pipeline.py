@@ -15,10 +15,10 @@ import torch
 from conftest import Command, compose_config, run_command, zoo
 
 import compress
-from compress.build import build
-from compress.compose import foreign_run, put_run_aside
-from compress.files import read_json, read_rows, write_json
-from compress.pipeline import finished_summary, stage_keys
+from compress.config.build import build
+from compress.config.compose import foreign_run, put_run_aside
+from compress.io.files import read_json, read_rows, write_json
+from compress.run.pipeline import finished_summary, stage_keys
 
 QUICK = ("experiment=quick", "device=cpu")
 
@@ -211,8 +211,8 @@ def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]
     """Augmentation decides the trained weights; where the images lie, the device and the threads do not."""
     from conftest import compose_config
 
-    from compress.build import build
-    from compress.stages import STAGES
+    from compress.config.build import build
+    from compress.run.stages import STAGES
 
     def settings(stage: str, *overrides: str) -> Any:
         return STAGES[stage].settings(build(compose_config("device=cpu", *overrides)))

@@ -9,7 +9,7 @@ from conftest import Command, run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import compress
-from compress.files import read_json, read_rows
+from compress.io.files import read_json, read_rows
 from compress.models.masks import MASK, masked_layers
 
 SMALL = ("experiment=quick", "device=cpu", "model=resnet20", "plots=false", "tensorboard=false")

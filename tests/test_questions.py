@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import run_command
 
-from compress.files import read_json
+from compress.io.files import read_json
 from compress.report.compare import main
 
 QUICK = (

@@ -12,9 +12,9 @@ import torch
 from conftest import compose_config, run_command
 from test_sweeps import CUT, job_folders, start, wait_for
 
-from compress.build import build
-from compress.files import read_json
-from compress.settings import InputError
+from compress.config.build import build
+from compress.errors import InputError
+from compress.io.files import read_json
 
 COMPRESS = f"{sys.executable} -m compress"
 NO_MOUNTS = (

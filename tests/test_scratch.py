@@ -10,18 +10,18 @@ from conftest import compose_config, livened, make_recipe, random_plan
 from torch import nn
 from torch.nn import functional as F
 
-from compress.build import build
+from compress.config.build import build
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.io.stage_folder import Work
 from compress.measure.macs import count_macs
 from compress.models.layers import ChannelSelection
 from compress.models.masks import MASK, masked_layers, set_masks
-from compress.prune.groups import channel_graph
-from compress.prune.network import load_network, save_network
-from compress.prune.plan import Plan
+from compress.prune.saved_network import load_network, save_network
 from compress.prune.surgery import cut
-from compress.settings import FinetuneRecipe
-from compress.stages import Job, RunState, finetune, fresh_like, scratch_recipe
-from compress.train import learning_rate
-from compress.work import Work
+from compress.run.stages import Job, RunState, finetune, fresh_like, scratch_recipe
+from compress.schema.settings import FinetuneRecipe
+from compress.train.loop import learning_rate
 
 
 def job_of(*overrides: str) -> Job:

@@ -1,6 +1,6 @@
 """A seed for every purpose: the same words and numbers give the same one, all others another."""
 
-from compress.seeds import derive_seed
+from compress.io.seeds import derive_seed
 
 
 def test_seeds_follow_every_part_its_place_and_its_kind() -> None:

@@ -4,8 +4,9 @@ import typing
 
 import pytest
 
-from compress.checks import check_value
-from compress.settings import Bound, Count, Fraction, Natural, NonNegative, Positive, Recipe, Share
+from compress.schema.bounds import Bound, Count, Fraction, Natural, NonNegative, Positive, Share
+from compress.schema.check import check_value
+from compress.schema.settings import Recipe
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ import torch
 from conftest import CPU, compose_config
 from torch import Tensor
 
-from compress.build import build
-from compress.compose import config_hash
+from compress.config.build import build
+from compress.config.compose import config_hash
 from compress.data.base import WHOLE, Batch, Data, Share
-from compress.distributed import Crew
-from compress.files import JSON
-from compress.pipeline import run
-from compress.prune.network import load_network
-from compress.stages import Job
-from compress.store import Store
+from compress.io.files import JSON
+from compress.parallel.processes import Crew
+from compress.prune.saved_network import load_network
+from compress.run.pipeline import run
+from compress.run.stages import Job
+from compress.run.store import Store
 
 LEAN = (
     "device=cpu", "threads=1", "plots=false", "tensorboard=false", "experiment=quick", "model.depth=8",

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from compress.data.base import Batch
 from compress.data.digits import digits
 from compress.data.memory import MemoryData
+from compress.io.stage_folder import Work
 from compress.models.masks import MASK, set_masks
-from compress.settings import Recipe
-from compress.train import Hooks, cross_entropy, train
-from compress.work import Work
+from compress.schema.settings import Recipe
+from compress.train.loop import Hooks, cross_entropy, train
 
 CLASSES, PIXELS = 3, 4
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from compress.files import atomic, hash_of, read_json, read_rows, write_json
-from compress.settings import InputError
-from compress.store import Store, stage_key
-from compress.work import Work
+from compress.errors import InputError
+from compress.io.files import atomic, hash_of, read_json, read_rows, write_json
+from compress.io.stage_folder import Work
+from compress.run.store import Store, stage_key
 
 
 def ignore(row: Any) -> None:

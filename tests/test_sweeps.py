@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from conftest import Command, run_command
 
-from compress.files import read_json
-from compress.locks import locked
-from compress.paths import LOCK
-from compress.sweeps import SweepJob, exit_code, forget_failure, left_undone, mark_died
+from compress.io.files import read_json
+from compress.io.locks import locked
+from compress.io.paths import LOCK
+from compress.run.sweep_jobs import SweepJob, exit_code, forget_failure, left_undone, mark_died
 
 SMALL = (
     "device=cpu", "threads=1", "model.depth=8", "model.width=4", "pretrain.epochs=2", "finetune.epochs=1",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from compress.report.table import results_table
+from compress.report.table.results import results_table
 
 
 def summary(kind: str, asked: float, achieved: float, met: bool = True) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from conftest import CPU, make_recipe
 from torch import nn
 
 from compress.data.memory import MemoryData
+from compress.errors import InputError
+from compress.io.stage_folder import Work
 from compress.measure.accuracy import accuracy
-from compress.settings import InputError, Recipe
-from compress.train import cross_entropy, learning_rate, train, training_loss
-from compress.work import Work
+from compress.schema.settings import Recipe
+from compress.train.loop import cross_entropy, learning_rate, train, training_loss
 
 
 def test_cosine_goes_from_peak_to_zero_through_half() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import run_command
 
-from compress.files import read_json
+from compress.io.files import read_json
 
 CODE = """
 import torch

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         unsafe_in_channels_last,
         zoo,
     )
-    from compress.prune.plan import Plan
+    from compress.graph.plan import Plan
 
 __all__ = [
     "Plan", "channel_groups", "cost", "counts", "cut", "export_onnx", "load", "masked", "uniform_plan",

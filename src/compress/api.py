@@ -16,23 +16,24 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from compress.catalogue import zoo_spec
-from compress.checks import check_value
-from compress.layout import unsafe_layers
+from compress.config.zoo import zoo_spec
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.io.paths import MODEL
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
 from compress.measure.macs import Uncounted, count_operators, describe_uncounted
 from compress.models import onnx
-from compress.paths import MODEL
 from compress.prune import surgery
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.prune.importance import channel_orders, plan_of
-from compress.prune.network import load_network
-from compress.prune.plan import Plan
+from compress.prune.order import channel_orders, plan_of
+from compress.prune.saved_network import load_network
 from compress.prune.widths import all_choices, reachable, uniform_widths
-from compress.settings import Count, InputError, Share
+from compress.schema.bounds import Count, Share
+from compress.schema.check import check_value
+from compress.train.memory_format import unsafe_layers
 
 Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) of one
 
@@ -105,7 +106,7 @@ def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
         model: the uncut network, for one that is not of `compress.models`; it is not changed.
 
     Raises:
-        compress.settings.InputError: no such network, or it cannot be rebuilt safely.
+        compress.errors.InputError: no such network, or it cannot be rebuilt safely.
     """
     path = Path(run)
     path = path / MODEL if path.is_dir() else path
@@ -123,7 +124,7 @@ def zoo(name: str, shape: Sequence[int] = (3, 32, 32), classes: int = 10, **sett
         settings: what stands in that file, changed.
 
     Raises:
-        compress.settings.InputError: no such network or setting, or one that its rules forbid.
+        compress.errors.InputError: no such network or setting, or one that its rules forbid.
     """
     problems = check_value("classes", classes, Count)
     if problems:
@@ -142,7 +143,7 @@ def channel_groups(model: nn.Module, example: Example) -> ChannelGraph:
         A sequence of groups; its `.frozen` says of every layer that cannot be cut why not.
 
     Raises:
-        compress.settings.InputError: control flow that depends on values, with the line; or images that do not fit.
+        compress.errors.InputError: control flow that depends on values, with the line; or images that do not fit.
     """
     return _look(model, example).graph
 
@@ -205,7 +206,7 @@ def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, r
     layer where a group has as many, and never zero; a larger ratio never gives a narrower group.
 
     Raises:
-        compress.settings.InputError: a ratio that these widths cannot reach; names what they can.
+        compress.errors.InputError: a ratio that these widths cannot reach; names what they can.
     """
     problems = check_value("preserve_ratio", preserve_ratio, Share) + check_value("round_to", round_to, Count)
     if problems:
@@ -252,6 +253,6 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example) -> float:
         The largest difference of onnxruntime's logits to torch's, relative to the largest logit.
 
     Raises:
-        compress.settings.InputError: the extra `onnx` is not installed.
+        compress.errors.InputError: the extra `onnx` is not installed.
     """
     return onnx.export_onnx(model, Path(path), _shape_of(example))

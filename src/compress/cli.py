@@ -23,9 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from compress.checks import shown
-from compress.command_line import mistakes, options
-from compress.compose import (
+from compress.config.command_line import mistakes, options
+from compress.config.compose import (
     COMPOSING,
     config_hash,
     diagnose,
@@ -37,13 +36,14 @@ from compress.compose import (
     register_resolvers,
     told,
 )
-from compress.files import JSON
-from compress.launched import place
-from compress.locks import locked
-from compress.paths import CONF, LOCK
-from compress.settings import BAD_INPUT, INTERRUPTED, TERMINATED, InputError, is_users
-from compress.supervisor import Tell, can_supervise, supervised
-from compress.sweeps import SweepJob, closing, exit_code, forget_failure, left_undone, mark_died, new_launch
+from compress.errors import BAD_INPUT, INTERRUPTED, TERMINATED, InputError, is_users
+from compress.io.files import JSON
+from compress.io.locks import locked
+from compress.io.paths import CONF, LOCK
+from compress.parallel.rank import place
+from compress.run.supervisor import Tell, can_supervise, supervised
+from compress.run.sweep_jobs import SweepJob, closing, exit_code, forget_failure, left_undone, mark_died, new_launch
+from compress.schema.check import shown
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ register_resolvers()
 
 def problems_of(config: JSON) -> list[str]:
     """Every mistake of a composed config, in its files and devices too."""
-    from compress.build import build
+    from compress.config.build import build
 
     try:
         build(config)
@@ -214,21 +214,21 @@ def _lines(error: Exception) -> list[str]:
 def _run(config: JSON, folder: Path, in_sweep: bool) -> None:
     import torch
 
-    from compress.build import build
-    from compress.parallel import follow, lead
-    from compress.pipeline import finished_summary, run, show
-    from compress.store import Store
+    from compress.config.build import build
+    from compress.run.pipeline import finished_summary, run, show
+    from compress.run.ranks import follow, lead
+    from compress.run.store import Store
 
     digest = config_hash(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     if place().rank > 0:
-        follow(config, folder, digest)
+        follow(build, config, folder, digest)
         return
     _tell(foreign_run(folder, config))
     put_run_aside(folder)
     job = build(config)
-    with lead(job, config, folder, digest) as crew:
+    with lead(job, build, config, folder, digest) as crew:
         _tell(foreign_run(folder, config, job.devices, "hydra.sweep.dir" if in_sweep else "hydra.run.dir"))
         launch = os.environ.get(LAUNCH) or new_launch()
         if in_sweep and SweepJob(folder, {}, digest).has_failed(launch):

@@ -11,7 +11,7 @@ import pytest
 
 from compress.data import cifar
 from compress.data.cifar import LAYOUTS, find, parse, read_cifar, read_files
-from compress.settings import InputError
+from compress.errors import InputError
 
 BINARY, PYTHON = LAYOUTS[10]
 

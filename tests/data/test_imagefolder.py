@@ -9,7 +9,7 @@ from conftest import CPU
 from PIL import Image
 
 from compress.data.imagefolder import ImageFolderData, imagefolder
-from compress.settings import InputError
+from compress.errors import InputError
 
 
 def make(root: Path, workers: int = 0) -> ImageFolderData:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from compress.data.base import hold_out
 from compress.data.digits import digits, read_digits
 from compress.data.memory import MemoryData, Pixels, shifted_crops
-from compress.settings import InputError
+from compress.errors import InputError
 
 
 def test_the_view_holds_every_crop() -> None:

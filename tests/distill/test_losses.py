@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from compress.distill.distill import Distill, WeightedTerm
 from compress.distill.losses import kd
-from compress.settings import InputError
+from compress.errors import InputError
 
 ORACLE = json.loads((ORACLES / "distill.json").read_text())
 CASE = ORACLE["inputs"]["A"]

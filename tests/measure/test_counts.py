@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.errors import InputError
 from compress.measure.counts import Counts, counts
 from compress.measure.macs import count_macs, in_eval_mode
 from compress.models.layers import ChannelSelection
-from compress.settings import InputError
 
 SHAPE = (3, 16, 16)
 

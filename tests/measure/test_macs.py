@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models import regnet
 
-from compress.catalogue import zoo_names
+from compress.config.zoo import zoo_names
+from compress.errors import InputError
 from compress.measure.formulas import FORMULAS
 from compress.measure.free import FREE
 from compress.measure.macs import count_macs, count_operators, describe_uncounted
-from compress.settings import InputError
 
 SHAPE = (3, 8, 8)  # as tokens: 64 of 3
 

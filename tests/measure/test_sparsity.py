@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.measure.macs import count_macs
-from compress.measure.sparsity import nonzero_macs, zipped_bytes
+from compress.measure.zeros import nonzero_macs, zipped_bytes
 
 
 def net() -> nn.Sequential:

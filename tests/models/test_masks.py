@@ -10,6 +10,7 @@ from conftest import ORACLES
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compress.errors import InputError
 from compress.models.masks import (
     MASK,
     apply_masks,
@@ -20,7 +21,6 @@ from compress.models.masks import (
     set_masks,
     unpacked,
 )
-from compress.settings import InputError
 
 
 def net() -> nn.Sequential:

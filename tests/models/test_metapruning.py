@@ -10,6 +10,7 @@ from conftest import ORACLES, zoo
 from torch import Tensor, nn
 from torchvision import models
 
+from compress.errors import InputError
 from compress.measure.counts import counts
 from compress.measure.macs import count_operators
 from compress.models.metapruning import resnet50
@@ -24,7 +25,6 @@ from compress.models.spaces import (
     resnet50_space,
 )
 from compress.models.weights import load_strictly
-from compress.settings import InputError
 
 ORACLE = json.loads((ORACLES / "metaprune.json").read_text())
 GENES = {f"{row['net']} {row['name']}": row for row in ORACLE["genes"]}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress.errors import InputError
 from compress.measure.counts import counts
 from compress.measure.macs import count_macs, count_params
 from compress.models.mobilenetv1 import mobilenetv1
@@ -18,7 +19,6 @@ from compress.models.resnet_cifar import resnet
 from compress.models.resnet_x4 import resnet_x4
 from compress.models.spec import ModelSpec, spec_from_json
 from compress.models.weights import load_strictly, read_checkpoint
-from compress.settings import InputError
 
 RESNET = "compress.models.resnet_cifar.resnet"
 

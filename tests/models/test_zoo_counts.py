@@ -10,13 +10,13 @@ import torch
 from conftest import ORACLES, livened, zoo
 from torch import nn
 
+from compress.errors import InputError
+from compress.io.paths import CONF
 from compress.measure.counts import counts
 from compress.measure.macs import count_operators
 from compress.models.layers import ChannelPad, ChannelSelection
 from compress.models.spec import ModelSpec
 from compress.models.vgg import WIDTHS
-from compress.paths import CONF
-from compress.settings import InputError
 
 ORACLE = json.loads((ORACLES / "slimming.json").read_text())["oracle_A"]
 CIFAR = (3, 32, 32)

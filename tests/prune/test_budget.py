@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from compress.errors import InputError
+from compress.graph.plan import Plan
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.method import Decision, Problem
-from compress.prune.plan import Plan
-from compress.settings import Budget, InputError
-from compress.stages import _budget_json, make_problem
+from compress.run.stages import _budget_json, make_problem
+from compress.schema.settings import Budget
 
 CPU = torch.device("cpu")
 

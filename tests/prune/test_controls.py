@@ -10,18 +10,18 @@ import torch
 from conftest import CPU, compose_config, livened, zoo
 from torch import nn
 
-from compress.build import make
+from compress.config.build import make
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.methods.filter_magnitude import FilterMagnitude
+from compress.methods.slimming.scales import norms_of
+from compress.methods.slimming.slimming import Slimming
 from compress.prune.controls import Control, controlled, controls_of
 from compress.prune.cost import cost_model
-from compress.prune.filter_magnitude import FilterMagnitude
-from compress.prune.groups import channel_graph
-from compress.prune.magnitude.thresholds import pools, weight_masks
 from compress.prune.method import Decision, Problem
-from compress.prune.plan import Plan
-from compress.prune.slimming.scales import norms_of
-from compress.prune.slimming.slimming import Slimming
 from compress.prune.surgery import cut, difference
-from compress.settings import Budget
+from compress.prune.weight_masks import pools, weight_masks
+from compress.schema.settings import Budget
 
 SHAPE = (3, 32, 32)
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])

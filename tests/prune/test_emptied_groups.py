@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
-from compress.catalogue import zoo_spec
+from compress.config.zoo import zoo_spec
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan, plan_from_json
+from compress.graph.types import Axis, ChannelGraph
 from compress.measure.macs import count_macs, count_params
 from compress.models.layers import Nothing, nothing_for
 from compress.models.onnx import export_onnx
 from compress.models.preresnet import Block, preresnet
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
-from compress.prune.graph import Axis, ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.prune.network import load_network, save_network
-from compress.prune.plan import Plan, plan_from_json
+from compress.prune.saved_network import load_network, save_network
 from compress.prune.surgery import Masks, cut, difference
 
 SHAPE = (3, 16, 16)

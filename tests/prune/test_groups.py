@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.graph.types import Axis, ChannelGraph
 from compress.measure.macs import count_macs, count_params
 from compress.models.layers import ChannelSelection
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
-from compress.prune.graph import Axis, ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference
 
 
@@ -193,7 +193,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_value_dependent_control_flow_is_told_with_its_line() -> None:
     import pytest
 
-    from compress.settings import InputError
+    from compress.errors import InputError
 
     class Dynamic(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from conftest import random_plan
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
+from compress.graph.build import channel_graph
 from compress.measure.macs import count_macs, count_params
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.surgery import cut, difference
 
 SHAPE = (3, 8, 8)

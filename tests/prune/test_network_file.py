@@ -8,15 +8,15 @@ import torch
 from conftest import livened, random_plan
 from torch import Tensor, nn
 
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.io.tensors import read_weights, write_weights
 from compress.models.masks import MASK, masked_layers, set_masks
 from compress.models.spec import ModelSpec
-from compress.prune.groups import channel_graph
-from compress.prune.magnitude.thresholds import sparsity_report, weight_masks
-from compress.prune.network import load_network, save_network
-from compress.prune.plan import Plan
+from compress.prune.saved_network import load_network, save_network
 from compress.prune.surgery import cut
-from compress.settings import InputError
-from compress.work import read_weights, write_weights
+from compress.prune.weight_masks import sparsity_report, weight_masks
 
 SPEC = ModelSpec(
     "compress.models.resnet_cifar.resnet", {"depth": 8, "width": 8, "shortcut": "pad"}, (3, 16, 16), 10

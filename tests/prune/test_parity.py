@@ -8,11 +8,11 @@ from conftest import livened
 from torch import Tensor, nn
 from torchvision import models
 
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
 from compress.measure.macs import count_macs
 from compress.models.resnet_cifar import resnet
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.prune.plan import Plan
 from compress.prune.surgery import cut
 
 torch_pruning = pytest.importorskip("torch_pruning")

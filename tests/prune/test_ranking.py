@@ -13,19 +13,20 @@ from conftest import CPU, compose_config, livened, zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.build import make
+from compress.config.build import make
 from compress.data.memory import MemoryData
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.methods.filter_magnitude import FilterMagnitude, filter_scores
+from compress.methods.slimming.scales import norms_of
+from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
-from compress.prune.filter_magnitude import FilterMagnitude, filter_scores
-from compress.prune.groups import channel_graph
 from compress.prune.method import Decision, Problem
-from compress.prune.ranking import Ranking, makers
-from compress.prune.slimming.scales import norms_of
-from compress.prune.slimming.slimming import Slimming
+from compress.prune.selection import Ranking, makers
 from compress.prune.surgery import cut
-from compress.settings import Budget, InputError
-from compress.stages import make_problem
+from compress.run.stages import make_problem
+from compress.schema.settings import Budget
 
 SHAPE = (3, 32, 32)
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])

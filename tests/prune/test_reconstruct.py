@@ -5,11 +5,11 @@ import torch
 from conftest import livened
 from torch import nn
 
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
 from compress.models.resnet_cifar import resnet
-from compress.prune.groups import channel_graph
-from compress.prune.importance import channel_orders
-from compress.prune.plan import Plan
-from compress.prune.reconstruct import (
+from compress.prune.order import channel_orders
+from compress.prune.refit import (
     NestedRefit,
     Reconstructor,
     factored,
@@ -84,7 +84,7 @@ def test_what_the_samples_say_nothing_of_stays_as_it_was() -> None:
 
 
 def test_layers_too_wide_for_a_gram_matrix_keep_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.prune.reconstruct.MOST_COLUMNS", 20)
+    monkeypatch.setattr("compress.prune.refit.MOST_COLUMNS", 20)
     net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 2))
     graph = channel_graph(net, (1, 2, 2))
     moments = input_moments(net, graph, [torch.randn(30, 1, 2, 2)], 4, torch.Generator().manual_seed(0))

@@ -10,12 +10,12 @@ from conftest import ORACLES, livened, random_plan
 from torch import Tensor, nn
 from torchvision import models
 
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan, plan_from_json
 from compress.measure.macs import count_macs, count_params
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
-from compress.prune.plan import Plan, plan_from_json
 from compress.prune.surgery import Masks, cut, difference, masked
 
 

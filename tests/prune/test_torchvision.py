@@ -6,9 +6,9 @@ from conftest import livened, random_plan
 from torch import nn
 from torchvision import models
 
+from compress.graph.build import channel_graph
 from compress.measure.macs import count_macs, count_params
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.surgery import cut, difference
 
 NAMES = models.list_models(module=models)

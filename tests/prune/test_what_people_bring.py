@@ -11,12 +11,12 @@ from conftest import livened
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
 from compress.measure.macs import count_macs, count_params
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
-from compress.prune.plan import Plan
 from compress.prune.surgery import cut, difference, masked
-from compress.settings import InputError
 
 Body = Callable[[Any, Tensor], Tensor]
 SHAPE = (3, 8, 8)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from torchvision import models
 
+from compress.graph.build import channel_graph
+from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.graph import ChannelGraph, ChannelGroup
-from compress.prune.groups import channel_graph
 from compress.prune.widths import all_choices, choices, reachable, uniform_widths
 
 

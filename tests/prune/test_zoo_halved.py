@@ -10,12 +10,12 @@ import torch
 from conftest import livened, random_plan
 from torch import nn
 
-from compress.catalogue import zoo_names, zoo_spec
+from compress.config.zoo import zoo_names, zoo_spec
+from compress.graph.build import channel_graph
 from compress.measure.macs import count_macs, count_params
 from compress.models.onnx import export_onnx
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
-from compress.prune.network import load_network, save_network
+from compress.prune.saved_network import load_network, save_network
 from compress.prune.surgery import cut, difference
 
 NAMES = [name for name in zoo_names() if name not in ("custom", "torchvision")]

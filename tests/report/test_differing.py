@@ -3,7 +3,7 @@
 import pytest
 from conftest import compose_config
 
-from compress.report.differing import differing, setting_text, settings_of, short_names
+from compress.report.table.differences import differing, setting_text, settings_of, short_names
 
 
 def composed(*overrides: str) -> dict[str, object]:

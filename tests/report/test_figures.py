@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from matplotlib import pyplot
 
-from compress.report import figures
-from compress.report.figures import draw_run, short_names
+from compress.report.plot import one_run as figures
+from compress.report.plot.one_run import draw_run, short_names
 
 
 def test_short_names_are_told_apart() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from compress.report.formats import render
-from compress.report.rows import compare
-from compress.report.runs import Run
-from compress.report.select import Keys
+from compress.report.read.runs import Run
+from compress.report.table.formats import render
+from compress.report.table.rows import compare
+from compress.report.table.select import Keys
 
 
 def run(name: str, seed: int = 0, top1: float = 90.0, started: Any = None, **settings: Any) -> Run:

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from compress.report.marks import group_marks, marks_of
-from compress.report.runs import Run
+from compress.report.read.runs import Run
+from compress.report.table.footnotes import group_marks, marks_of
 
 RECIPE = {"epochs": 10, "lr": 0.05, "schedule": "cosine", "step_factor": 0.1}
 

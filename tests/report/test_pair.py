@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from compress.report.pair import side_by_side
-from compress.report.rows import compare, figure_text
-from compress.report.runs import Run
-from compress.report.select import Keys
+from compress.report.read.runs import Run
+from compress.report.table.pair import side_by_side
+from compress.report.table.rows import compare, figure_text
+from compress.report.table.select import Keys
 
 
 def run(name: str, budget: dict[str, float] | None = None, **row: Any) -> Run:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from compress.report.rows import compare
-from compress.report.runs import Run
-from compress.report.select import Keys, front, grouped, ordered, sizes, where
-from compress.settings import InputError
+from compress.errors import InputError
+from compress.report.read.runs import Run
+from compress.report.table.rows import compare
+from compress.report.table.select import Keys, front, grouped, ordered, sizes, where
 
 
 def run(method: str, seed: int, top1: float, macs: float = 1e6, percent: float | None = 0.5, **settings: Any) -> Run:

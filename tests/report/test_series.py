@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from compress.report.accuracy_charts import budget_bars, size_front
-from compress.report.figures import literal, to_files
-from compress.report.progress_charts import STROKES, training_curves
-from compress.report.runs import Run
-from compress.report.series import LONGEST, series_names, series_of
+from compress.report.plot.accuracy_charts import budget_bars, size_front
+from compress.report.plot.one_run import literal, to_files
+from compress.report.plot.progress_charts import STROKES, training_curves
+from compress.report.plot.series import LONGEST, series_names, series_of
+from compress.report.read.runs import Run
 
 
 def run(top1: float = 90.0, percent: float = 0.5, macs: float = 1e6, **settings: Any) -> Run:

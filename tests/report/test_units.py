@@ -2,7 +2,7 @@
 
 import pytest
 
-from compress.report import units
+from compress.report.table import units
 
 FIGURES = {
     0.7564: "0.7564", 2.0921: "2.092", 60: "60.00", 15500: "15,500", 9999.96: "10,000", 0: "0.000",

@@ -1,0 +1,1 @@
+"""Reinforcement learning, vectors in and actions out: DDPG, its replay memory, exploration noise."""

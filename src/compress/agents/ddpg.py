@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from compress.agents.noise import truncated_normal
 from compress.agents.replay import Transitions
-from compress.settings import Bound, Count, Positive, Share
+from compress.schema.bounds import Bound, Count, Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True)

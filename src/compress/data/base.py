@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from compress.settings import InputError, few
+from compress.errors import InputError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from compress.data.memory import MemoryData, MemorySettings, Pixels
-from compress.files import atomic
-from compress.settings import InputError, first_line
+from compress.errors import InputError, first_line
+from compress.io.files import atomic
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 IMAGE_BYTES = 3 * 32 * 32

@@ -29,9 +29,10 @@ from compress.data.base import (
     hold_out,
     shared,
 )
-from compress.files import printable
-from compress.seeds import derive_seed
-from compress.settings import Bound, Count, InputError, Seed, few, first_line
+from compress.errors import InputError, few, first_line
+from compress.io.files import printable
+from compress.io.seeds import derive_seed
+from compress.schema.bounds import Bound, Count, Seed
 
 
 class Folder(ImageFolder):  # type: ignore[misc]  # torchvision carries no types

@@ -25,7 +25,7 @@ from compress.data.base import (
     hold_out,
     shared,
 )
-from compress.settings import Bound, Seed
+from compress.schema.bounds import Bound, Seed
 
 
 class MemorySettings(TypedDict):

@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compress.settings import InputError, NonNegative, Positive, Recipe
-from compress.train import Loss, cross_entropy
+from compress.errors import InputError
+from compress.schema.bounds import NonNegative, Positive
+from compress.schema.settings import Recipe
+from compress.train.loop import Loss, cross_entropy
 
 # (student logits (B, C), teacher logits (B, C), labels (B,)) -> scalar
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.settings import Positive
+from compress.schema.bounds import Positive
 
 
 def kd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: Positive) -> Tensor:

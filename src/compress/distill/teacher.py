@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.checks import shown
-from compress.files import digest_of
+from compress.errors import InputError
+from compress.io.files import digest_of
+from compress.io.paths import MODEL
+from compress.io.tensors import read_header
 from compress.models.spec import OURS, ModelSpec, spec_from_json
-from compress.paths import MODEL
-from compress.settings import InputError
-from compress.work import read_header
+from compress.schema.check import shown
 
 
 @dataclass(frozen=True)

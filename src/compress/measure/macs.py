@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.errors import InputError, first_line
 from compress.measure.formulas import FORMULAS, UnknownError
 from compress.measure.free import FREE
-from compress.settings import InputError, first_line
 
 Uncounted = Mapping[str, tuple[str, ...]]
 OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # the nodes of prim:: that run operators

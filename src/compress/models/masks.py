@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.settings import InputError
+from compress.errors import InputError
 
 MASK = "weight_mask"
 

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.errors import InputError
 from compress.models.layers import initialise_convolutions
 from compress.models.spaces import (
     Block,
@@ -25,7 +26,6 @@ from compress.models.spaces import (
     resnet50_space,
     written,
 )
-from compress.settings import InputError
 
 Variant = Literal["torchvision", "paper", "seed"]
 

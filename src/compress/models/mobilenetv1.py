@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 
 from compress.models.layers import initialise_convolutions
-from compress.settings import Bound
+from compress.schema.bounds import Bound
 
 # (output channels, stride) of the thirteen depthwise-separable blocks
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]

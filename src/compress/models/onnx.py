@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compress.settings import InputError, first_line
+from compress.errors import InputError, first_line
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.errors import InputError
 from compress.models.layers import ChannelSelection, Nothing, initialise_convolutions
-from compress.settings import MOST_DEPTH, Bound, InputError
+from compress.schema.bounds import MOST_DEPTH, Bound
 
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
 

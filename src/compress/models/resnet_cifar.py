@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.errors import InputError
 from compress.models.layers import ChannelPad, initialise_convolutions
-from compress.settings import MOST_DEPTH, Bound, InputError, Width
+from compress.schema.bounds import MOST_DEPTH, Bound, Width
 
 Shortcut = Literal["conv", "pad"]
 

@@ -10,8 +10,9 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.errors import InputError
 from compress.models.layers import initialise_convolutions
-from compress.settings import MOST_DEPTH, Bound, InputError
+from compress.schema.bounds import MOST_DEPTH, Bound
 
 STEM = 32
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from compress.settings import InputError
+from compress.errors import InputError
 
 OPTIONS = 31
 FULL = -1

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import Tensor, nn
 
-from compress.checks import check_settings, check_value, find_target, parameters_of, shown
-from compress.files import JSON, digest_of
+from compress.errors import InputError, first_line
+from compress.io.files import JSON, digest_of
 from compress.models.weights import load_strictly, misfits, read_checkpoint, under_own_names
-from compress.settings import Classes, InputError, Side, first_line
+from compress.schema.bounds import Classes, Side
+from compress.schema.check import check_settings, check_value, find_target, parameters_of, shown
 
 OURS = "compress.models."
 # All that a file may call. conf/model/*.yaml names the same functions.

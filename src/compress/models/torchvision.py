@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from compress.settings import InputError, first_line
+from compress.errors import InputError, first_line
 
 HEADS = {"aux1", "aux2", "AuxLogits"}  # of googlenet and inception_v3, in training only
 

@@ -11,9 +11,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from compress.checks import check_value
+from compress.errors import InputError
 from compress.models.layers import initialise_convolutions
-from compress.settings import MOST_DEPTH, InputError, Width
+from compress.schema.bounds import MOST_DEPTH, Width
+from compress.schema.check import check_value
 
 WIDTHS: dict[int, list[int | str]] = {
     11: [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512],

@@ -19,11 +19,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from compress.checks import shown
-from compress.files import refuse_swelling
+from compress.errors import InputError, few
+from compress.io.files import refuse_swelling
+from compress.io.tensors import read_weights
 from compress.models.masks import MASK
-from compress.settings import InputError, few
-from compress.work import read_weights
+from compress.schema.check import shown
 
 log = logging.getLogger(__name__)
 

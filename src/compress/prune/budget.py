@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from compress.files import JSON
+from compress.errors import InputError
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.io.files import JSON
 from compress.prune.cost import CostModel
-from compress.prune.graph import ChannelGraph
-from compress.prune.plan import Plan
-from compress.settings import Budget, InputError
+from compress.schema.settings import Budget
 
 
 def removed_share(widths: Sequence[int], full_widths: Sequence[int]) -> float:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.prune.graph import ChannelGraph
-from compress.prune.importance import channel_orders, plan_of
-from compress.prune.magnitude.thresholds import pools, random_masks, share_masked, uniform_masks
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.io.seeds import derive_seed
 from compress.prune.method import Decision, Problem
-from compress.prune.plan import Plan
-from compress.prune.ranking import most_first
+from compress.prune.order import channel_orders, plan_of
+from compress.prune.selection import most_first
+from compress.prune.weight_masks import pools, random_masks, share_masked, uniform_masks
 from compress.prune.widths import all_choices, uniform_widths
-from compress.seeds import derive_seed
-from compress.settings import ControlKind
+from compress.schema.settings import ControlKind
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from compress.errors import InputError
+from compress.graph.plan import Plan, check_plan
+from compress.graph.types import Axis, ChannelGraph
 from compress.measure.macs import Uncounted, count_operators, describe_uncounted
-from compress.prune.graph import Axis, ChannelGraph
-from compress.prune.plan import Plan, check_plan
-from compress.settings import InputError
 
 Widths = NDArray[np.int64]
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from compress.prune.copies import shadow
-from compress.prune.groups import traced
-from compress.settings import InputError
+from compress.errors import InputError
+from compress.graph.build import traced
+from compress.graph.deepcopy import shadow
 
 Pair = tuple[str, str]  # a convolution and the batch norm that alone reads it
 

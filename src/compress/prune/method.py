@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.base import Data
-from compress.files import JSON
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.io.files import JSON
+from compress.io.stage_folder import Work
 from compress.prune.cost import CostModel
-from compress.prune.graph import ChannelGraph
-from compress.prune.plan import Plan
 from compress.prune.widths import Choices
-from compress.settings import Budget, BudgetKind, Recipe
-from compress.train import Hooks
-from compress.work import Work
+from compress.schema.settings import Budget, BudgetKind, Recipe
+from compress.train.loop import Hooks
 
 
 def _not_here(*_: Any) -> Any:

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
+from compress.errors import InputError
+from compress.graph.deepcopy import copied
+from compress.graph.plan import Plan
+from compress.graph.types import Axis, ChannelGraph
 from compress.models.layers import nothing_for
-from compress.prune.copies import copied
-from compress.prune.graph import Axis, ChannelGraph
-from compress.prune.plan import Plan
-from compress.settings import InputError
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.prune.cost import CostModel
-from compress.prune.graph import ChannelGraph, ChannelGroup
 
 Choices = Sequence[NDArray[np.int64]]  # per group, ascending
 

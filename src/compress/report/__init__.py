@@ -1,0 +1,1 @@
+"""What people read of runs: `compress compare`, tables, figures, TensorBoard."""

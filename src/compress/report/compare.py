@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from compress.files import printable
-from compress.report.find import run_folders, without_runs
-from compress.report.formats import FORMATS, legend, render, shared_settings
-from compress.report.pair import side_by_side
-from compress.report.rows import Comparison, Row, compare, row_value
-from compress.report.runs import Run, Unfinished, read_runs, with_controls
-from compress.report.select import Keys, condition, front, ordered, sizes, where
-from compress.settings import BAD_INPUT, INTERRUPTED, InputError
+from compress.errors import BAD_INPUT, INTERRUPTED, InputError
+from compress.io.files import printable
+from compress.report.read.find import run_folders, without_runs
+from compress.report.read.runs import Run, Unfinished, read_runs, with_controls
+from compress.report.table.formats import FORMATS, legend, render, shared_settings
+from compress.report.table.pair import side_by_side
+from compress.report.table.rows import Comparison, Row, compare, row_value
+from compress.report.table.select import Keys, condition, front, ordered, sizes, where
 
 EXAMPLES = """\
 examples:
@@ -197,7 +197,7 @@ def _figures_folder(named: str) -> Path:
 
 def _plot(runs: Sequence[Run], folder: Path) -> None:
     """Figures, and on standard error where they are and what could not be drawn."""
-    from compress.report.charts import draw
+    from compress.report.plot.charts import draw
 
     drawn, notes = draw(runs, folder)
     for line in [*(f"drawn: {path}" for path in drawn), *notes]:

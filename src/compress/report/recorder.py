@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from compress.files import Row
-from compress.paths import METRICS
+from compress.io.files import Row
+from compress.io.paths import METRICS
 
 # What a row counts by, in order of preference; it becomes TensorBoard's x axis.
 STEPS = ("epoch", "episode", "generation")

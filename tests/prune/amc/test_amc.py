@@ -13,19 +13,21 @@ from torch import nn
 
 from compress.agents.ddpg import DDPGSettings
 from compress.data.memory import MemoryData
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.io.paths import AGENT
+from compress.io.stage_folder import Work
+from compress.io.tensors import read_state, write_state
+from compress.methods.amc.amc import Amc
 from compress.models.resnet_cifar import resnet
-from compress.paths import AGENT
-from compress.prune.amc.amc import Amc
-from compress.prune.amc.lab import CalibrationSettings
-from compress.prune.amc.rewards import acc, acc_normalize
-from compress.prune.amc.search import SearchSettings
 from compress.prune.budget import achieved
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.method import Problem
-from compress.settings import Budget, InputError
-from compress.train import cross_entropy, train
-from compress.work import Work, read_state, write_state
+from compress.schema.settings import Budget
+from compress.search.agent.episodes import SearchSettings
+from compress.search.agent.rewards import acc, acc_normalize
+from compress.search.scorers.refit import CalibrationSettings
+from compress.train.loop import cross_entropy, train
 
 CAMC = Amc(
     targets=[0.3, 0.6],
@@ -93,7 +95,7 @@ class KilledError(Exception):
 def test_a_killed_search_goes_on_to_the_same_agent(
     problem: Problem, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.prune.amc.search.SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("compress.search.agent.episodes.SAVE_EVERY_SECONDS", 0.0)
 
     def die(row: Any) -> None:
         if row["episode"] == 11:

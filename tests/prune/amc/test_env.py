@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from compress.errors import InputError
+from compress.graph.build import channel_graph
 from compress.measure.accuracy import Accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
-from compress.prune.amc.env import ChannelEnv, check_target
-from compress.prune.amc.rewards import Outcome, acc, acc_normalize
-from compress.prune.amc.states import Clean
-from compress.prune.amc.walls import BudgetMode, Within
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.widths import all_choices
-from compress.settings import InputError
+from compress.search.agent.action_bounds import BudgetMode, Within
+from compress.search.agent.environment import ChannelEnv, check_target
+from compress.search.agent.observations import Clean
+from compress.search.agent.rewards import Outcome, acc, acc_normalize
 
 
 def make_env(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from compress.files import read_json
+from compress.io.files import read_json
 
 NETWORKS = [
     "model=mobilenetv1", "model=mobilenetv2", "model=preresnet164 model.depth=56", "model=resnet20",

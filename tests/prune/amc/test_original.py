@@ -12,15 +12,15 @@ import pytest
 import torch
 from conftest import ORACLES, zoo
 
+from compress.graph.build import channel_graph
+from compress.graph.types import ChannelGraph
 from compress.measure.accuracy import Accuracy
-from compress.prune.amc.env import ChannelEnv
-from compress.prune.amc.rewards import acc
-from compress.prune.amc.states import Original
-from compress.prune.amc.walls import BudgetMode, Upwards, bias_macs, rounded_up
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
 from compress.prune.widths import all_choices
+from compress.search.agent.action_bounds import BudgetMode, Upwards, bias_macs, rounded_up
+from compress.search.agent.environment import ChannelEnv
+from compress.search.agent.observations import Original
+from compress.search.agent.rewards import acc
 
 SEED = json.loads((ORACLES / "amc_seed.json").read_text())
 FLOPS = {row["id"]: row for row in json.loads((ORACLES / "amc_flops.json").read_text())["rows"]}

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from conftest import ORACLES, compose_config
 
-from compress.build import make
-from compress.prune.amc.rewards import Outcome, acc, acc_flops, acc_normalize, acc_params, acc_pres
-from compress.settings import InputError
+from compress.config.build import make
+from compress.errors import InputError
+from compress.search.agent.rewards import Outcome, acc, acc_flops, acc_normalize, acc_params, acc_pres
 
 OUTCOME = Outcome(accuracy=58.5333, reference=73.0, target=0.5, macs=49_480, full_macs=100_000, params=1000)
 PUBLISHED = {0.3: 0.09, 0.5: 0.73, 0.7: 0.91}

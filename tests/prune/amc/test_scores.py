@@ -5,10 +5,10 @@ import torch
 from conftest import livened, random_plan, zoo
 from torch import nn
 
+from compress.graph.build import channel_graph
 from compress.measure.accuracy import accuracy
-from compress.prune.amc.scores import Scores
-from compress.prune.groups import channel_graph
 from compress.prune.surgery import Masks, cut
+from compress.search.scorers.evaluate import Scores
 
 NETWORKS = [
     "mobilenetv1", "mobilenetv2", "mobilenet_v2", "resnet20", "resnet56_cs", "vgg16_bn", "resnet18", "resnet50",

@@ -12,16 +12,16 @@ from conftest import zoo
 
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.agents.replay import Transitions
+from compress.graph.build import channel_graph
+from compress.io.stage_folder import Work
 from compress.measure.accuracy import Accuracy
-from compress.prune.amc.env import ChannelEnv
-from compress.prune.amc.rewards import acc
-from compress.prune.amc.search import Search, SearchSettings, is_random, replay_size, sigma_of
-from compress.prune.amc.states import Clean
-from compress.prune.amc.walls import BudgetMode, Within
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.widths import all_choices
-from compress.work import Work
+from compress.search.agent.action_bounds import BudgetMode, Within
+from compress.search.agent.environment import ChannelEnv
+from compress.search.agent.episodes import Search, SearchSettings, is_random, replay_size, sigma_of
+from compress.search.agent.observations import Clean
+from compress.search.agent.rewards import acc
 
 SETTINGS = SearchSettings(
     episodes=8,

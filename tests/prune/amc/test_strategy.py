@@ -10,11 +10,11 @@ import torch
 from conftest import ORACLES, zoo
 from torch import nn
 
-from compress.prune.amc.strategy import layer_form, read_strategy, widths_of
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.graph.types import ChannelGraph
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.settings import InputError
+from compress.search.strategy import layer_form, read_strategy, widths_of
 
 ROWS = json.loads((ORACLES / "amc_flops.json").read_text())["rows"]
 

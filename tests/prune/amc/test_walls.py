@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.prune.amc.walls import BudgetMode, Upwards, Within, bias_macs
+from compress.graph.build import channel_graph
+from compress.graph.types import ChannelGraph
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
 from compress.prune.widths import all_choices
+from compress.search.agent.action_bounds import BudgetMode, Upwards, Within, bias_macs
 
 SIDE, FULL = 4, (8, 10, 12)
 

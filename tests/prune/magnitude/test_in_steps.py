@@ -8,13 +8,13 @@ import torch
 from conftest import CPU, compose_config
 from torch import nn
 
-from compress.build import make
+from compress.config.build import make
+from compress.methods.magnitude.magnitude import Magnitude
 from compress.models.masks import masks_of, set_masks
-from compress.prune.magnitude.magnitude import Magnitude
-from compress.prune.magnitude.thresholds import share_masked
 from compress.prune.method import Problem
-from compress.settings import Budget, Recipe
-from compress.train import Hooks
+from compress.prune.weight_masks import share_masked
+from compress.schema.settings import Budget, Recipe
+from compress.train.loop import Hooks
 
 
 def method(**changes: Any) -> Magnitude:

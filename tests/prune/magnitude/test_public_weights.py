@@ -17,7 +17,7 @@ from compress.data.cifar import cifar
 from compress.measure.accuracy import accuracy
 from compress.models.masks import set_masks
 from compress.models.weights import load_strictly, read_checkpoint
-from compress.prune.magnitude.thresholds import Masked, weight_masks
+from compress.prune.weight_masks import Masked, weight_masks
 
 pytestmark = pytest.mark.slow
 ORACLE = json.loads((ORACLES / "slimming.json").read_text())["oracle_B"]

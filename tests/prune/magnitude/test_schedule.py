@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from compress.prune.magnitude.schedule import percents
+from compress.methods.magnitude.schedule import percents
 
 
 def test_the_steps_by_hand() -> None:

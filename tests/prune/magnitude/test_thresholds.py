@@ -10,10 +10,12 @@ import torch
 from conftest import compose_config
 from torch import Tensor, nn
 
-from compress.build import make
+from compress.config.build import make
+from compress.errors import InputError
+from compress.methods.magnitude.magnitude import Magnitude
 from compress.models.masks import apply_masks, set_masks
-from compress.prune.magnitude.magnitude import Magnitude
-from compress.prune.magnitude.thresholds import (
+from compress.prune.method import Decision
+from compress.prune.weight_masks import (
     Masked,
     pools,
     random_masks,
@@ -22,8 +24,7 @@ from compress.prune.magnitude.thresholds import (
     uniform_masks,
     weight_masks,
 )
-from compress.prune.method import Decision
-from compress.settings import Budget, InputError
+from compress.schema.settings import Budget
 
 MAGNITUDE: Magnitude = make(compose_config("method=magnitude")["method"])
 

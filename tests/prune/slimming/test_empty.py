@@ -14,23 +14,24 @@ from conftest import CPU, compose_config, livened, make_recipe, zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.build import make
-from compress.catalogue import zoo_spec
+from compress.config.build import make
+from compress.config.zoo import zoo_spec
 from compress.data.memory import MemoryData
+from compress.errors import InputError
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.io.stage_folder import Work
 from compress.measure.macs import count_macs
+from compress.methods.slimming.scales import norms_of, scales_of
+from compress.methods.slimming.slimming import Slimming
 from compress.models.preresnet import Block, preresnet
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.method import Decision, Problem
-from compress.prune.network import load_network, save_network
-from compress.prune.plan import Plan
-from compress.prune.ranking import largest_percent
-from compress.prune.slimming.scales import norms_of, scales_of
-from compress.prune.slimming.slimming import Slimming
+from compress.prune.saved_network import load_network, save_network
+from compress.prune.selection import largest_percent
 from compress.prune.surgery import cut, difference
-from compress.settings import Budget, InputError
-from compress.train import cross_entropy, train
-from compress.work import Work
+from compress.schema.settings import Budget
+from compress.train.loop import cross_entropy, train
 
 SHAPE = (3, 32, 32)
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])

@@ -13,19 +13,19 @@ import torch
 from conftest import CPU, ORACLES, compose_config, make_recipe
 from torch import Tensor, nn
 
-from compress.build import make
+from compress.config.build import make
 from compress.data.memory import MemoryData
-from compress.files import JSON, read_rows
+from compress.graph.build import channel_graph
+from compress.io.files import JSON, read_rows
+from compress.io.stage_folder import Work
+from compress.methods.slimming.penalty import BINS, add_l1, look
+from compress.methods.slimming.scales import norms_of, scales_of, shared_norms
+from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
-from compress.prune.groups import channel_graph
 from compress.prune.method import Problem
-from compress.prune.slimming.scales import norms_of, scales_of, shared_norms
-from compress.prune.slimming.slimming import Slimming
-from compress.prune.slimming.sparsity import BINS, add_l1, look
-from compress.settings import Budget, Recipe
-from compress.stages import make_problem
-from compress.train import NO_HOOKS, Hooks, cross_entropy, train
-from compress.work import Work
+from compress.run.stages import make_problem
+from compress.schema.settings import Budget, Recipe
+from compress.train.loop import NO_HOOKS, Hooks, cross_entropy, train
 
 STEP = json.loads((ORACLES / "slimming.json").read_text())["invariants_checked"]["l1_step"]
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])

@@ -12,16 +12,17 @@ import torch
 from conftest import CPU, ORACLES, compose_config, livened, zoo
 from torch import nn
 
-from compress.build import make
+from compress.config.build import make
+from compress.errors import InputError
+from compress.graph.build import channel_graph
 from compress.measure.counts import counts
+from compress.methods.slimming.scales import norms_of
+from compress.methods.slimming.slimming import Slimming
 from compress.prune.cost import cost_model
-from compress.prune.groups import channel_graph
 from compress.prune.method import Decision, Problem
-from compress.prune.ranking import kept_counts
-from compress.prune.slimming.scales import norms_of
-from compress.prune.slimming.slimming import Slimming
+from compress.prune.selection import kept_counts
 from compress.prune.surgery import cut
-from compress.settings import Budget, InputError
+from compress.schema.settings import Budget
 
 SHAPE = (3, 32, 32)
 ORACLE = json.loads((ORACLES / "slimming.json").read_text())["oracle_A"]

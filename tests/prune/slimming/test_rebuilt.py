@@ -10,17 +10,17 @@ import torch
 from conftest import CPU, compose_config, livened, zoo
 from torch import Tensor, nn
 
-from compress.build import make
+from compress.config.build import make
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.methods.slimming.scales import norms_of, scales_of
+from compress.methods.slimming.slimming import Slimming
 from compress.models.preresnet import Block, preresnet
 from compress.prune.cost import cost_model
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
 from compress.prune.method import Problem
-from compress.prune.plan import Plan
-from compress.prune.slimming.scales import norms_of, scales_of
-from compress.prune.slimming.slimming import Slimming
 from compress.prune.surgery import cut
-from compress.settings import Budget
+from compress.schema.settings import Budget
 
 SHAPE, CLOSE = (3, 32, 32), 1e-5
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])

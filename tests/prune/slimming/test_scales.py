@@ -7,13 +7,13 @@ import torch
 from conftest import livened, random_plan, zoo
 from torch import Tensor, nn
 
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.methods.slimming.scales import cfg_of, kept_of_norms, norms_of, scales_of, scores
 from compress.models.layers import ChannelSelection
 from compress.models.preresnet import preresnet
-from compress.prune.graph import ChannelGraph
-from compress.prune.groups import channel_graph
-from compress.prune.plan import Plan
-from compress.prune.ranking import Coupled, makers
-from compress.prune.slimming.scales import cfg_of, kept_of_norms, norms_of, scales_of, scores
+from compress.prune.selection import Coupled, makers
 from compress.prune.surgery import cut
 
 SHAPE = (3, 32, 32)

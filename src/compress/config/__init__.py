@@ -1,0 +1,1 @@
+"""From a command line to objects: overrides, checks, diagnosis of mistakes, sweeps, `build`; Hydra ends here."""

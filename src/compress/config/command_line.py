@@ -1,0 +1,94 @@
+"""What is wrong with a command line as text, told before Hydra reads it: its own words for it are pages or none."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from compress.io.files import printable
+
+MOST_DIGITS = 400  # of a number; a float has 17 that count
+GROUP_AS_VALUE = re.compile(r"^(dataset|model|method|teacher|distill|reward|experiment)=\s*([\[{].*)$", re.DOTALL)
+
+
+class _OptionError(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    """Hydra's parser, which raises instead of printing how it is used."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _OptionError(message)
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's options and the overrides.
+
+    Raises:
+        ValueError: options that Hydra does not have, or that stand behind overrides.
+    """
+    parser = get_args_parser()
+    parser.__class__ = _Parser
+    try:
+        return parser.parse_args(list(argv))
+    except _OptionError as error:
+        raise ValueError(str(error)) from None
+
+
+def mistakes(argv: Sequence[str]) -> list[str]:
+    """One line for each."""
+    try:
+        given = options(argv)
+    except ValueError:
+        return _of_options(argv)
+    found = []
+    if given.package and not given.cfg:
+        found.append(f"--package={given.package}: goes with --cfg, which prints a part of the config")
+    for text in given.overrides:
+        key, _, value = printable(text).partition("=")
+        if re.search(rf"\d{{{MOST_DIGITS},}}", value):
+            found.append(f"{key}: a number of more than {MOST_DIGITS} digits is meant by nobody")
+        elif re.search(r"[eE][+-]?\d{5,}", value) and re.fullmatch(r"[-+.\deE]+", value):
+            found.append(f"{key}={value}: no number is that large or small")
+        elif re.search(r"range\([^)]*,[^)]*,\s*[-+]?0*\.?0*\s*\)", value):
+            found.append(f"{key}={value}: the step of a range must not be 0")
+        elif key == "hydra.verbose" and not re.fullmatch(
+            r"true|false|\[?[\w.]*[a-z_][\w.,]*\]?", value, re.IGNORECASE
+        ):
+            found.append(f"{key}={value}: must be true, false, or names of loggers")
+        elif key == "hydra.job.name" and ("/" in value or not value):
+            found.append(f"{key}={value}: names the log's file; must be a name without /")
+        elif key == "hydra.job.chdir" and value.lower() not in ("true", "false", "null"):
+            found.append(f"{key}={value}: must be true, false or null")
+        elif key == "hydra.sweeper.max_batch_size" and not re.fullmatch(r"null|0*[1-9]\d*", value):
+            found.append(f"{key}={value}: must be a whole number above 0, or null")
+        elif re.match(r"\s*interval\(", value) and not any(o.startswith("hydra/sweeper=") for o in given.overrides):
+            found.append(f"{key}={value}: an interval names no values to try; write range(...), choice(...) or a,b,c")
+        elif match := GROUP_AS_VALUE.match(text):
+            shown = printable(match[2])[:60]
+            found.append(
+                f"{match[1]}={shown}: must be the name of a choice; its settings are {match[1]}.<key>=<value>"
+            )
+    return found
+
+
+def _of_options(argv: Sequence[str]) -> list[str]:
+    """What argparse refused, in terms of this command."""
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    unknown = [word for word in argv if word.startswith("-") and word.partition("=")[0] not in known]
+    if unknown:
+        shown = printable(unknown[0])[:60]
+        return [f"{shown}: no such option; settings are written key=value, such as method=camc (compress --help)"]
+    first = next((at for at, word in enumerate(argv) if "=" in word and not word.startswith("-")), len(argv))
+    late = [word for word in argv[first:] if word in known]
+    if late:
+        rest = [word for word in argv if word not in late]
+        return [f"{late[0]}: options stand before settings: compress {printable(' '.join([*late, *rest]))[:100]}"]
+    try:
+        options(argv)
+    except ValueError as error:
+        return [f"{printable(str(error))}; compress --help lists the options"]
+    return []

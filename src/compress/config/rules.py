@@ -1,0 +1,108 @@
+"""Checks a composed config against the signatures of what it names, and its parts together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.io.files import JSON
+from compress.schema.check import check_node, check_value, find_target, shown
+from compress.schema.settings import BUDGETS, STAGE_ORDER, Budget, RunSettings
+
+# Keys that `build` hands on itself.
+OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
+GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
+GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward")
+
+
+def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
+    """The one budget that is asked for, and what is wrong with the choice.
+
+    A method brings a default; one of the three root keys replaces it; two at once contradict each other.
+    """
+    asked = {key: config[key] for key in BUDGETS if config.get(key) is not None}
+    if len(asked) > 1:
+        written = " and ".join(f"{key}={value}" for key, value in asked.items())
+        return None, [f"{written}: are two budgets; give only one of {', '.join(BUDGETS)}"]
+    method = config.get("method") or {}
+    is_default = not asked
+    if is_default:
+        asked = dict(method.get("default_budget") or {})
+    if not asked:
+        return None, []
+    key, value = next(iter(asked.items()))
+    target = method.get("_target_")
+    try:
+        takes = getattr(find_target(target), "budgets", BUDGETS) if target else BUDGETS
+    except Exception:
+        takes = BUDGETS  # the method itself is reported elsewhere
+    if key not in takes:
+        return None, [f"{key}={value}: method={method.get('name')} does not take it; it takes {', '.join(takes)}"]
+    return (Budget(key, float(value), is_default) if not check_value(key, value, float) else None), []
+
+
+def check_stages(config: Mapping[str, Any]) -> list[str]:
+    stages, force = config.get("stages"), config.get("force")
+    if (
+        not isinstance(stages, list)
+        or not isinstance(force, list)
+        or any(stage not in STAGE_ORDER for stage in stages)
+    ):
+        return []  # reported with its type
+    problems = []
+    if not stages or stages != [stage for stage in STAGE_ORDER if stage in stages]:
+        order = ", ".join(STAGE_ORDER)
+        problems.append(f"stages=[{','.join(stages)}]: must be some of {order}, in this order, each once")
+    for stage in force:
+        if stage in STAGE_ORDER and stage not in stages:
+            problems.append(f"force=[{','.join(map(str, force))}]: {stage} is not among the stages of this run")
+    return problems
+
+
+def check_root(config: JSON) -> list[str]:
+    """Problems that show without what the config names: the settings that are of no group."""
+    root = {key: value for key, value in config.items() if key not in GROUPS}
+    problems = check_node("", root, RunSettings) + check_stages(config)
+    if config.get("outputs") == "":
+        problems.append("outputs=: must name a folder")
+    return problems
+
+
+def check(config: JSON) -> list[str]:
+    """Every problem of a composed and resolved config that shows without touching files or devices."""
+    problems = check_root(config)
+    _, budget_problems = choose_budget(config)
+    problems += budget_problems
+    for group in GROUPS:
+        node = config.get(group)
+        if isinstance(node, Mapping):
+            problems += check_group(group, node)
+        elif node is not None or group in ("dataset", "model", "method"):
+            problems.append(f"{group}={shown(node)}: must be one of the group's choices")
+    if config.get("reward") and "reward" not in (config.get("method") or {}):
+        name = (config.get("reward") or {}).get("name")
+        problems.append(f"reward={name}: this method has no reward; those that search have one (amc, camc)")
+    if bool(config.get("teacher")) != bool(config.get("distill")):
+        has, lacks = ("teacher", "distill=kd") if config.get("teacher") else ("distill", "teacher=zoo or teacher=run")
+        problems.append(f"{has} is set without {lacks}; a teacher needs a loss and a loss a teacher")
+    return list(dict.fromkeys(problems))
+
+
+def check_compat(method: Mapping[str, Any]) -> list[str]:
+    """A method whose `rules` have several columns takes the name of one."""
+    choices = [name for name, column in (method.get("rules") or {}).items() if column is not None]
+    if not choices or method.get("compat") in choices:
+        return []
+    return [f"method.compat={method.get('compat')}: must be one of {', '.join(choices)}"]
+
+
+def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
+    inner = {key: value for key, value in node.items() if key not in OF_THE_PIPELINE}
+    if "_target_" not in node:
+        return [f"{group}._target_: must be given, the dotted path of a function or class"]
+    if group == "model":
+        extra = check_value("model.checkpoint", node.get("checkpoint"), str | None)
+        return extra + check_node("model", inner, given=GIVEN_BY_DATASET)
+    if group == "teacher" and isinstance(inner.get("model"), Mapping):
+        model = {key: value for key, value in inner["model"].items() if key != "checkpoint"}
+        extra = check_value("teacher.model.checkpoint", inner["model"].get("checkpoint"), str | None)
+        return extra + check_node("teacher.model", model, given=GIVEN_BY_DATASET)
+    return check_compat(node) + check_node(group, inner)

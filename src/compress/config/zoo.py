@@ -1,0 +1,31 @@
+"""The shipped networks by name, for Python: what `model=<name>` composes, without a run."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from compress.config.rules import check_group
+from compress.errors import InputError, nearest
+from compress.io.paths import CONF
+from compress.models.spec import ModelSpec
+
+
+def zoo_names() -> list[str]:
+    return sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+def zoo_spec(name: str, shape: tuple[int, int, int], classes: int, **settings: Any) -> ModelSpec:
+    """conf/model/<name>.yaml for images (C, H, W), with some of its settings changed.
+
+    Raises:
+        InputError: no such network, or settings that it does not take; one line each.
+    """
+    if name not in zoo_names():
+        raise InputError(f"{name}: not a network of the zoo; {nearest(name, zoo_names())}")
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+    problems = check_group("model", node | settings)
+    if problems:
+        raise InputError(*problems)
+    node |= settings
+    args = {key: value for key, value in node.items() if key not in ("name", "_target_", "checkpoint")}
+    return ModelSpec(node["_target_"], args, shape, classes, node["checkpoint"])

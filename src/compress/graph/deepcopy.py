@@ -1,0 +1,54 @@
+"""Copies of a network in which some tensors are others than in the original."""
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import InputError, first_line
+
+
+def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module:
+    """A deep copy with these tensors replaced; whatever is replaced is not copied.
+
+    Activations that the network has kept from its last forward (a feature map for a loss) are copied without their
+    history.
+
+    Raises:
+        InputError: something in the network cannot be copied.
+    """
+    memo: dict[int, object] = {id(old): new for old, new in replaced.items()}
+    with torch.inference_mode(False):
+        for module in model.modules():
+            for value in _tensors(vars(module).values()):
+                if not value.is_leaf and id(value) not in memo:
+                    memo[id(value)] = value.detach().clone()
+        try:
+            twin = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise InputError(f"{type(model).__name__} cannot be copied ({first_line(error)})") from error
+    if twin is model:
+        raise InputError(f"{type(model).__name__} cannot be copied (its __deepcopy__ gives itself)")
+    return twin
+
+
+def shadow(model: nn.Module) -> nn.Module:
+    """A copy that shares every parameter and buffer, without hooks: what is done to it leaves the model alone."""
+    tensors = [*model.parameters(), *model.buffers()]
+    twin = copied(model, {tensor: tensor for tensor in tensors})
+    for module in twin.modules():
+        if next(module.children(), None) is not None:  # those of single layers may compute their weights
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+    return twin
+
+
+def _tensors(values: Iterable[object]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+        elif isinstance(value, dict) and not isinstance(value, nn.Module):
+            yield from _tensors(v for v in value.values() if not isinstance(v, nn.Module))

@@ -1,0 +1,117 @@
+"""The folder that a stage works in: its results, its rows, and progress that survives a kill."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.io.files import (
+    JSON,
+    Row,
+    atomic,
+    need_regular,
+    read_rows,
+)
+from compress.io.paths import DEPENDS, METRICS, MODEL, PLAN, PROGRESS
+
+log = logging.getLogger(__name__)
+
+
+class DamagedError(ValueError):
+    """What a killed process left is not what it wrote, or not of this stage."""
+
+
+def _sealed(folder: Path, state: bytes) -> bytes:
+    """Saved progress behind its digest, which also is that of what the stage in this folder depends on."""
+    depends = folder / DEPENDS
+    whose = depends.read_bytes() if depends.is_file() else b""
+    return hashlib.sha256(whose + hashlib.sha256(state).digest()).hexdigest().encode() + state
+
+
+def read_progress(folder: Path) -> tuple[JSON | None, list[JSON]]:
+    """The last saved progress of the stage in a folder, if any, and the rows until then.
+
+    Raises:
+        DamagedError: something else stands in their place.
+    """
+    path = folder / PROGRESS
+    try:
+        if not os.path.lexists(path):
+            return None, []
+        need_regular(path)
+        content = path.read_bytes()
+        if content != _sealed(folder, content[64:]):
+            raise DamagedError(f"{path} is damaged, or of another stage")
+        progress: JSON = torch.load(io.BytesIO(content[64:]), map_location="cpu", weights_only=True)
+        rows = read_rows(folder)[: progress["rows"]]
+        if len(rows) < progress["rows"]:
+            raise DamagedError(f"{folder / METRICS} is cut short")
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror})") from None
+    except DamagedError:
+        raise
+    except ValueError:
+        raise DamagedError(f"{folder / METRICS} is damaged") from None
+    return progress, rows
+
+
+class Work:
+    """The folder of one stage while it runs: its results, its rows, and where to continue after a kill."""
+
+    def __init__(self, folder: Path, on_row: Callable[[Row], None] = lambda row: None) -> None:
+        self.folder = folder
+        self.on_row = on_row
+        self._began = self._saved_at = time.monotonic()
+        for leftover in folder.glob(".*.part"):  # of a process killed while it wrote
+            leftover.unlink()
+        self.resumed = self._resume()
+
+    def seconds(self) -> float:
+        """Time spent on the stage so far, in earlier lives too (up to their last saved progress)."""
+        return self._spent_before + time.monotonic() - self._began
+
+    @property
+    def model(self) -> Path:
+        return self.folder / MODEL
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / PLAN
+
+    def _resume(self) -> JSON | None:
+        """The last saved progress, or None for a fresh start; rows written after it are dropped."""
+        try:
+            progress, rows = read_progress(self.folder)
+        except DamagedError as error:
+            log.warning("%s; the stage begins anew", error)
+            progress, rows = None, []
+        self._spent_before: float = progress["seconds"] if progress else 0.0
+        with atomic(self.folder / METRICS) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for row in rows:
+            self.on_row(row)
+        self._rows = len(rows)
+        return progress["state"] if progress else None
+
+    def row(self, **values: Any) -> None:
+        """Append a row to the stage's metrics, and pass it on to the run's."""
+        with open(self.folder / METRICS, "a") as file:
+            file.write(json.dumps(values) + "\n")
+        self._rows += 1
+        self.on_row(values)
+
+    def progress(self, state: Callable[[], JSON], every_seconds: float = 0) -> None:
+        """Save where the stage is, unless that was done less than `every_seconds` ago."""
+        if time.monotonic() - self._saved_at >= every_seconds:
+            whole = io.BytesIO()
+            torch.save({"rows": self._rows, "seconds": self.seconds(), "state": state()}, whole)
+            with atomic(self.folder / PROGRESS) as part:
+                part.write_bytes(_sealed(self.folder, whole.getvalue()))
+            self._saved_at = time.monotonic()

@@ -1,0 +1,149 @@
+"""Files of tensors: states (torch.save, read with `weights_only=True`) and weights (safetensors), known by digests.
+
+Reading one runs no code.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from compress.errors import InputError
+from compress.io.files import (
+    JSON,
+    atomic,
+    checksum,
+    parse_json,
+    printable,
+    refuse_swelling,
+)
+
+log = logging.getLogger(__name__)
+
+
+def write_state(path: Path, state: JSON) -> None:
+    """Tensors, numbers, text, and dicts and lists of them."""
+    whole = io.BytesIO()  # torch tells of a full disk in other words than everything else
+    torch.save(state, whole)
+    with atomic(path) as part:
+        part.write_bytes(whole.getbuffer())
+
+
+def read_state(path: Path, device: torch.device | str = "cpu") -> JSON:
+    """What `write_state` wrote. Reading it runs no code, and takes no more memory than the file has bytes.
+
+    Raises:
+        Exception: many kinds; not such a file.
+    """
+    refuse_swelling(path)
+    state: JSON = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], header: JSON) -> None:
+    """A safetensors file; `header` (JSON) says how to rebuild the network that the weights fit.
+
+    It also gets the digest of itself and of the weights: a flipped bit would make another network, silently.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    whole = save(tensors, metadata={"compress": json.dumps({**header, "digest": _digest(tensors, header)})})
+    with atomic(path) as part:
+        part.write_bytes(whole)
+
+
+def read_header(path: Path) -> JSON:
+    """How a file of `write_weights` says that its network is rebuilt: `model`, `plan`, perhaps `masks`.
+
+    What the parts say is for their readers to check.
+
+    Raises:
+        InputError: the file is missing, cut short, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("compress")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({printable(str(error))})") from None
+    try:
+        content = parse_json(written or "")
+    except ValueError:
+        content = None
+    parts = content.keys() if isinstance(content, dict) else set()
+    if not {"model", "plan"} <= parts <= {"model", "plan", "masks", "digest"}:
+        raise InputError(f"{path}: has no header of compress; only files that a run wrote can be rebuilt")
+    return content  # type: ignore[no-any-return]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], JSON]:
+    """The weights and the header of a file that `write_weights` wrote.
+
+    Raises:
+        InputError: the file is missing, cut short, damaged, or not one of ours.
+    """
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({printable(str(error))})") from None
+    digest = header.pop("digest", None)  # files of older versions have none
+    if digest is not None and digest != _digest(weights, header):
+        raise InputError(f"{path}: is damaged: its content is not what was written")
+    return weights, header
+
+
+def _digest(weights: Mapping[str, Tensor], header: JSON) -> str:
+    """Of names, kinds, shapes and bytes of the weights, and of the header."""
+    facts = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(weights.items())]
+    whole = hashlib.sha256(json.dumps([facts, header], sort_keys=True).encode())
+    for _, tensor in sorted(weights.items()):
+        whole.update(checksum(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).encode())
+    return whole.hexdigest()
+
+
+def state_digest(content: Any) -> str:
+    """Of tensors, numbers, text, and dicts and lists of them."""
+    if isinstance(content, Tensor):
+        facts = f"{content.dtype} {tuple(content.shape)}"
+        return facts + checksum(content.contiguous().view(-1).view(torch.uint8).numpy().data)
+    if isinstance(content, dict):
+        content = sorted([repr(key), state_digest(value)] for key, value in content.items())
+    elif isinstance(content, list | tuple):
+        content = [state_digest(value) for value in content]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def holds_nothing(content: Any, most: int = 1_000_000) -> bool:
+    """Whether a part of a state is missing (None, or empty where something should stand) or not finite.
+
+    Tensors must be as large as their memory: one number may pose as a matrix of any size.
+    """
+    waiting, seen = [content], 0
+    while waiting:
+        value, seen = waiting.pop(), seen + 1
+        if seen > most:
+            return True
+        if isinstance(value, Tensor):
+            if not _is_whole(value) or not bool(value.isfinite().all()):
+                return True
+        elif isinstance(value, dict | list | tuple):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return True
+    return False
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether there are numbers, each in memory of its own."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        return False
+    return 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

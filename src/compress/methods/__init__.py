@@ -1,0 +1,1 @@
+"""The compression methods: one file or folder for each choice of `method=`."""

@@ -1,0 +1,103 @@
+"""An agent on disk: what it decides about, what it was made with, its networks and the best that it saw.
+
+Plain tensors and numbers, read with `weights_only=True`: another run's folder runs no code.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.errors import InputError, first_line
+from compress.graph.types import ChannelGraph
+from compress.io.files import JSON
+from compress.io.paths import AGENT
+from compress.io.tensors import holds_nothing, read_state, state_digest, write_state
+from compress.schema.check import shown
+
+# what reading a file that is none of ours, or not whole, can raise
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError)
+
+
+def agent_file(run: str) -> Path:
+    return Path(run).expanduser() / AGENT
+
+
+def write_agent(folder: Path, agent: DDPG, best: Mapping[float, JSON], graph: ChannelGraph, made_with: JSON) -> None:
+    """`best`: the best outcome of the search for each of its targets."""
+    content = {"agent": agent.state_dict(), "best": dict(best), "network": _network(graph), "made_with": made_with}
+    write_whole_agent(folder, content)
+
+
+def write_whole_agent(folder: Path, content: JSON) -> None:
+    write_state(folder / AGENT, {**content, "digest": state_digest(content)})
+
+
+def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -> JSON:
+    """The agent of another run, whose settings have to agree with these.
+
+    Raises:
+        InputError: there is none in that folder, or it was made with other settings.
+    """
+    try:
+        saved = read_state(agent_file(run))
+        whole = {key: saved[key] for key in ("made_with", "network", "agent", "best")}
+        theirs = dict(whole["made_with"])
+        if "digest" in saved and saved["digest"] != state_digest(whole):  # files of older versions have none
+            raise ValueError("damaged")
+        if not all(isinstance(name, str) and type(width) is int for name, width in whole["network"]):
+            raise ValueError("no groups of channels")
+        if not all(isinstance(outcome["widths"], list | tuple) for outcome in whole["best"].values()):
+            raise ValueError("no outcomes")
+        if not all(whole[part] for part in ("network", "agent", "best")) or holds_nothing(
+            [whole["network"], *(whole["agent"][part] for part in DDPG.NETWORKS), whole["best"]]
+        ):
+            raise ValueError("empty, or not finite")
+    except DAMAGED:
+        raise InputError(
+            f"method.agent={run}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
+        ) from None
+    wrong = [key for key, value in made_with.items() if theirs.get(key) != value]
+    if wrong:
+        told = ", ".join(f"method.{key}={shown(theirs.get(key))}" for key in wrong)
+        raise InputError(f"method.agent={run}: was trained with {told}; set the same")
+    try:
+        actor = whole["agent"]["actor"]
+        load_agent(DDPG(actor["0.weight"].shape[1], actor["4.weight"].shape[0], settings, 0), whole, run)
+    except (*DAMAGED, IndexError):
+        raise InputError(
+            f"method.agent={run}: its {AGENT} holds no agent of {settings.hidden} hidden units"
+        ) from None
+    return whole
+
+
+def load_agent(agent: DDPG, saved: JSON, source: str) -> None:
+    """
+    Raises:
+        InputError: the networks of the file have other shapes.
+    """
+    try:
+        agent.load_state_dict(saved["agent"])
+    except (*DAMAGED, IndexError) as error:
+        raise InputError(f"{source}: its agent does not fit ({shown(first_line(error))})") from None
+
+
+def check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:
+    """
+    Raises:
+        InputError: the agent decides about other groups of channels than these.
+    """
+    theirs, ours = saved["network"], _network(graph)
+    if theirs != ours:
+        first = next((pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]), None)
+        what = (
+            f"{first[0][0]} of {first[0][1]} channels where this has {first[1][0]} of {first[1][1]}"
+            if first is not None
+            else f"{len(theirs)} groups of channels where this has {len(ours)}"
+        )
+        raise InputError(f"{name}: its agent was trained on another network ({what})")
+
+
+def _network(graph: ChannelGraph) -> list[list[str | int]]:
+    return [[group.name, group.width] for group in graph]

@@ -1,0 +1,336 @@
+"""amc and camc: an agent decides, group by group, how many channels stay.
+
+He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, arXiv:1802.03494: one
+search per budget. Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE Signal
+Processing Letters 2021, arXiv:2009.09724: the target is part of what the agent sees, so that one search serves every
+ratio, those it never saw included, and the agent is cached without the ratio in its key. Here they are one class:
+with `targets` it is camc, without them amc.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.errors import InputError
+from compress.graph.types import ChannelGraph
+from compress.io.files import JSON, digest_of, hash_of
+from compress.io.paths import AGENT
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import Work
+from compress.io.tensors import read_state
+from compress.methods.amc.agent_file import (
+    agent_file,
+    check_network,
+    load_agent,
+    read_agent,
+    write_agent,
+    write_whole_agent,
+)
+from compress.prune.budget import preserve_ratio, removed_share
+from compress.prune.cost import CostModel
+from compress.prune.method import Decision, Problem
+from compress.prune.widths import all_choices, reachable, uniform_widths
+from compress.schema.bounds import Count, Natural, NonNegative, Share
+from compress.schema.settings import BUDGETS, Budget
+from compress.search.agent.action_bounds import BudgetMode, Upwards, Walls, Within, bias_macs
+from compress.search.agent.environment import ChannelEnv, Metric, check_target
+from compress.search.agent.episodes import Search, SearchSettings, agent_policy
+from compress.search.agent.observations import Clean, Encoding, Original, State
+from compress.search.agent.rewards import Outcome, Reward
+from compress.search.scorers.refit import CalibrationSettings, Lab
+from compress.search.strategy import read_strategy, widths_of
+
+log = logging.getLogger(__name__)
+
+PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried for a share of channels, and how near is near
+
+Widths = tuple[int, ...]
+Walk = Callable[[float], Widths]  # target share of MACs -> strategy
+Reach = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amc:
+    """The method as `conf/method/amc.yaml` and `camc.yaml` set it; every value's meaning stands there."""
+
+    targets: list[Share] | None
+    target_encoding: Encoding
+    agent: str | None
+    strategy: list[float] | str | None
+    lbound: Share
+    rbound: Share
+    round_to: Count
+    rounding: Literal["within", "up"]
+    budget_mode: BudgetMode
+    state: Literal["clean", "original"]
+    acc_metric: Metric
+    reward_images: Count
+    reward: Reward
+    candidates: list[Literal["uniform", "seen", "same_target", "policy"]]
+    rollouts: Natural
+    rollout_sigma: NonNegative
+    calibration: CalibrationSettings
+    search: SearchSettings
+    ddpg: DDPGSettings
+
+    budgets: ClassVar = BUDGETS
+    learns: ClassVar = True
+    needs_sparsify: ClassVar = True
+    cuts_channels: ClassVar = True
+    sparsify_trains_weights: ClassVar = False
+    plan_only: ClassVar = frozenset({"candidates", "rollouts", "rollout_sigma"})
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.targets is not None and (not self.targets or sorted(set(self.targets)) != self.targets):
+            problems.append(f"method.targets={self.targets}: must be ascending shares of MACs, each once")
+        if self.lbound > self.rbound:
+            problems.append(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
+        if not self.candidates:
+            problems.append("method.candidates=[]: must name at least one of uniform, seen, same_target, policy")
+        if self.agent is not None and self.strategy is not None:
+            problems.append("method.agent and method.strategy: give only one, the strategy or who decides it")
+        if self.targets is None and self.target_encoding != "none":
+            problems.append(
+                f"method.target_encoding={self.target_encoding}: without method.targets there is nothing to tell; "
+                "use method.target_encoding=none, or method=camc"
+            )
+        for read in (self._read_agent, self._read_strategy):
+            try:
+                read()
+            except InputError as error:
+                problems += error.problems
+        if problems:
+            raise InputError(*problems)
+
+    # -- what it is given --------------------------------------------------------------------------------------
+
+    @property
+    def sparsify_reads_budget(self) -> bool:
+        return self.targets is None and self.agent is None and self.strategy is None
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Digests of what it reads, for the cache's keys."""
+        found = {}
+        if self.agent is not None:
+            found["agent"] = digest_of(agent_file(self.agent))
+        if self.strategy is not None:
+            found["strategy"] = hash_of(self._read_strategy())
+        return found
+
+    def _read_strategy(self) -> list[float] | None:
+        return None if self.strategy is None else read_strategy(self.strategy)
+
+    def _read_agent(self) -> JSON | None:
+        return None if self.agent is None else read_agent(self.agent, self._made_with(), self.ddpg)
+
+    def _made_with(self) -> JSON:
+        """The settings that the agent's networks depend on."""
+        made: JSON = {"state": self.state, "target_encoding": self.target_encoding, "ddpg.hidden": self.ddpg.hidden}
+        return made | ({"targets": self.targets} if self.target_encoding == "onehot" else {})
+
+    # -- before anything runs ----------------------------------------------------------------------------------
+
+    def check(self, problem: Problem) -> Budget:
+        """Also: a strategy that is given is its own budget, unless another is asked for."""
+        graph, cost, budget = problem.graph, problem.cost, problem.budget
+        listed = self._read_strategy()
+        if listed is not None:
+            widths = widths_of(graph, cost, listed)
+            own = Budget("preserve_ratio", float(cost.macs(widths)[0] / cost.full_macs))
+            if budget.kind == "flops_limit":
+                preserve_ratio(budget, cost)  # refuses a limit above what the dense network needs
+            return own if budget.is_default else budget
+        saved = self._read_agent()
+        if saved is not None:
+            check_network(f"method.agent={self.agent}", saved, graph)
+        options = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        reach = reachable(cost, options)
+        asked = {f"method.targets={target:g}": target for target in self.targets or ()}
+        if budget.kind != "percent":
+            asked[str(budget)] = preserve_ratio(budget, cost)
+        for name, target in asked.items():
+            check_target(name, target, reach)
+            self._check_told(name, target, cost)
+        least, most = (_removed([int(widths[end]) for widths in options], cost) for end in (-1, 0))
+        if budget.kind == "percent" and not least <= budget.value <= most:
+            raise InputError(
+                f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are between "
+                f"{least:.3f} and {most:.3f} of the channels can go"
+            )
+        if budget.kind == "percent":
+            share = self._share_of(budget, graph, cost)
+            self._check_told(f"{budget} comes to about {share:.4f} of the MACs", share, cost)
+        return budget
+
+    def _check_told(self, name: str, target: float, cost: CostModel) -> None:
+        """
+        Raises:
+            InputError: a target that the agent cannot be told, the reward does not know, or no candidate is for.
+        """
+        if self.candidates == ["same_target"] and target not in (self.targets or [target]):
+            raise InputError(
+                f"{name}: method.candidates=[same_target] knows only {self.targets}; add policy to the candidates"
+            )
+        if self.target_encoding == "onehot" and target not in (self.targets or ()):
+            raise InputError(
+                f"{name}: method.target_encoding=onehot tells the agent only of {self.targets}; use one of them, or "
+                "method.target_encoding=scalar"
+            )
+        probe = Outcome(50.0, 50.0, target, max(1, round(target * cost.full_macs)), cost.full_macs, 1)
+        try:
+            self.reward(probe)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+    # -- sparsify ----------------------------------------------------------------------------------------------
+
+    def sparsify(self, problem: Problem, work: Work) -> JSON:
+        if self.strategy is not None:
+            return {"made": "given strategy", "episodes": 0}
+        saved = self._read_agent()
+        if saved is not None:
+            write_whole_agent(work.folder, saved)
+            return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
+        lab, env = self._ready(problem)
+        agent, targets = self._new_agent(env, problem.seed), self._targets(problem)
+        best = Search(env, agent, targets, self.search, problem.seed).run(work)
+        write_agent(work.folder, agent, best, problem.graph, self._made_with() | {"targets": self.targets})
+        return {
+            "made": "agent",
+            "episodes": self.search.episodes,
+            "groups": [group.name for group in problem.graph],
+            "best": {f"{target:g}": lab.told(outcome) for target, outcome in best.items()},
+            "policy": {f"{target:g}": lab.told(env.play(target, agent_policy(agent))) for target in targets},
+        }
+
+    def _targets(self, problem: Problem) -> list[float]:
+        return self.targets or [self._share_of(problem.budget, problem.graph, problem.cost)]
+
+    def _ready(self, problem: Problem) -> tuple[Lab, ChannelEnv]:
+        """The network calibrated and scored, and the environment under the rules that are set."""
+        lab = Lab(problem, self.calibration, self.reward_images)
+        graph, cost, model = problem.graph, problem.cost, problem.model
+        choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        upwards = Upwards(
+            cost, bias_macs(model, graph), lbound=self.lbound, rbound=self.rbound, round_to=self.round_to,
+            mode=self.budget_mode,
+        )  # fmt: skip
+        walls: Walls = upwards if self.rounding == "up" else Within(cost, choices, self.budget_mode)
+        targets = self._targets(problem)
+        state: State = (
+            Original(model, graph, upwards, self.target_encoding, targets, lbound=self.lbound)
+            if self.state == "original"
+            else Clean(model, graph, cost, choices, self.target_encoding, targets)
+        )
+        return lab, ChannelEnv(cost, choices, state, walls, lab.score, self.reward, self.acc_metric, targets)
+
+    def _new_agent(self, env: ChannelEnv, seed: int) -> DDPG:
+        sizes = env.observation_space.shape[0], env.action_space.shape[0]
+        return DDPG(*sizes, self.ddpg, derive_seed(seed, "agent"))
+
+    def _share_of(self, budget: Budget, graph: ChannelGraph, cost: CostModel) -> float:
+        """The share of MACs that a budget comes to; of channels: where uniform widths take as many away."""
+        if budget.kind != "percent":
+            return preserve_ratio(budget, cost)
+        options = all_choices(graph, self.round_to, self.lbound, self.rbound)
+        uniform = partial(uniform_widths, cost, options)
+        return _nearest_share(uniform, cost, budget.value, reachable(cost, options))[0]
+
+    # -- prune -------------------------------------------------------------------------------------------------
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        lab, env = self._ready(problem)
+        listed = self._read_strategy()
+        if listed is not None:
+            found = [("given", _unrewarded(lab, widths_of(problem.graph, problem.cost, listed)))]
+        else:
+            assert learned is not None
+            saved = read_state(learned / AGENT)
+            check_network(str(learned), saved, problem.graph)
+            agent = self._new_agent(env, problem.seed)
+            load_agent(agent, saved, str(learned))
+            share = self._share_of(problem.budget, problem.graph, problem.cost)
+            walks = dict(self._walks(env, agent, saved["best"], share, problem.seed))
+            found = [
+                (name, env.scored(walks[name](share), share))
+                for name, share in _shares(env, walks, problem.budget, problem.cost).items()
+            ]
+        # rewards of one target are comparable; strategies for a share of channels have targets of their own
+        worth = self.acc_metric if problem.budget.kind == "percent" else "reward"
+        source, outcome = max(found, key=lambda named: named[1][worth])
+        log.info(
+            "prune: %s by the strategy '%s': %.4f of the MACs, held-out %s %.2f %% before fine-tuning",
+            problem.budget, source, outcome["ratio"], self.acc_metric, outcome[self.acc_metric],
+        )  # fmt: skip
+        plan, weights = lab.realise(outcome["widths"])
+        own = {
+            "source": source,
+            **lab.told(outcome),
+            "groups": [group.name for group in problem.graph],
+            "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
+        }
+        choices = env.choices if listed is None else None  # a strategy that is given keeps to no multiples
+        return Decision(plan, weights, own, env.rounding_step(outcome["widths"]), refit=lab.refit, choices=choices)
+
+    def _walks(
+        self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], share: float, seed: int
+    ) -> Iterator[tuple[str, Walk]]:
+        """Ways to a strategy for any share of MACs: uniform widths, what the search saw best for each of its targets
+        (or for this one alone), the policy's own answer, and noisy ones around it."""
+        if "uniform" in self.candidates:
+            yield "uniform", env.uniform_widths
+        if "seen" in self.candidates:
+            for target, outcome in seen.items():
+                yield f"best seen for {target:g}", partial(env.walk, policy=env.replay(outcome["widths"]))
+        if "same_target" in self.candidates and self.agent is None:  # that of another run is about other weights
+            for target, outcome in seen.items():
+                if target == share:
+                    yield "best seen", partial(_as_it_is, outcome["widths"])
+        if "policy" in self.candidates:
+            yield "policy's", partial(env.walk, policy=agent_policy(agent))
+            for index in range(self.rollouts):
+                noisy = agent_policy(agent, self.rollout_sigma, derive_seed(seed, "rollout", index))
+                yield f"policy's noisy (no. {index + 1})", partial(env.walk, policy=noisy)
+
+
+CANDIDATE = ("ratio", "top1", "top5", "reward")  # what plan.json says of every strategy that was weighed
+
+
+def _removed(widths: Sequence[int], cost: CostModel) -> float:
+    return removed_share(widths, cost.full_widths.tolist())
+
+
+def _nearest_share(walk: Walk, cost: CostModel, percent: float, reach: Reach) -> tuple[float, float]:
+    """The share of MACs at which a way takes most nearly this share of channels away, and how much that is."""
+    shares = np.linspace(*reach, PERCENT_STEPS).tolist()
+    found = {share: _removed(walk(share), cost) for share in shares}
+    best = min(found, key=lambda share: abs(found[share] - percent))
+    return best, found[best]
+
+
+def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: CostModel) -> dict[str, float]:
+    """The share of MACs that each way has to meet; of a share of channels, for those that can, or nearly can."""
+    if budget.kind != "percent":
+        return dict.fromkeys(walks, preserve_ratio(budget, cost))
+    found = {name: _nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
+    missed = {name: abs(removed - budget.value) for name, (_, removed) in found.items()}
+    least = max(PERCENT_SLACK, min(missed.values()))
+    return {name: share for name, (share, _) in found.items() if missed[name] <= least}
+
+
+def _unrewarded(lab: Lab, widths: Widths) -> JSON:
+    """The outcome of a strategy that was not searched for: there is nothing to reward."""
+    ratio = float(lab.problem.cost.macs(widths)[0] / lab.problem.cost.full_macs)
+    return {"widths": widths, "target": ratio, **lab.score(widths)._asdict(), "ratio": ratio, "reward": None}
+
+
+def _as_it_is(widths: Widths, share: float) -> Widths:
+    return widths

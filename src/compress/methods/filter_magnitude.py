@@ -1,0 +1,75 @@
+"""The norm of weights as a method: the cheap baseline that every table needs.
+
+Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:1608.08710: a filter is worth the L1 norm of its
+weights; every layer loses the same share, and what a residual stream carries stays whole. A channel is also worth the
+weights that read it, which is what AMC goes by: `sides: both` counts the two alike. With `normalise: mean` the norms
+of a layer are divided by their mean, so that layers of different size can be weighed in one pool.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from compress.graph.types import ChannelGraph
+from compress.prune.method import Decision, Problem
+from compress.prune.selection import Coupled, Ranking, Scores, together
+from compress.schema.settings import BUDGETS, Budget
+
+Norm = Literal["l1", "l2"]
+Sides = Literal["filters", "readers", "both"]
+
+
+def filter_scores(
+    model: nn.Module,
+    graph: ChannelGraph,
+    norm: Norm,
+    sides: Sides,
+    normalise: Literal["none", "mean"],
+    coupled: Coupled,
+) -> Scores:
+    """Of every group: (width,)."""
+    parts: dict[str, list[Tensor]] = {}
+    for layer in graph.layers:
+        weight = model.get_parameter(layer.out_axis.tensor).detach().float().cpu()
+        for side, axis in (("filters", layer.out_axis), ("readers", layer.in_axis)):
+            if axis is None or sides not in (side, "both"):
+                continue
+            norms = weight.transpose(0, axis.dim).flatten(1).norm(1 if norm == "l1" else 2, dim=1)
+            if normalise == "mean":
+                norms = norms / norms.mean().clamp_min(1e-12)
+            for group in graph:
+                if axis in group.positions:
+                    # a channel that a flatten spread over many places is read by the mean of them
+                    parts.setdefault(group.name, []).append(norms[group.positions[axis]].mean(1, keepdim=True))
+    return together(parts, graph, coupled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterMagnitude(Ranking):
+    """The method as `conf/method/filter_magnitude.yaml` sets it; every value's meaning stands there."""
+
+    norm: Norm
+    sides: Sides
+    normalise: Literal["none", "mean"]
+
+    budgets: ClassVar = BUDGETS
+    learns: ClassVar = False
+    needs_sparsify: ClassVar = False
+    cuts_channels: ClassVar = True
+    sparsify_trains_weights: ClassVar = False
+    sparsify_reads_budget: ClassVar = False
+    plan_only: ClassVar = frozenset[str]()
+    files: ClassVar[Mapping[str, str]] = {}
+
+    def check(self, problem: Problem) -> Budget:
+        self.check_reach(problem.graph, problem.cost, problem.budget, set(self._scores(problem)))
+        return problem.budget
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        return self.decide(problem, self._scores(problem))
+
+    def _scores(self, problem: Problem) -> Scores:
+        return filter_scores(problem.model, problem.graph, self.norm, self.sides, self.normalise, self.coupled)

@@ -1,0 +1,1 @@
+"""Magnitude pruning: single weights below a threshold go, at once or in steps."""

@@ -1,0 +1,174 @@
+"""Weight magnitude as a method: single weights below a threshold become zero, and stay zero while the rest trains on.
+
+Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, arXiv:1506.02626.
+Shapes stay as they are, so the MACs of the table do too; what zeros would save stands beside them under its own name.
+With a schedule the network is pruned in steps and trains between them (in `sparsify`); the last step is the pruning.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from torch import nn
+
+from compress.errors import InputError
+from compress.graph.plan import Plan
+from compress.io.files import JSON
+from compress.io.stage_folder import Work
+from compress.methods.magnitude.schedule import Schedule, percents
+from compress.models.masks import set_masks
+from compress.prune.method import Decision, Problem
+from compress.prune.weight_masks import (
+    Criterion,
+    Masked,
+    OnEmpty,
+    Pool,
+    Scope,
+    pools,
+    share_masked,
+    weight_masks,
+)
+from compress.schema.bounds import Bound, Count
+from compress.schema.settings import Budget, Recipe
+from compress.train.loop import Hooks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude:
+    """The method as `conf/method/magnitude.yaml` sets it; every value's meaning stands there."""
+
+    objects: list[Pool]
+    scope: Scope
+    criterion: Criterion
+    on_empty: OnEmpty
+    min_weights: Count
+    schedule: Schedule
+    steps: Annotated[int, Bound(ge=1, most=10_000)]
+    retraining: Recipe
+
+    budgets: ClassVar = ("percent",)
+    cuts_channels: ClassVar = False
+    sparsify_trains_weights: ClassVar = True
+    plan_only: ClassVar = frozenset[str]()
+    files: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.objects:
+            problems.append("method.objects=[]: must name at least one of conv, fc")
+        if (self.schedule == "one-shot") != (self.steps == 1):
+            problems.append(
+                f"method.schedule={self.schedule} with method.steps={self.steps}: one-shot is one step, the others "
+                "(linear, geometric, cubic) are several"
+            )
+        if self.retraining.early_stop_epochs is not None:
+            problems.append(
+                f"method.retraining.early_stop_epochs={self.retraining.early_stop_epochs}: a step that ends early "
+                "would skip the ones after it; leave it null"
+            )
+        if self.retraining.epochs == 0:
+            problems.append("method.retraining.epochs=0: must be >= 1")
+        if problems:
+            raise InputError(*problems)
+
+    @property
+    def learns(self) -> bool:
+        return self.steps > 1
+
+    @property
+    def needs_sparsify(self) -> bool:
+        return self.learns
+
+    @property
+    def sparsify_reads_budget(self) -> bool:
+        return True
+
+    def check(self, problem: Problem) -> Budget:
+        found = pools(problem.model, self.objects)
+        if not any(found.values()):
+            raise InputError(f"method.objects=[{', '.join(self.objects)}]: this network has no such layers")
+        return problem.budget
+
+    def _masks(self, model: nn.Module, percent: float) -> Masked:
+        """
+        Raises:
+            InputError: a layer would lose all of its weights and `on_empty` is error.
+        """
+        return weight_masks(
+            model,
+            percent,
+            objects=self.objects,
+            scope=self.scope,
+            criterion=self.criterion,
+            on_empty=self.on_empty,
+            min_weights=self.min_weights,
+        )
+
+    # -- sparsify ----------------------------------------------------------------------------------------------
+
+    def sparsify(self, problem: Problem, work: Work) -> JSON:
+        """All steps but the last, each with its training: one training in which the masks grow."""
+        shares = percents(self.schedule, self.steps, problem.budget.value)[:-1]
+        recipe = self.step_recipe()
+
+        def begin_epoch(model: nn.Module, epoch: int) -> None:
+            step, within = divmod(epoch - 1, self.retraining.epochs)
+            if within == 0:
+                set_masks(model, self._masks(model, shares[step]).masks)
+                log.info(
+                    "sparsify: step %d of %d, %.2f %% of the weights are zero",
+                    step + 1,
+                    self.steps,
+                    100 * shares[step],
+                )
+
+        set_masks(problem.model, self._masks(problem.model, 0.0).masks)  # a resumed training finds its own in them
+        history = problem.train(recipe, Hooks(begin_epoch=begin_epoch))
+        return {"made": "network pruned in steps", **history, "percents": shares}
+
+    def step_recipe(self) -> Recipe:
+        return Recipe(**{**vars(self.retraining), "epochs": (self.steps - 1) * self.retraining.epochs})
+
+    # -- prune -------------------------------------------------------------------------------------------------
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        masked = self._masks(problem.model, problem.budget.value)
+        # one number per pool, but of another kind: tables must not put it in the columns of thresholds of |w|
+        unit = " std" if self.criterion == "std" else ""
+        own = {
+            "thresholds": {f"{part}{unit}": level for part, level in masked.levels.items()},
+            "layer_thresholds": masked.thresholds,
+            "largest_percent_without_empty": masked.limits,
+            "refilled": masked.refilled,
+            "pruned": _by_pool(problem.model, self.objects, masked),
+        }
+        # one weight more goes from each pool than its share says
+        step = max(len(masked.levels), 1) / sum(mask.numel() for mask in masked.masks.values())
+        warnings = []
+        if masked.refilled:
+            most = "lose all of their" if self.min_weights == 1 else f"keep fewer than {self.min_weights}"
+            warnings = [
+                f"{len(masked.refilled)} layers would {most} weights, {masked.refilled[0]} first; the "
+                f"{self.min_weights} largest of each stay"
+            ]
+        return Decision(
+            Plan(),
+            masks=masked.masks,
+            own=own,
+            percent=share_masked(masked.masks),
+            rounding_step=step,
+            warnings=warnings,
+        )
+
+
+def _by_pool(model: nn.Module, objects: list[Pool], masked: Masked) -> JSON:
+    """How many weights of each pool go."""
+    report: JSON = {}
+    for pool, weights in pools(model, objects).items():
+        masks = [masked.masks[name] for name in weights]
+        report[pool] = {"pruned": sum(int((~m).sum()) for m in masks), "total": sum(m.numel() for m in masks)}
+    return report

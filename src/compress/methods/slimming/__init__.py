@@ -1,0 +1,1 @@
+"""Network slimming: L1 on batch norm scales, then one threshold for all channels."""

@@ -1,0 +1,111 @@
+"""The scales of batch norms as scores of channels.
+
+Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519: a
+channel is worth the |gamma| that multiplies it. In a chain of layers a group of channels has one batch norm, and the
+scores are its |gamma|. Where channels are coupled (a residual stream, a depthwise convolution, a dense block) several
+batch norms scale the same channel, and its score is the mean of their |gamma|, counted as often as layers make the
+channel: a channel of a residual stream goes when all that scales it is close to nothing, and one that a depthwise
+convolution passes on is worth as much as any other. A channel selection reads a batch norm that keeps its width; its
+scores are that norm's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.graph.types import ChannelGraph, ChannelGroup
+from compress.prune.selection import Coupled, Scores, makers, together
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the channels of a group sit in a batch norm."""
+
+    norm: str
+    places: Tensor  # (width, m)
+    is_selected: bool = False  # read through a selection, which may leave others out
+
+
+def is_scaled(module: nn.Module, linear: bool) -> bool:
+    """Whether a module is a batch norm with a scale: behind convolutions, or of any kind."""
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.BatchNorm1d) if linear else (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return isinstance(module, kinds) and module.weight is not None
+
+
+def norms_of(model: nn.Module, linear: bool = False) -> dict[str, nn.Module]:
+    """Batch norms with a scale, in module order."""
+    return {name: module for name, module in model.named_modules() if is_scaled(module, linear)}
+
+
+def scales_of(model: nn.Module, graph: ChannelGraph, linear: bool = False) -> dict[str, tuple[Scale, ...]]:
+    """The batch norms that scale the channels of each group; groups without one are not in it."""
+    norms = norms_of(model, linear)
+    found = {group.name: tuple(_scales(model, graph, group, norms)) for group in graph}
+    return {name: scales for name, scales in found.items() if scales}
+
+
+def _scales(
+    model: nn.Module, graph: ChannelGraph, group: ChannelGroup, norms: Mapping[str, nn.Module]
+) -> Sequence[Scale]:
+    scales = []
+    for axis, places in group.positions.items():
+        norm, _, tensor = axis.tensor.rpartition(".")
+        if tensor == "weight" and norm in norms:
+            scales.append(Scale(norm, places))
+        elif graph.scaled_by.get(axis.tensor) in norms:
+            scales.append(Scale(graph.scaled_by[axis.tensor], model.get_buffer(axis.tensor).cpu()[places], True))
+    return scales
+
+
+def scores(
+    model: nn.Module, graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]], coupled: Coupled = "sum"
+) -> Scores:
+    """|gamma| of every channel of every group: (width,); of coupled ones as `coupled` says."""
+
+    def gammas(part: Scale) -> Tensor:
+        return model.get_parameter(f"{part.norm}.weight").detach().abs().cpu()[part.places]
+
+    return together({name: [gammas(part) for part in parts] for name, parts in scales.items()}, graph, coupled)
+
+
+def gammas(model: nn.Module, linear: bool = False) -> Tensor:
+    """|gamma| of all batch norms, in module order."""
+    found = norms_of(model, linear).values()
+    return torch.cat([norm.get_parameter("weight").detach().float().abs().cpu() for norm in found])
+
+
+def coupled_groups(scales: Mapping[str, Sequence[Scale]], scored: Scores) -> list[str]:
+    """Groups whose scores are of several scales each, and no |gamma| themselves."""
+    return [name for name in scored if sum(scale.places.shape[1] for scale in scales[name]) > 1]
+
+
+def shared_norms(graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]]) -> frozenset[str]:
+    """The batch norms of which every channel is made by several layers, so that `coupled: keep` cuts none of them."""
+    alone = {part.norm for group in graph if makers(graph, group) == 1 for part in scales.get(group.name, ())}
+    return frozenset(part.norm for parts in scales.values() for part in parts) - alone
+
+
+def kept_of_norms(
+    model: nn.Module, graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]], widths: Sequence[int], linear: bool
+) -> dict[str, int]:
+    """How many entries of every batch norm stay (behind a selection: are read), in module order."""
+    kept = {name: len(norm.get_parameter("weight")) for name, norm in norms_of(model, linear).items()}
+    for group, width in zip(graph, widths, strict=True):
+        for scale in scales.get(group.name, ()):
+            if scale.is_selected:
+                kept[scale.norm] = scale.places.numel()
+            kept[scale.norm] -= (group.width - width) * scale.places.shape[1]
+    return kept
+
+
+def cfg_of(model: nn.Module, kept: Mapping[str, int]) -> list[int | str]:
+    """The published form: what stays of every batch norm, in module order, 'M' where a max-pooling module stands."""
+    cfg: list[int | str] = []
+    for name, module in model.named_modules():
+        if name in kept:
+            cfg.append(kept[name])
+        elif isinstance(module, nn.MaxPool2d):
+            cfg.append("M")
+    return cfg

@@ -1,0 +1,173 @@
+"""Network slimming as a method: train with an L1 term on the scales of batch norms, cut the smallest ones' channels.
+
+Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. Where
+we differ: any network whose channels the graph understands, by coupled scales (`scales`); a budget in MACs beside
+the percentile (`prune.ranking`); no layer is emptied unless that is asked for.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from compress.errors import InputError
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph
+from compress.io.files import JSON
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import Work
+from compress.methods.slimming.penalty import SPARSE, add_l1, look
+from compress.methods.slimming.scales import (
+    Scale,
+    cfg_of,
+    coupled_groups,
+    gammas,
+    kept_of_norms,
+    norms_of,
+    scales_of,
+    scores,
+    shared_norms,
+)
+from compress.prune.method import Decision, Problem
+from compress.prune.selection import Ranking, Scores
+from compress.schema.bounds import Fraction, NonNegative, Positive
+from compress.schema.settings import BUDGETS, Budget, Recipe
+from compress.train.loop import Hooks
+
+log = logging.getLogger(__name__)
+
+Scales = Mapping[str, tuple[Scale, ...]]
+Cfg = list[int | str]
+
+# What the cfgs of a sparse training are made by.
+WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slimming(Ranking):
+    """The method as `conf/method/slimming.yaml` sets it; every value's meaning stands there."""
+
+    l1: NonNegative
+    l1_on: Literal["all", "unshared"]
+    start: Literal["pretrained", "scratch"]
+    start_scale: Positive
+    training: Recipe
+    watch: list[Fraction]
+    linear: bool
+
+    budgets: ClassVar = BUDGETS
+    learns: ClassVar = True
+    needs_sparsify: ClassVar = False  # scales that were trained elsewhere will do
+    cuts_channels: ClassVar = True
+    sparsify_trains_weights: ClassVar = True
+    sparsify_reads_budget: ClassVar = False
+    plan_only: ClassVar = frozenset(field.name for field in fields(Ranking))
+    files: ClassVar[Mapping[str, str]] = {}
+
+    def check(self, problem: Problem) -> Budget:
+        scales = self._scales(problem.model, problem.graph)
+        scored = scores(problem.model, problem.graph, scales, self.coupled)
+        if not scales:
+            raise InputError("method=slimming: no batch norm scales channels of this network; try filter_magnitude")
+        self.check_reach(problem.graph, problem.cost, problem.budget, set(scored))
+        return problem.budget
+
+    def _scales(self, model: nn.Module, graph: ChannelGraph) -> Scales:
+        return scales_of(model, graph, self.linear)
+
+    # -- sparsify ----------------------------------------------------------------------------------------------
+
+    def sparsify(self, problem: Problem, work: Work) -> JSON:
+        model, graph = problem.model, problem.graph
+        if self.start == "scratch":
+            torch.manual_seed(derive_seed(problem.seed, "sparse weights"))
+            model.load_state_dict(problem.fresh().state_dict())
+            with torch.no_grad():
+                for norm in norms_of(model, self.linear).values():
+                    norm.get_parameter("weight").fill_(self.start_scale)
+        scales = self._scales(model, graph)
+
+        def row(trained: nn.Module) -> JSON:
+            scored = scores(trained, graph, scales, self.coupled)
+            cfgs = {f"{percent:g}": self._cfg_now(problem, scales, scored, percent) for percent in self.watch}
+            return {**look(gammas(trained, self.linear)), "cfg": cfgs}
+
+        spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
+        hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear, spared=spared), row=row)
+        try:
+            history = problem.train(self.training, hooks)
+        except InputError as error:  # it diverged
+            raise InputError(*(f"{line}, or a method.l1 below {self.l1:g}" for line in error.problems)) from None
+        found = row(model)
+        log.info(
+            "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of the largest",
+            found["scale_median"], 100 * found["scale_small_share"],
+        )  # fmt: skip
+        # another run may reuse this training with other settings of the cut
+        cut_by = {name: getattr(self, name) for name in WATCHED_BY}
+        return {"made": "sparse-trained network", "l1": self.l1, **history, **found, "watched_by": cut_by}
+
+    def _cfg_now(self, problem: Problem, scales: Scales, scored: Scores, percent: float) -> Cfg | None:
+        """The cfg that `plan` would decide on at this percent; None where it would refuse."""
+        graph, budget = problem.graph, Budget("percent", percent)
+        try:
+            self.check_reach(graph, problem.cost, budget, set(scored))
+            plan = self.taken(graph, problem.cost, budget, scored).plan
+        except InputError:
+            return None
+        return self._cfg(problem.model, graph, scales, plan)
+
+    def _cfg(self, model: nn.Module, graph: ChannelGraph, scales: Scales, plan: Plan) -> Cfg:
+        return cfg_of(model, kept_of_norms(model, graph, scales, graph.widths(plan), self.linear))
+
+    # -- prune -------------------------------------------------------------------------------------------------
+
+    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+        model, graph = problem.model, problem.graph
+        scales = self._scales(model, graph)
+        scored = scores(model, graph, scales, self.coupled)
+        decision = self.decide(problem, scored)
+        own = {
+            "cfg": self._cfg(model, graph, scales, decision.plan),
+            **decision.own,
+            "coupled": coupled_groups(scales, scored),
+            "l1": self.l1 if learned is not None else None,
+            "norms": self._norms(model, graph, scales, graph.widths(decision.plan)),
+        }
+        return replace(decision, own=own, warnings=[*decision.warnings, *_diagnosis(decision)])
+
+    def _norms(self, model: nn.Module, graph: ChannelGraph, scales: Scales, widths: list[int]) -> JSON:
+        """Of every batch norm: entries, how many stay, smallest, median and largest |gamma|."""
+        report = {}
+        for name, kept in kept_of_norms(model, graph, scales, widths, self.linear).items():
+            gamma = model.get_parameter(f"{name}.weight").detach().abs()
+            ends = {"min": float(gamma.min()), "median": float(gamma.median()), "max": float(gamma.max())}
+            report[name] = {"total": len(gamma), "kept": kept, **ends}
+        return report
+
+
+def _diagnosis(decision: Decision) -> list[str]:
+    """A warning where the threshold cuts into scales that are not close to nothing."""
+    assert decision.scores is not None
+    for name, threshold in decision.own["thresholds"].items():
+        pool = torch.cat([score for group, score in decision.scores.items() if name in ("all", group)])
+        kept = pool[pool > threshold]
+        where = "" if name == "all" else f" of {name}"
+        if threshold > 0 and not len(kept):
+            return [
+                f"no scale{where} is above the threshold {threshold:.3g}, not even one of those that stay; expect a "
+                "collapse before fine-tuning"
+            ]
+        median = float(kept.median()) if len(kept) else 0.0
+        if threshold > SPARSE * median:
+            return [
+                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {threshold / median:.2f} of the "
+                f"median of those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
+                "or a longer method.training makes them sparser"
+            ]
+    return []

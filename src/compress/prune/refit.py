@@ -1,0 +1,247 @@
+"""Least squares: the weights that best give a layer's old outputs from the channels that stay.
+
+He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, as
+AMC uses it (arXiv:1802.03494, section 3.3). With inputs X (rows) and outputs Y = X W^T of the unpruned network, the
+minimiser of ||X_K W'^T - Y||^2 needs the Gram matrix G = X^T X only, and neither X nor Y afterwards:
+
+    W' = W_K + W_D G_DK G_KK^-1          (K kept, D dropped columns; exact, since Y is linear in X)
+
+k x k convolutions are the same with im2col rows. Where the kept channels are always the first of one fixed order, one
+Cholesky factor G = L L^T of the reordered matrix serves every width: its leading block is the factor of G_KK.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.graph.plan import Plan
+from compress.graph.types import ChannelGraph, Layer
+from compress.measure.macs import in_eval_mode
+
+log = logging.getLogger(__name__)
+
+MOST_COLUMNS = 8192  # a Gram matrix of so many takes half a GiB; a layer with more inputs keeps its weights
+RIDGE = 1e-7  # times the mean of G's diagonal, at least: dead channels and too few rows make G singular
+
+
+@dataclass
+class Moments:
+    """Of the inputs X (rows) that a layer's outputs see, in float64."""
+
+    gram: Tensor  # X^T X: (C * k * k, C * k * k)
+    total: Tensor  # X^T 1: (C * k * k,)
+
+    def add(self, rows: Tensor) -> None:
+        self.gram += (rows.T @ rows).double()  # a batch in the rows' own precision, which is twice as fast
+        self.total += rows.sum(0, dtype=torch.float64)
+
+
+def sampled_rows(
+    layer: nn.Module, x: Tensor, points: int, generator: torch.Generator, repeats: bool = False
+) -> Tensor | None:
+    """Inputs that single outputs see: (B, C, H, W) -> (B * points, C * k * k), or (B, C) -> (B, C).
+
+    Points are output pixels, the same for all images of a batch, drawn without repetition, or as AMC's published code
+    draws them. None where a layer's outputs are not simple products with such rows (dilated, grouped).
+    """
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2)
+    assert isinstance(layer, nn.Conv2d)
+    if layer.groups > 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str):
+        return None
+    (kh, kw), (sh, sw), (ph, pw) = layer.kernel_size, layer.stride, layer.padding
+    windows = (
+        nn.functional.pad(x, (pw, pw, ph, ph)).unfold(2, kh, sh).unfold(3, kw, sw)
+    )  # a view: B, C, H', W', kh, kw
+    height, width = windows.shape[2:4]
+    chosen = (
+        torch.randint(height * width, (points,), generator=generator)
+        if repeats
+        else torch.randperm(height * width, generator=generator)[:points]
+    ).to(x.device)
+    rows = windows[:, :, chosen // width, chosen % width]  # B, C, points, kh, kw
+    return rows.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def input_moments(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Tensor],
+    points: int,
+    generator: torch.Generator,
+    repeats: bool = False,
+) -> dict[str, Moments]:
+    """Of every layer that reads cuttable channels, by name."""
+    wanted = list(dict.fromkeys(name for group in graph.groups for name in group.consumers))
+    for name in [name for name in wanted if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
+        log.info("%s: more than %d inputs per output; it is not refitted", name, MOST_COLUMNS)
+        wanted.remove(name)
+    moments: dict[str, Moments] = {}
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = sampled_rows(layer, inputs[0].detach(), points, generator, repeats)
+            if rows is not None:
+                if name not in moments:
+                    empty = torch.zeros(rows.shape[1] + 1, rows.shape[1], dtype=torch.float64, device=rows.device)
+                    moments[name] = Moments(empty[:-1], empty[-1])
+                moments[name].add(rows)
+
+        return layer.register_forward_pre_hook(add)
+
+    handles = [watch(name, model.get_submodule(name)) for name in wanted]
+    try:
+        with torch.no_grad(), in_eval_mode(model):
+            for images in batches:
+                model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return moments
+
+
+def refit(weight: Tensor, gram: Tensor, kept: Tensor, excess: Tensor | None = None) -> Tensor:
+    """Full-shape weights with zeros where inputs are dropped: (O, C, k, k), (Ckk, Ckk), kept inputs (d,).
+
+    `excess` (Ckk, O) is X^T E for outputs Y = X W^T + E that are to be met instead.
+    """
+    area = weight[0, 0].numel()
+    columns = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
+    columns[kept] = True
+    columns = columns.repeat_interleave(area)
+    flat = weight.detach().flatten(1).double()
+    factor, _ = factored(gram[columns][:, columns])
+    missing = gram[columns][:, ~columns] @ flat[:, ~columns].T
+    moved = torch.cholesky_solve(missing if excess is None else missing + excess[columns], factor)
+    new = torch.zeros_like(flat)
+    new[:, columns] = flat[:, columns] + moved.T
+    return new.view(weight.shape).to(weight.dtype)
+
+
+def factored(gram: Tensor) -> tuple[Tensor, float]:
+    """Cholesky factor of G + r I, and the ridge r: the first of a few that outweighs G's own rounding errors."""
+    ridge = RIDGE * float(gram.diagonal().mean()) + 1e-30
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram)).to(gram))
+        # of an exact G, no pivot is below the ridge
+        if not failed and float(factor.diagonal().min()) ** 2 >= ridge / 2:
+            return factor, ridge
+        ridge *= 10
+
+
+class NestedRefit:
+    """`refit` for the first d channels of one order, any d, by one triangular solve each."""
+
+    def __init__(self, weight: Tensor, gram: Tensor, order: Tensor, excess: Tensor | None = None) -> None:
+        area = weight[0, 0].numel()
+        places = torch.arange(area, device=weight.device)
+        self._columns = (order.to(weight.device)[:, None] * area + places).flatten()
+        self._per_channel = area
+        self._weight = weight.detach()
+        ordered = gram[self._columns][:, self._columns]
+        self._factor, ridge = factored(ordered)
+        ordered.diagonal().add_(ridge)  # on both sides: what the samples say nothing of stays as it was
+        wanted = ordered @ self._weight.flatten(1).double()[:, self._columns].T
+        if excess is not None:
+            wanted += excess[self._columns]
+        self._solved = torch.linalg.solve_triangular(self._factor, wanted, upper=False)
+
+    def __call__(self, inputs: int) -> Tensor:
+        """Full-shape weights that read the first `inputs` inputs of the order only."""
+        count = inputs * self._per_channel
+        lead = self._factor[:count, :count].T
+        solved = torch.linalg.solve_triangular(lead, self._solved[:count], upper=True)
+        new = torch.zeros_like(self._weight.flatten(1))
+        new[:, self._columns[:count]] = solved.T.to(new.dtype)
+        return new.view(self._weight.shape)
+
+
+class Reconstructor:
+    """New weights of every reading layer for any widths; results are remembered, the network is not touched.
+
+    `doubles_bias` meets outputs with the bias in them by weights to which the bias is then added again, as AMC's
+    published code does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        moments: dict[str, Moments],
+        orders: dict[str, Tensor],
+        doubles_bias: bool = False,
+        memory_bytes: int = 1 << 30,
+    ) -> None:
+        self._graph, self._moments, self._orders = graph, dict(moments), orders
+        self._weights = {name: model.get_parameter(f"{name}.weight").detach() for name in moments}
+        biases = {name: getattr(model.get_submodule(name), "bias", None) for name in moments if doubles_bias}
+        self._biases = {name: bias.detach().double() for name, bias in biases.items() if bias is not None}
+        self._nested: dict[str, NestedRefit] = {}
+        self._memo: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
+        self._memory_bytes, self._used = memory_bytes, 0
+
+    def weights(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters by name, for kept channels per group (the first of each group's order)."""
+        new = {}
+        for layer in self._graph.layers:
+            if layer.name in self._weights:
+                groups = [group for group in self._graph.groups if layer.name in group.consumers]
+                widths = tuple(len(kept[group.name]) for group in groups)
+                if any(width < group.width for width, group in zip(widths, groups, strict=True)):
+                    new[f"{layer.name}.weight"] = self._one(layer, widths, kept)
+        return new
+
+    def _one(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
+        key = (layer.name, widths)
+        if key in self._memo:
+            self._memo.move_to_end(key)
+            return self._memo[key]
+        weight = self._solve(layer, widths, kept)
+        self._memo[key] = weight
+        self._used += weight.nbytes
+        while self._used > self._memory_bytes and len(self._memo) > 1:
+            self._used -= self._memo.popitem(last=False)[1].nbytes
+        return weight
+
+    def _solve(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
+        weight = self._weights[layer.name]
+        assert layer.in_axis is not None
+        groups = [group for group in self._graph.groups if layer.name in group.consumers]
+        positions = [group.positions[layer.in_axis] for group in groups]
+        if len(groups) == 1 and positions[0].numel() == weight.shape[1]:
+            if layer.name not in self._nested:
+                order = positions[0][self._orders[groups[0].name]].flatten()
+                # its factor says all that the moments say
+                moments = self._moments.pop(layer.name)
+                self._nested[layer.name] = NestedRefit(weight, moments.gram, order, self._excess(layer, moments))
+            return self._nested[layer.name](widths[0] * positions[0].shape[1])
+        stays = torch.ones(weight.shape[1], dtype=torch.bool)
+        for group, places in zip(groups, positions, strict=True):
+            stays[places.flatten()] = False
+            stays[places[kept[group.name]].flatten()] = True
+        moments = self._moments[layer.name]
+        stay = stays.nonzero().flatten().to(weight.device)
+        return refit(weight, moments.gram, stay, self._excess(layer, moments))
+
+    def _excess(self, layer: Layer, moments: Moments) -> Tensor | None:
+        bias = self._biases.get(layer.name)
+        return None if bias is None else moments.total[:, None] * bias
+
+
+def refitted(model: nn.Module, graph: ChannelGraph, moments: dict[str, Moments], plan: Plan) -> dict[str, Tensor]:
+    """New weights of all that reads the channels of one plan, by name and at full shape."""
+    kept = graph.kept(plan)
+    orders = {group.name: _kept_first(kept[group.name], group.width) for group in graph}
+    left = {name for group in graph if len(kept[group.name]) == 0 for name in group.consumers}  # these read nothing
+    read = {name: found for name, found in moments.items() if name not in left}
+    return Reconstructor(model, graph, read, orders).weights(kept)
+
+
+def _kept_first(kept: Tensor, width: int) -> Tensor:
+    gone = torch.ones(width, dtype=torch.bool)
+    gone[kept] = False
+    return torch.cat([kept, gone.nonzero().flatten()])

@@ -1,0 +1,87 @@
+"""A network on disk: how it is built, what was cut out of it, its weights and masks, in one safetensors file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import InputError, first_line
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan, plan_from_json
+from compress.io.files import JSON
+from compress.io.tensors import read_weights, write_weights
+from compress.models.masks import apply_masks, is_masked, mask_name, masked_weight, packed, set_masks, unpacked
+from compress.models.spec import ModelSpec, check_images, spec_from_json
+from compress.models.weights import load_strictly
+from compress.prune.surgery import cut
+from compress.schema.check import shown
+
+
+def save_network(path: Path, model: nn.Module, spec: ModelSpec, plan: Plan) -> None:
+    """Masks lie packed under their names of the state dict; the header lists the layers that have one."""
+    weights = dict(model.state_dict())
+    header: JSON = {"model": spec.to_json(), "plan": plan.to_json()}
+    # A layer used under two names is in the state dict under both.
+    masked = [name for name, layer in model.named_modules(remove_duplicate=False) if is_masked(layer)]
+    if masked:
+        weights |= {mask_name(name): packed(weights[mask_name(name)]) for name in masked}
+        header["masks"] = masked
+    write_weights(path, weights, header)
+
+
+def load_network(path: Path, fresh: Callable[[], nn.Module] | None = None) -> tuple[nn.Module, Plan]:
+    """The network of a file that `save_network` wrote, in eval mode, and its plan.
+
+    `fresh` makes the uncut network; without it the function of `compress.models` that the file names is called.
+
+    Raises:
+        InputError: not such a file, a network that only `fresh` can make, or weights or masks that do not fit.
+    """
+    weights, header = read_weights(path)
+    try:
+        return _rebuilt(weights, header, fresh, str(path))
+    except InputError as error:
+        lines = [line.removeprefix(f"{path}: ") for line in error.problems]
+        raise InputError(*(f"{path}: {shown(line, 1000)}" for line in lines)) from error
+    except Exception as error:  # of somebody's header or network; what can be wrong in them has no end
+        raise InputError(f"{path}: cannot be rebuilt ({type(error).__name__}: {shown(first_line(error))})") from error
+
+
+def _rebuilt(
+    weights: Mapping[str, Tensor], header: JSON, fresh: Callable[[], nn.Module] | None, source: str
+) -> tuple[nn.Module, Plan]:
+    spec = None if fresh is not None else spec_from_json(header["model"])
+    if problems := check_images(header["model"]):
+        raise InputError(*problems)
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away; the caller's draws stay
+        model = fresh() if fresh is not None else spec.build(tried=False) if spec is not None else nn.Module()
+    plan = plan_from_json(header["plan"])
+    if plan.kept:
+        model = cut(model, channel_graph(model, tuple(header["model"]["shape"])), plan)
+    if "masks" in header:
+        weights = _with_masks(model, weights, header["masks"], source)
+    load_strictly(model, weights, source)
+    apply_masks(model)
+    return model.eval(), plan
+
+
+def _with_masks(model: nn.Module, weights: Mapping[str, Tensor], names: Any, source: str) -> dict[str, Tensor]:
+    """The weights of a file with its masks unpacked; the network's layers get masks to load them into.
+
+    Raises:
+        InputError: no list of layers of this network, or masks that are missing or of the wrong length.
+    """
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{source}: its header must list the names of the masked layers; got {names}")
+    masks = {}
+    for name in names:
+        if mask_name(name) not in weights:
+            raise InputError(f"{source}: its header names a mask of {name}, and it holds none")
+        try:
+            masks[name] = unpacked(weights[mask_name(name)], masked_weight(model, name).shape)
+        except InputError as error:
+            raise InputError(f"{source}: does not fit the network ({mask_name(name)}: {error})") from None
+    set_masks(model, masks)
+    return {**weights, **{mask_name(name): mask for name, mask in masks.items()}}

@@ -1,0 +1,228 @@
+"""Which weights stay: those of a magnitude above a threshold, found per kind of layer.
+
+All weights of the convolutions (first, 1x1 and depthwise ones too) are one pool, all weights of the linear layers
+another; biases and batch norms are left alone. In a pool of n weights
+
+    threshold = sorted(|w|)[int(n * percent)],  kept: |w| > threshold, strictly
+
+so that without ties int(n * percent) + 1 weights go. The product is one of floats, as in the code behind the
+published tables: int(100 * 0.29) is 28. With a percent of 0 nothing goes, and the threshold is 0. `scope=layer` makes
+every layer a pool of its own.
+
+`criterion=std` is that of Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS
+2015, arXiv:1506.02626, section 3: the threshold of a layer is q times the standard deviation of its weights. There q
+is chosen by hand; here it is the one with which the pool loses the asked share: the same rule on |w| / std.
+
+A weight that is masked already counts as a zero of the pool and is never kept again, so masks of a growing share are
+nested however the weights moved in between.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import InputError
+from compress.io.files import JSON
+from compress.models.masks import MASK, masked_layers, masks_of
+
+Pool = Literal["conv", "fc"]
+Scope = Literal["global", "layer"]
+Criterion = Literal["percentile", "std"]
+OnEmpty = Literal["keep_max", "error"]
+KINDS: dict[Pool, type[nn.Module]] = {"conv": nn.Conv2d, "fc": nn.Linear}
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Masks, and what they come from."""
+
+    masks: dict[str, Tensor]  # by layer; bool of the weight's shape, True is kept, on the CPU
+    thresholds: dict[str, float]  # by layer: of |w|
+    levels: dict[str, float]  # by pool, with scope=layer by layer: the threshold of |w|, with criterion=std q
+    limits: dict[Pool, float]  # strictly below this share the threshold empties no layer of the pool
+    refilled: list[str]  # layers that lose some, of which on_empty=keep_max kept more than is above the threshold
+
+
+def pools(model: nn.Module, objects: Sequence[Pool]) -> dict[Pool, dict[str, Tensor]]:
+    """The weights to choose from, pool -> layer -> weight, in the order of the modules.
+
+    A weight that two layers share is in once, under the first; one that is computed from other parameters is not in.
+    """
+    found: dict[Pool, dict[str, Tensor]] = {pool: {} for pool in KINDS if pool in objects}
+    seen: set[int] = set()
+    for name, layer in model.named_modules():
+        for pool, weights in found.items():
+            weight = layer._parameters.get("weight") if isinstance(layer, KINDS[pool]) else None
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                weights[name] = weight
+    return found
+
+
+def weight_masks(
+    model: nn.Module,
+    percent: float,
+    *,
+    objects: Sequence[Pool],
+    scope: Scope,
+    criterion: Criterion,
+    on_empty: OnEmpty,
+    min_weights: int,
+) -> Masked:
+    """Masks with which each pool loses a share `percent` of its weights; the model is left as it is.
+
+    With `keep_max` every layer keeps at least its `min_weights` largest (all, if it has fewer).
+
+    Raises:
+        InputError: there is nothing to prune, or with `error` a layer would keep nothing.
+    """
+    assert 0 <= percent < 1
+    assert min_weights >= 1
+    found = pools(model, objects)
+    if not any(found.values()):
+        raise InputError(f"objects=[{', '.join(objects)}]: the network has no such layers to prune")
+    old = masks_of(model)
+    masked = Masked({}, {}, {}, {}, [])
+    for pool, weights in found.items():
+        if not weights:
+            continue
+        layers = [_Layer.of(name, weight, old.get(name), criterion) for name, weight in weights.items()]
+        parts = {pool: layers} if scope == "global" else {layer.name: [layer] for layer in layers}
+        masked.limits[pool] = min(map(_limit, parts.values()))
+        for part, ranked in parts.items():
+            level = masked.levels[part] = _level(ranked, percent)
+            for layer in ranked:
+                masked.thresholds[layer.name] = level * layer.unit
+                keep = layer.score > level if percent else layer.alive
+                if on_empty == "error" and not keep.any():
+                    raise InputError(_emptied(layer, percent, level, pool, masked.limits[pool]))
+                if on_empty == "keep_max" and int(keep.sum()) < min(min_weights, int(layer.alive.sum())):
+                    keep = layer.largest(min_weights)
+                    if not keep.all():
+                        masked.refilled.append(layer.name)
+                masked.masks[layer.name] = keep
+    return masked
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The weights of a layer as they are ranked; every tensor has the weight's shape."""
+
+    name: str
+    score: Tensor  # |w| / unit, 0 where masked
+    alive: Tensor  # bool: not masked
+    unit: float  # 1, or the standard deviation
+
+    @staticmethod
+    def of(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion) -> "_Layer":
+        weight = weight.detach().cpu().float()
+        alive = torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask.cpu().clone()
+        weight = weight.masked_fill(~alive, 0)
+        if criterion == "percentile":
+            return _Layer(name, weight.abs(), alive, 1.0)
+        # In double: two weights that differ must differ after the division.
+        deviation = float(weight.double().std(correction=0))
+        unit = max(deviation, torch.finfo(torch.float32).tiny)  # equal weights have none
+        return _Layer(name, weight.double().abs() / unit, alive, unit)
+
+    def largest(self, count: int) -> Tensor:
+        """The `count` largest that are alive; of equal ones the first."""
+        order = self.score.masked_fill(~self.alive, -1).flatten().sort(descending=True, stable=True).indices
+        best = torch.zeros(self.alive.numel(), dtype=torch.bool)
+        best[order[:count]] = True
+        return best.view_as(self.alive) & self.alive
+
+
+def _level(layers: Sequence[_Layer], percent: float) -> float:
+    """sorted(scores)[int(n * percent)]."""
+    if percent == 0:
+        return 0.0
+    scores = torch.cat([layer.score.flatten() for layer in layers])
+    return float(scores.kthvalue(int(len(scores) * percent) + 1).values)  # which counts from 1
+
+
+def _limit(layers: Sequence[_Layer]) -> float:
+    """The share strictly below which every layer has a score above the level: that of the least of their maxima."""
+    least = min(float(layer.score.max()) for layer in layers)
+    below = sum(int((layer.score < least).sum()) for layer in layers)
+    return below / sum(layer.score.numel() for layer in layers)
+
+
+def _emptied(layer: _Layer, percent: float, level: float, pool: Pool, limit: float) -> str:
+    safe = math.floor(limit * 1e6) / 1e6  # rounded up it would not be
+    return (
+        f"percent={percent:g}: leaves layer {layer.name} no weight (threshold {level * layer.unit:.4g}, "
+        f"its largest |w| {float(layer.score.max()) * layer.unit:.4g}); every {pool} layer keeps some with percent "
+        f"below {safe:g}, or choose on_empty=keep_max"
+    )
+
+
+def uniform_masks(model: nn.Module, percent: float, objects: Sequence[Pool]) -> Masked:
+    """The same share in every layer; one that would lose all keeps its largest weight."""
+    return weight_masks(
+        model,
+        percent,
+        objects=objects,
+        scope="layer",
+        criterion="percentile",
+        on_empty="keep_max",
+        min_weights=1,
+    )
+
+
+def random_masks(model: nn.Module, masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """As many kept in every layer, at random places among those that are not masked yet.
+
+    The places come in an order that only the seed and the shapes decide, so with one seed masks that keep fewer lie
+    within those that keep more.
+    """
+    random = torch.Generator().manual_seed(seed)
+    old = {name: mask.cpu() for name, mask in masks_of(model).items()}
+    drawn = {}
+    for name, mask in masks.items():
+        order = torch.randperm(mask.numel(), generator=random)
+        if name in old:
+            order = order[old[name].flatten()[order]]
+        drawn[name] = torch.zeros(mask.numel(), dtype=torch.bool)
+        drawn[name][order[: int(mask.sum())]] = True
+        drawn[name] = drawn[name].view(mask.shape)
+    return drawn
+
+
+def share_masked(masks: Mapping[str, Tensor]) -> float:
+    """Share of the weights that masks take away, over all of their layers."""
+    return 1 - sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+
+
+def sparsity_report(model: nn.Module) -> JSON:
+    """How many weights are zero: of each masked layer, of each pool, of both and of all parameters.
+
+    Zeros are counted as they are; `kept` is what the mask says, more than `nonzero` where a kept weight is zero.
+    """
+    found = pools(model, tuple(KINDS))
+    layers = {}
+    for name, layer in masked_layers(model).items():
+        weight, mask = layer.get_parameter("weight"), layer.get_buffer(MASK)
+        layers[name] = {"shape": list(weight.shape), "kept": int(mask.sum()), **_counted([weight])}
+    by_pool = {pool: list(weights.values()) for pool, weights in found.items() if weights}
+    return {
+        "layers": layers,
+        "pools": {pool: _counted(weights) for pool, weights in by_pool.items()},
+        "prunable": _counted([weight for weights in by_pool.values() for weight in weights]),
+        "parameters": _counted(list(model.parameters())),
+    }
+
+
+def _counted(tensors: Sequence[Tensor]) -> JSON:
+    total = sum(tensor.numel() for tensor in tensors)
+    nonzero = sum(int(tensor.count_nonzero()) for tensor in tensors)
+    return {
+        "total": total,
+        "nonzero": nonzero,
+        "share_zero": (total - nonzero) / total if total else 0.0,
+        "compression": total / nonzero if nonzero else None,  # JSON has no infinity
+    }

@@ -1,0 +1,1 @@
+"""Figures: of one run at its end, and of several beside each other."""

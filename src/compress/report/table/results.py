@@ -1,0 +1,71 @@
+"""The table that a run ends with, from its summary alone."""
+
+from typing import Any
+
+from tabulate import tabulate
+
+from compress.report.table.units import in_unit
+
+
+def results_table(summary: dict[str, Any]) -> str:
+    """One row per network: dense, pruned, finetuned; what was asked beside what was achieved, in the same unit."""
+    results, budget = summary["results"], summary["budget"]
+    if not results:
+        return "no network was measured (stages without eval)"
+    first = next(iter(results.values()))
+    kind, asked = next(iter(budget["asked"].items()))
+    compared = ["asked " + kind, "achieved"] if budget["achieved"] else []  # nothing was pruned
+    sparse = any("sparsity" in row for row in results.values())
+    rows = []
+    for name, row in results.items():
+        got = _achieved(name, summary)
+        figures = ([in_unit(kind, asked), in_unit(kind, got[kind])] if got else ["", ""]) if compared else []
+        rows.append(
+            [
+                name,
+                f"{row['top1']:.2f} %",
+                _epochs(row),
+                in_unit("flops_limit", row["macs"] / 1e6),
+                f"{100 * row['macs'] / first['macs']:.2f} %",
+                *figures,
+                f"{row['params']:,}",
+                *(_sparse(row) if sparse else []),
+                f"{row['bytes'] / 1024:,.0f} KiB",
+                f"{row['latency_ms']:.2f} ms",
+            ]
+        )
+    zeros = ["zeros", "nonzero MACs", "zipped"] if sparse else []
+    headers = ["", "test top-1", "epochs", "MACs", "of dense", *compared, "params", *zeros, "file", "latency"]
+    text = tabulate(rows, headers, stralign="right", disable_numparse=True)
+    notes = [
+        f"latency: batch 1, median, {first['latency_threads']} thread(s) on {first['latency_device']}; "
+        "MACs: multiply-adds of convolutions and linear layers"
+    ]
+    if sparse:
+        notes.append(
+            "zeros: of the weights of convolutions and linear layers; nonzero MACs: those without a zero weight"
+        )
+    if not budget.get("met", True):
+        notes.append("BUDGET MISSED: achieved differs from asked by more than 1 % and one rounding step")
+    return "\n".join([text, *notes])
+
+
+def _achieved(name: str, summary: dict[str, Any]) -> dict[str, float]:
+    """What a pruned network came to: the run's own, or that of the control that its name says."""
+    stage, _, control = name.partition(", ")
+    if stage in ("dense", "sparsified"):
+        return {}
+    budget: dict[str, Any] = summary["controls"][control] if control else summary["budget"]
+    achieved: dict[str, float] = budget["achieved"]
+    return achieved
+
+
+def _epochs(row: dict[str, Any]) -> str:
+    return "" if row.get("epochs") is None else str(row["epochs"])
+
+
+def _sparse(row: dict[str, Any]) -> list[str]:
+    if "sparsity" not in row:
+        return ["", "", ""]
+    sizes = in_unit("flops_limit", row["nonzero_macs"] / 1e6), f"{row['zipped_bytes'] / 1024:,.0f} KiB"
+    return [f"{100 * row['sparsity']:.2f} %", *sizes]

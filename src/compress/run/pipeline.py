@@ -1,0 +1,336 @@
+"""A run: its stages folded over one state, each from the cache or computed; then the run's own folder."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from compress.distill.teacher import ZooTeacher
+from compress.errors import is_users
+from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
+from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
+from compress.io.stage_folder import Work
+from compress.io.tensors import read_weights
+from compress.parallel.processes import Crew
+from compress.prune.controls import Control
+from compress.report.plot.one_run import draw_run
+from compress.report.recorder import Recorder
+from compress.report.table.results import results_table
+from compress.run.stages import STAGES, Job, RunState, Stage, device_name, teacher_job
+from compress.run.store import Finished, Store, stage_key
+
+log = logging.getLogger(__name__)
+
+VERSIONS = ("compress-lab", "torch", "torchvision", "hydra-core", "numpy", "fvcore")
+
+
+def run(
+    job: Job,
+    config: JSON,
+    config_hash: str,
+    folder: Path,
+    store: Store,
+    crew: Crew,
+    *,
+    launch: str,
+    tensorboard: bool,
+    plots: bool,
+) -> JSON:
+    """Do all stages of a job and leave `folder` as documented; returns the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary: JSON = {
+        "status": "running",
+        "config": config,
+        "config_hash": config_hash,
+        "launch": launch,
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "stages": {},
+        "results": {},
+        "budget": {"asked": {job.budget.kind: job.budget.value}, "achieved": {}},
+        "controls": {},
+        "versions": {name: _version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
+        "commit": _commit(),
+        "device": device_name(job.device),
+        "devices": job.devices,
+    }
+    write_json(folder / SUMMARY, summary)
+    recorder = Recorder(folder, tensorboard)
+    began = time.perf_counter()
+    try:
+        summary["split"] = _write_split(job, folder)
+        with crew.guarded():
+            state = _fold(job, store, summary, recorder.row, folder, crew)
+        _collect(state, folder)
+        if plots:
+            plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
+            draw_run(folder, read_rows(folder), plan, summary["stages"].get("sparsify"))
+        summary["seconds"] = round(time.perf_counter() - began, 3)
+        summary["saved_seconds"] = round(_saved(summary), 3)
+        summary["status"] = "done"
+    except BaseException as error:
+        summary["status"] = "failed" if isinstance(error, Exception) else "interrupted"
+        summary["error"] = str(error) or type(error).__name__
+        summary["bad_input"] = is_users(error)
+        raise
+    finally:
+        recorder.close()
+        write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "not installed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run or of one of its controls, and the steps that it builds on."""
+
+    stage: str
+    control: Control | None
+    after: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.stage if self.control is None else f"{self.stage} {self.control}"
+
+
+def steps(job: Job) -> list[Step]:
+    """The run's stages in order; its controls branch off where it is pruned, and are measured with it."""
+    found: list[Step] = []
+    ends: list[str] = []
+    for stage in (stage for stage in job.stages if stage != "eval"):
+        found.append(Step(stage, None, (found[-1].name,) if found else ()))
+    if "prune" in job.stages:
+        after = next(step.after for step in found if step.stage == "prune")
+        for control in job.controls:
+            branch = [Step("prune", control, after)]
+            if "finetune" in job.stages:
+                branch.append(Step("finetune", control, (branch[-1].name,)))
+            ends.append(branch[-1].name)
+            found += branch
+    if "eval" in job.stages:
+        last = [step.name for step in found if step.control is None][-1:]
+        found.append(Step("eval", None, (*last, *ends)))
+    return found
+
+
+def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path, crew: Crew) -> RunState:
+    folders: dict[str, Path] = {}
+    if job.distill is not None and isinstance(job.teacher, ZooTeacher):
+        log.info("teacher: %s", job.teacher.spec.describe())
+        teacher = Step("pretrain", None, ())
+        trained = _stage(store, teacher, RunState(teacher_job(job), {}), {}, False, _renamed(on_row, "teacher"), crew)
+        summary["stages"]["teacher"] = _stage_json(trained)
+        folders["teacher"] = trained.folder
+    keys: dict[str, str] = {}
+    redone: set[str] = set()
+    for step in steps(job):
+        redo = step.stage in job.force or not redone.isdisjoint(step.after)
+        rows = on_row if step.control is None else _renamed(on_row, step.name)
+        finished = _stage(store, step, _state(job, step, folders), keys, redo, rows, crew)
+        keys[step.name], folders[step.name] = finished.key, finished.folder
+        redone |= {step.name} if redo else set()
+        summary["stages"][step.name] = _stage_json(finished)
+        if step.stage == "prune" and step.control is None:
+            summary["budget"] = finished.result["budget"]
+        elif step.stage == "prune":
+            summary["controls"][str(step.control)] = finished.result["budget"]
+        if step.stage == "eval":
+            summary["results"] = finished.result["results"]
+        write_json(folder / SUMMARY, summary)
+    return _state(job, None, folders)
+
+
+def _renamed(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]:
+    return lambda row: on_row({**row, "stage": stage})
+
+
+def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState:
+    """What a step is given: the folders of the run, or of the control that it is of."""
+    shared = {name: folder for name, folder in folders.items() if name in ("teacher", "pretrain", "sparsify")}
+
+    def of(control: Control | None) -> dict[str, Path]:
+        names = {stage: Step(stage, control, ()).name for stage in ("prune", "finetune")}
+        return {stage: folders[name] for stage, name in names.items() if name in folders}
+
+    if step is not None and step.control is not None:
+        return RunState(job, {**shared, **of(step.control)}, step.control)
+    controls = {str(control): of(control) for control in job.controls}
+    own = {name: folders[name] for name in ("eval",) if name in folders}
+    return RunState(job, {**shared, **of(None), **own}, None, controls)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A training that all processes do together: what they need to know of its state."""
+
+    stage: str
+    of_teacher: bool
+    done: Mapping[str, Path]
+    control: Control | None
+
+
+def _is_teachers(job: Job) -> bool:
+    return isinstance(job.teacher, ZooTeacher) and job.model is job.teacher.spec
+
+
+def assist(job: Job, order: Order) -> None:
+    """A helper's part in a training: all that the first process does, with nothing of it kept."""
+    job = teacher_job(job) if order.of_teacher else job
+    with TemporaryDirectory(prefix="compress-") as folder:
+        STAGES[order.stage].run(RunState(job, order.done, order.control), Work(Path(folder)))
+
+
+def _stage(
+    store: Store,
+    step: Step,
+    state: RunState,
+    keys: Mapping[str, str],
+    redo: bool,
+    on_row: Callable[[Row], None],
+    crew: Crew,
+) -> Finished:
+    stage: Stage = STAGES[step.stage]
+
+    def compute(work: Any) -> JSON:
+        log.info("%s: running", step.name)
+        if stage.trains(state.job):
+            done = {name: path.absolute() for name, path in state.done.items()}
+            with crew.together(Order(step.stage, _is_teachers(state.job), done, state.control)):
+                result = stage.run(state, work)
+        else:
+            result = stage.run(state, work)
+        seconds = round(work.seconds(), 3)
+        log.info("%s: done in %.1f s", step.name, seconds)
+        return {"made": stage.makes, **result, "seconds": seconds, "threads": torch.get_num_threads()}
+
+    finished = store.stage(
+        step.stage, depends(step, state.job, keys), compute, redo=redo, on_row=on_row, called=step.name
+    )
+    there, here = finished.result.get("threads"), torch.get_num_threads()
+    if finished.reused and there != here and stage.trains(state.job) and state.job.device.type == "cpu":
+        log.info(
+            "%s: was computed by %s threads, not %d; sums of floats then differ in their last bits",
+            step.name,
+            there,
+            here,
+        )
+    return finished
+
+
+def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
+    """All that the result of a step depends on."""
+    stage = STAGES[step.stage]
+    parents = [keys[name] for name in step.after]
+    control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
+    return {
+        "settings": {**stage.settings(job), **control},
+        "parent": parents if len(parents) > 1 else next(iter(parents), None),
+        "version": stage.version,
+    }
+
+
+def stage_keys(job: Job) -> dict[str, str]:
+    """The keys that the steps of a job will have, without running any."""
+    keys: dict[str, str] = {}
+    for step in steps(job):
+        keys[step.name] = stage_key(step.stage, depends(step, job, keys))
+    return keys
+
+
+def _stage_json(finished: Finished) -> JSON:
+    result = {k: v for k, v in finished.result.items() if k not in ("results", "budget")}
+    return {**result, "key": finished.key, "reused": finished.reused, "folder": str(finished.folder)}
+
+
+def _write_split(job: Job, folder: Path) -> JSON:
+    """Which images were trained on, held out and tested on: sizes in the summary, indices in a file."""
+    split = job.data.split()
+    write_json(folder / SPLIT, {"held_out": split["held_out"].tolist(), "fingerprint": job.data.fingerprint()})
+    return {**{part: len(indices) for part, indices in split.items()}, "fingerprint": job.data.fingerprint()}
+
+
+def _collect(state: RunState, folder: Path) -> None:
+    """Copy what the run is about into its folder, so that it stands without the cache."""
+    _copy(state.done[state.latest()] / MODEL, folder / MODEL)
+    for name, done in state.controls.items():
+        mine = folder / "controls" / name.replace(" ", "-")
+        mine.mkdir(parents=True, exist_ok=True)
+        _copy(done["prune"] / PLAN, mine / PLAN)
+        _copy(done.get("finetune", done["prune"]) / MODEL, mine / MODEL)
+    if "prune" in state.done:
+        _copy(state.done["prune"] / PLAN, folder / PLAN)
+    if "sparsify" in state.done and (state.done["sparsify"] / AGENT).is_file():
+        _copy(state.done["sparsify"] / AGENT, folder / AGENT)
+    if "eval" in state.done and (state.done["eval"] / ONNX).is_file():
+        _copy(state.done["eval"] / ONNX, folder / ONNX)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic(target) as part:
+        shutil.copyfile(source, part)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, if it is one."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        ours = subprocess.run(
+            [*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
+        )
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10) if ours.returncode == 0 else None
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None if found is not None and found.returncode == 0 else None
+
+
+def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
+    """The summary of a finished run in `folder` of the same config, images and checkpoints, if there is one."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        summary: JSON = printable_tree(read_json(path))
+        done = summary["status"] == "done" and summary["config_hash"] == config_hash
+        if done:
+            read_weights(folder / MODEL)
+        same = done and all(summary["stages"][name]["key"] == key for name, key in stage_keys(job).items())
+        show(summary, folder)
+        same = same and bool(summary["results"]) == ("eval" in job.stages)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return None  # of an older version, or damaged; its stages are still there
+    return summary if same else None
+
+
+def _reused(summary: JSON) -> JSON:
+    """The stages that were not computed by this run."""
+    return {name: stage for name, stage in summary["stages"].items() if stage["reused"]}
+
+
+def _saved(summary: JSON) -> float:
+    """Seconds of computing that reused stages took where they were computed."""
+    return float(sum(stage["seconds"] for stage in _reused(summary).values()))
+
+
+def show(summary: JSON, folder: Path) -> str:
+    """What a run prints at its end."""
+    lines = [results_table(summary)]
+    if reused := _reused(summary):
+        lines.append(f"reused: {', '.join(reused)} ({_saved(summary):.1f} s of computing saved)")
+    lines.append(f"run folder: {folder}  ({summary['seconds']:.1f} s)")
+    return "\n".join(lines)

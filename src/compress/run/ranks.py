@@ -1,0 +1,52 @@
+"""One run in several processes: who leads, who follows, and that all of them mean the same run."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from compress.errors import InputError
+from compress.io.files import JSON
+from compress.parallel.processes import Crew, Meet, join_launched, quiet
+from compress.parallel.rank import place
+from compress.run.pipeline import assist
+from compress.run.stages import Job
+
+Build = Callable[[JSON], Job]  # every process makes the job of a config for itself
+
+
+def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str) -> Crew:
+    """All who train the networks of a run, for the process that leads it.
+
+    Raises:
+        InputError: the processes of a launcher run different things.
+    """
+    crew = Crew(job.devices, job.device, config["threads"], help_out, build, config)
+    if not crew.check(_word(folder, digest)):
+        crew.close()
+        raise InputError(
+            f"hydra.run.dir={folder}: the {place().world} processes of the launcher have other folders or other "
+            "settings; all must be started with the same command and one folder"
+        )
+    return crew
+
+
+def help_out(meet: Meet, build: Build, config: JSON) -> None:
+    """What a helper does that `lead` started."""
+    job = build(config)
+    group = meet(job.device)
+    group.serve(partial(assist, job))
+    group.leave()
+
+
+def follow(build: Build, config: JSON, folder: Path, digest: str) -> None:
+    """What a process does that a launcher started beside the one that leads."""
+    with quiet():
+        job = build(config)
+        group = join_launched(job.device)
+        group.agree(place(), _word(folder, digest))
+        group.serve(partial(assist, job))
+        group.leave()
+
+
+def _word(folder: Path, digest: str) -> str:
+    return f"{folder} {digest}"

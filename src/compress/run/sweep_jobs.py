@@ -1,0 +1,119 @@
+"""The jobs of a sweep, from what they leave in their folders: a launcher may run them in other processes."""
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.errors import BAD_INPUT
+from compress.io.files import JSON, printable, read_json, write_json
+from compress.io.locks import locked
+from compress.io.paths import LOCK, SUMMARY
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """Where a job writes, the overrides in which it differs from the others, and the hash of its config."""
+
+    folder: Path
+    changed: dict[str, str]
+    config_hash: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.changed.items()) or str(self.folder)
+
+    def summary(self) -> JSON:
+        """What its last run left, if that was of this config."""
+        try:
+            summary: JSON = read_json(self.folder / SUMMARY)
+            return summary if summary["config_hash"] == self.config_hash else {}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def is_done(self) -> bool:
+        return self.summary().get("status") == "done"
+
+    def has_failed(self, launch: str) -> bool:
+        """Whether this start of the command has tried it already."""
+        summary = self.summary()
+        return summary.get("status") == "failed" and summary.get("launch") == launch
+
+    def to_json(self) -> JSON:
+        return {"folder": str(self.folder), "changed": self.changed, "config_hash": self.config_hash}
+
+    @staticmethod
+    def from_json(content: JSON) -> "SweepJob":
+        return SweepJob(Path(content["folder"]), content["changed"], content["config_hash"])
+
+
+def new_launch() -> str:
+    """A name for one start of the command, which no clock decides."""
+    return uuid.uuid4().hex
+
+
+def mark_died(jobs: Sequence[SweepJob], launch: str, why: str) -> list[SweepJob]:
+    """The jobs that this launch began and whose processes are gone without a word; they are failed from now on."""
+    died = []
+    for job in jobs:
+        summary = job.summary()
+        if summary.get("status") != "running" or summary.get("launch") != launch:
+            continue
+        with locked(job.folder / LOCK, None) as is_gone:
+            if is_gone:
+                write_json(job.folder / SUMMARY, {**summary, "status": "failed", "error": why, "bad_input": False})
+                died.append(job)
+    return died
+
+
+def forget_failure(job: SweepJob) -> None:
+    """Let the same launch try it again."""
+    write_json(job.folder / SUMMARY, {**job.summary(), "status": "interrupted"})
+
+
+def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
+    """The jobs that neither ended nor failed, once those that other processes are at have been waited for.
+
+    Whoever was at them has died, or was at them for a moment only when this process came by.
+    """
+    for job in jobs:
+        if not job.is_done() and job.folder.is_dir():
+            with locked(job.folder / LOCK, busy=f"{job}: another process is at it; waiting"):
+                pass
+    return [job for job in jobs if job.summary().get("status") not in ("done", "failed")]
+
+
+def closing(jobs: Sequence[SweepJob], ended: Mapping[Path, str]) -> str:
+    """One table of all jobs; below it those that are not done, and why.
+
+    `ended` tells why jobs did not even begin, or could not write it down, by their absolute folders.
+    """
+    from compress.report.compare import sweep_table  # `compress --help` must not wait for it
+
+    done = [job for job in jobs if job.is_done() and job.folder.absolute() not in ended]
+    lines = [sweep_table([job.folder for job in done])]
+    saved = sum(job.summary().get("saved_seconds", 0.0) for job in jobs)
+    if saved:
+        lines.append(f"stages shared among the jobs, or there before, saved {saved:.1f} s of computing")
+    missing = [job for job in jobs if job not in done]
+    if missing:
+        lines.append(f"{len(missing)} of {len(jobs)} jobs are not done; the same command tries them again:")
+        lines += [f"  {job}: {_why(job, ended)} ({job.folder})" for job in missing]
+    return "\n".join(lines)
+
+
+def _why(job: SweepJob, ended: Mapping[Path, str]) -> str:
+    summary = job.summary()
+    status = summary.get("status", "left nothing")
+    if status in ("left nothing", "done") and job.folder.absolute() in ended:
+        return f"not begun: {ended[job.folder.absolute()]}"
+    lines = [printable(line) for line in str(summary.get("error", "")).splitlines() if line.strip()]
+    return f"{status}: {lines[0]}" if lines else status
+
+
+def exit_code(jobs: Sequence[SweepJob]) -> int:
+    """0 when all are done, 2 when all that are not had bad input, else 1."""
+    undone = [job.summary() for job in jobs if not job.is_done()]
+    return 0 if not undone else BAD_INPUT if all(summary.get("bad_input") for summary in undone) else 1

@@ -1,0 +1,148 @@
+"""Checks values against the annotations of what takes them, and collects every mistake.
+
+The rules are the annotations themselves (`compress.schema.bounds`): the keyword parameters of a function or dataclass
+say which settings there are, of which type, within which bounds. A config and somebody's file are checked alike.
+"""
+
+import importlib
+import inspect
+import math
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from compress.errors import first_line, nearest
+from compress.io.files import printable
+from compress.schema.bounds import Bound
+
+OUTSIDE = {"_target_", "_partial_", "name"}  # keys of a config node that its function does not take
+ANY_KEY = "**"
+
+
+def find_target(path: str) -> Any:
+    """The function or class of a dotted path.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, name = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")) or not module:
+        raise ImportError("no dotted path of a function or class")
+    return getattr(importlib.import_module(module), name)
+
+
+def parameters_of(target: Any) -> dict[str, Any]:
+    """Keyword parameters of a function or class with their annotations; `**settings: Unpack[...]` is opened up.
+
+    `ANY_KEY` among them stands for `**settings` of which nothing is said.
+    """
+    hints = typing.get_type_hints(
+        target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target,
+        include_extras=True,
+    )
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        annotation = hints.get(name, Any)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if typing.get_origin(annotation) is typing.Unpack:
+                found |= typing.get_type_hints(typing.get_args(annotation)[0], include_extras=True)
+            else:
+                found[ANY_KEY] = Any
+        elif parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            found[name] = annotation
+    return found
+
+
+def shown(value: Any, most: int = 120) -> str:
+    """A value as a line can hold it: printable, not longer than people read."""
+    try:
+        text = printable(str(value))
+    except (ValueError, RecursionError):  # a number of thousands of digits, say
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def check_value(path: str, value: Any, annotation: Any) -> list[str]:
+    """Problems of one value, each a line that names the key, the value and the rule."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        problems = check_value(path, value, args[0])
+        bounds = [rule for rule in args[1:] if isinstance(rule, Bound)]
+        return problems or [f"{path}={shown(value)}: {rule.rule(value)}" for rule in bounds if not rule.allows(value)]
+    if value == "???":
+        return [f"{path}: must be given"]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return []
+        tries = [check_value(path, value, option) for option in args if option is not type(None)]
+        return [] if any(not problems for problems in tries) else tries[0]
+    if origin is typing.Literal:
+        if value in args and not (isinstance(value, bool) and True not in args and False not in args):
+            return []
+        return [f"{path}={shown(value)}: must be one of {', '.join(map(str, args))}"]
+    if origin is list:
+        if not isinstance(value, list):
+            return [f"{path}={shown(value)}: must be a list, such as [a,b]"]
+        return [line for i, item in enumerate(value) for line in check_value(f"{path}[{i}]", item, args[0])]
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            return [f"{path}={shown(value)}: must be a mapping of names to settings"]
+        return [line for name, item in value.items() for line in check_value(f"{path}.{name}", item, args[1])]
+    if annotation in (bool, int, float, str):
+        return _check_plain(path, value, annotation)
+    if isinstance(value, Mapping):
+        return check_node(path, value, annotation if is_dataclass(annotation) else None)
+    return [] if annotation is Any else [f"{path}={shown(value)}: must be a group of settings"]
+
+
+def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max:
+        return []
+    fits = type(value) is wanted and not (isinstance(value, float) and not math.isfinite(value))
+    return [] if fits else [f"{path}={shown(value)}: must be {words[wanted]}"]
+
+
+def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: Iterable[str] = ()) -> list[str]:
+    """Problems of one config node, against the callable it names (`_target_`) or a dataclass.
+
+    Keys in `given` are handed over by `build`, not by the config.
+    """
+    if "_target_" in node:
+        if not isinstance(node["_target_"], str):
+            return [f"{path}._target_={shown(node['_target_'])}: must be the dotted path of a function or class"]
+        if node["_target_"] == "???":
+            return [f"{path}._target_: must be given, the dotted path of your function or class"]
+        try:
+            target = find_target(node["_target_"])
+        except Exception as error:  # of somebody's module, too
+            return [f"{path}._target_={shown(node['_target_'])}: cannot be imported ({shown(first_line(error))})"]
+    if target is None:
+        return []
+    settings = {key: value for key, value in node.items() if key not in OUTSIDE}
+    return check_settings(path, settings, target, given, is_whole=not node.get("_partial_"))
+
+
+def check_settings(
+    path: str, settings: Mapping[str, Any], target: Any, given: Iterable[str] = (), is_whole: bool = True
+) -> list[str]:
+    """Problems of what a callable is to be given, by name; `is_whole`: nothing is added later."""
+    takes = {name: rule for name, rule in parameters_of(target).items() if name not in given}
+    takes_any_key = takes.pop(ANY_KEY, None) is not None
+    prefix = f"{path}." if path else ""
+    problems = []
+    for key, value in settings.items():
+        if key not in takes and not takes_any_key:
+            problems.append(f"unknown key {prefix}{shown(key)}; {nearest(key, takes)}")
+        elif key in takes:
+            problems += check_value(f"{prefix}{key}", value, takes[key])
+    if is_whole:
+        signature = inspect.signature(target).parameters
+        optional = {name for name, p in signature.items() if p.default is not inspect.Parameter.empty}
+        problems += [
+            f"{prefix}{name}: must be given" for name in takes if name not in settings and name not in optional
+        ]
+    return problems

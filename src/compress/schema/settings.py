@@ -1,0 +1,115 @@
+"""The settings of a run that belong to no group of the config: recipes, budgets, evaluation and the root keys.
+
+Values live in conf/; this file says what they may be.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from compress.schema.bounds import (
+    Bound,
+    Count,
+    Epochs,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    Threads,
+)
+
+StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
+ControlKind = Literal["random", "uniform"]
+STAGE_ORDER: tuple[StageName, ...] = ("pretrain", "sparsify", "prune", "finetune", "eval")
+# The network that each stage leaves, as tables call it.
+NETWORK_NAMES = {"pretrain": "dense", "sparsify": "sparsified", "prune": "pruned", "finetune": "finetuned"}
+FROM_SCRATCH = "from scratch"  # instead of finetuned: finetune.init=scratch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a stage trains. Lengths are in epochs, `lr` is the peak rate."""
+
+    epochs: Epochs
+    batch_size: Annotated[int, Bound(ge=2, most=10**6)]  # batch norm cannot train on one image
+    lr: Positive
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NonNegative
+    schedule: Literal["cosine", "step", "constant"]
+    hold_epochs: Natural  # before `schedule` begins, warm-up among them
+    step_epochs: Count  # of schedule=step: epochs between two drops
+    step_factor: Annotated[float, Bound(gt=0, lt=1)]  # of schedule=step: what a drop multiplies the rate by
+    warmup_epochs: NonNegative  # linear from 0
+    label_smoothing: Fraction
+    clip_norm: Positive | None  # largest gradient norm
+    early_stop_epochs: Count | None  # stop after so many epochs without a better held-out top-1
+    amp: Literal["off", "bf16"]
+    channels_last: Literal["auto", "on", "off"]  # auto: where it is safe (compress.train.memory_format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(Recipe):
+    """How the pruned network recovers."""
+
+    init: Literal["finetune", "scratch"]
+    scratch_budget: Literal["E", "B"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """How a finished model is measured."""
+
+    batch_size: Count
+    latency_seconds: Annotated[float, Bound(gt=0, most=3600)]  # measuring time per model
+    latency_threads: Threads
+    onnx: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The keys at the root of the config that are not groups."""
+
+    seed: Seed
+    device: str
+    devices: Annotated[int, Bound(ge=1, most=4096)]
+    threads: Threads | None
+    outputs: str
+    stages: list[StageName]
+    force: list[StageName]
+    control: ControlKind | list[ControlKind] | None
+    control_draws: Annotated[int, Bound(ge=1, most=1000)]
+    quick: bool
+    tensorboard: bool
+    plots: bool
+    preserve_ratio: Share | None  # share of MACs kept
+    percent: Fraction | None  # share of channels (or weights) removed
+    flops_limit: Positive | None  # MMACs
+    pretrain: Recipe
+    finetune: FinetuneRecipe
+    eval: EvalSettings
+
+
+# Root keys that change where or how a run happens, not what comes out of it.
+OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
+
+BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
+BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How small the network has to become: one of the three root keys and its value."""
+
+    kind: BudgetKind
+    value: float
+    is_default: bool = False  # the method's own, none being asked for
+
+    def to_json(self) -> dict[str, str | float]:
+        return {"kind": self.kind, "value": self.value}
+
+    def __str__(self) -> str:
+        unit = " MMACs" if self.kind == "flops_limit" else ""
+        short = f"{self.value:g}"
+        return f"{self.kind}={short if float(short) == self.value else self.value}{unit}"

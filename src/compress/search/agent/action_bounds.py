@@ -1,0 +1,133 @@
+"""How far one decision may go: the kept share that an agent asks for, turned into a width from which the budget can
+still be met.
+
+He et al., AMC, arXiv:1802.03494, algorithm 1. `Within` differs from it: the budget is checked for the rounded widths
+that would really be cut, so that nothing overshoots, and coupled layers are one decision. `Upwards` keeps the
+published code's order: clip the share, then round up. Both can hold a strategy from below too, so that it spends its
+budget.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.graph.types import ChannelGraph
+from compress.prune.cost import CostModel
+from compress.prune.widths import Choices
+
+BudgetMode = Literal["upper", "exact"]
+Shares = NDArray[np.float64]
+
+
+class Walls(Protocol):
+    """What a strategy may choose from."""
+
+    def width(self, widths: Sequence[int], share: float, budget: float) -> int:
+        """Width of the group after those that have one, for a kept share in [0, 1] and a share of MACs."""
+
+
+class Within:
+    """The allowed width nearest to the share, among those from which the budget can be met exactly as rounded."""
+
+    def __init__(self, cost: CostModel, choices: Choices, mode: BudgetMode) -> None:
+        self._cost, self._choices, self._mode = cost, choices, mode
+        self._least = np.array([options[0] for options in choices])
+        self._most = np.array([options[-1] for options in choices])
+
+    def width(self, widths: Sequence[int], share: float, budget: float) -> int:
+        at = len(widths)
+        options = self._choices[at]
+        fits = options[self._priced(widths, self._least) <= budget]
+        high = int(fits[-1]) if len(fits) else int(options[0])
+        low = int(options[0])
+        if self._mode == "exact":
+            spends = options[self._priced(widths, self._most) >= budget]
+            low = min(int(spends[0]) if len(spends) else int(options[-1]), high)
+        wished = min(max(share, 0.0), 1.0) * self._cost.full_widths[at]
+        nearest = int(options[np.abs(options - wished).argmin()])
+        return min(max(nearest, low), high)
+
+    def _priced(self, widths: Sequence[int], later: NDArray[np.int64]) -> Shares:
+        """Share of MACs for every choice of the current group, with later groups as given."""
+        options = self._choices[len(widths)]
+        batch = np.tile(np.concatenate([np.array(widths, dtype=np.int64), later[len(widths) :]]), (len(options), 1))
+        batch[:, len(widths)] = options
+        return self._cost.macs(batch) / self._cost.full_macs
+
+
+class Upwards:
+    """The published rule: clip the share by the MACs of unrounded widths, then round the width up to a multiple."""
+
+    def __init__(
+        self, cost: CostModel, biases: Shares, *, lbound: float, rbound: float, round_to: int, mode: BudgetMode
+    ) -> None:
+        """`biases`: MACs that linear layers spend on their biases per group, which the original prunes along."""
+        self._cost, self.biases = cost, biases
+        self._lbound, self._rbound, self._round_to, self._mode = lbound, rbound, round_to, mode
+        self.full_macs = float(self.macs(np.ones((1, len(biases))))[0])
+
+    def macs(self, shares: Shares) -> Shares:
+        """The original's count, of shares that need no rounding: (strategies, groups) -> (strategies,)."""
+        return self._cost.divisible_macs(shares * self._cost.full_widths) + shares @ self.biases
+
+    def share(self, widths: Sequence[int], share: float, budget: float) -> float:
+        """The action between the walls, before it is rounded."""
+        limit = budget * self.full_macs
+        share = min(max(share, 0.0), 1.0)
+        if self._mode == "exact":
+            share = max(share, _root(*self._curve(widths, self._rbound), limit))
+        share = min(share, _root(*self._curve(widths, self._lbound), limit), self._rbound)
+        return max(share, self._lbound)
+
+    def width(self, widths: Sequence[int], share: float, budget: float) -> int:
+        full = int(self._cost.full_widths[len(widths)])
+        rounded = rounded_up(self.share(widths, share, budget), full, self._round_to)
+        if self._rbound == 1:
+            return rounded
+        most = int(self._rbound * full) // self._round_to * self._round_to
+        return min(rounded, max(most, rounded_up(self._lbound, full, self._round_to)))
+
+    def _curve(self, widths: Sequence[int], later: float) -> tuple[float, float, float]:
+        """MACs where the current group keeps nothing, half and all, later groups at one share."""
+        at = len(widths)
+        shares = np.full((3, len(self.biases)), later)
+        shares[:, :at] = np.array(widths) / self._cost.full_widths[:at]
+        shares[:, at] = 0, 0.5, 1
+        none, half, whole = self.macs(shares).tolist()
+        return none, half, whole
+
+
+def _root(none: float, half: float, whole: float, limit: float) -> float:
+    """Where a parabola through (0, none), (1/2, half), (1, whole) reaches `limit`, growing.
+
+    A group that reads itself (a residual stream) costs its width squared; in a chain the curve is a line.
+    """
+    square, slope = 2 * (none - 2 * half + whole), -3 * none + 4 * half - whole
+    assert whole > none, "a group without MACs"
+    if abs(square) < 1e-9 * abs(whole):
+        return (limit - none) / (whole - none)
+    inside = slope * slope + 4 * square * (limit - none)
+    return (math.sqrt(inside) - slope) / (2 * square) if inside > 0 else 0.0
+
+
+def rounded_up(share: float, full: int, multiple: int) -> int:
+    """The published code's width: half to even, then up to a multiple, down where that is more than there is."""
+    if share >= 1:
+        return full
+    channels = max(1, round(full * share))
+    up = math.ceil(channels / multiple) * multiple
+    return up if up <= full else full // multiple * multiple or full
+
+
+def bias_macs(model: nn.Module, graph: ChannelGraph) -> Shares:
+    """One addition per output of the linear layers with a bias that read a group: (groups,)."""
+    linear = {layer.name for layer in graph.layers if layer.kind == "linear"}
+    counted = []
+    for group in graph:
+        layers = [model.get_submodule(name) for name in group.consumers if name in linear]
+        counted.append(sum(len(layer.bias) for layer in layers if isinstance(layer.bias, Tensor)))
+    return np.array(counted, dtype=np.float64)

@@ -1,0 +1,193 @@
+"""Channel pruning as a sequence of decisions: one step per channel group, in the order of execution.
+
+He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, arXiv:1802.03494,
+sections 3.1-3.3; Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE SPL 2021,
+arXiv:2009.09724. What the agent sees is `states`, what it may do `walls`, what it earns `rewards`.
+
+The interface is Gymnasium's (`reset`, `step`), without the dependency.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from compress.errors import InputError
+from compress.io.files import JSON
+from compress.measure.accuracy import Accuracy
+from compress.prune.cost import CostModel
+from compress.prune.widths import Choices, reachable, uniform_widths
+from compress.search.agent.action_bounds import Walls
+from compress.search.agent.observations import State, Vector
+from compress.search.agent.rewards import Outcome, Reward
+
+Policy = Callable[[int, Vector], float]  # (step, observation) -> action
+Metric = Literal["top1", "top5"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A space of vectors between two bounds, with what agents ask of Gymnasium's class of this name."""
+
+    low: float
+    high: float
+    shape: tuple[int, ...]
+    dtype: type = np.float32
+
+    def sample(self, seed: int | None = None) -> Vector:
+        return np.random.default_rng(seed).uniform(self.low, self.high, self.shape).astype(np.float32)
+
+    def contains(self, x: Any) -> bool:
+        vector = np.asarray(x)
+        return vector.shape == self.shape and bool(((vector >= self.low) & (vector <= self.high)).all())
+
+
+def check_target(name: str, target: float, reach: tuple[float, float]) -> None:
+    """
+    Raises:
+        InputError: no strategy can meet this share of MACs, asked for by `name`; names what can be met.
+    """
+    low, high = reach
+    if target < low:
+        raise InputError(
+            f"{name}: out of reach; with method.lbound and method.round_to as they are the smallest share of MACs is "
+            f"{low:.4f}; ask for at least that or lower method.lbound"
+        )
+    if target > high:
+        raise InputError(
+            f"{name}: out of reach; with method.rbound as it is the largest share of MACs is {high:.4f}; ask for at "
+            "most that or raise method.rbound"
+        )
+
+
+class ChannelEnv:
+    """One episode decides the kept share of every group under a target share of MACs.
+
+    Observation: `state.size` numbers. Action (1,): kept share of the next group, in [0, 1]. The reward is 0 until the
+    last step.
+    """
+
+    action_space = Box(0.0, 1.0, (1,))
+
+    def __init__(
+        self,
+        cost: CostModel,
+        choices: Choices,
+        state: State,
+        walls: Walls,
+        score: Callable[[tuple[int, ...]], Accuracy],
+        reward: Reward,
+        metric: Metric = "top1",
+        targets: Sequence[float] = (0.5,),
+    ) -> None:
+        """`score` gives the accuracy of the widths of a finished strategy, without the test set."""
+        self._cost, self.choices, self._state, self._walls = cost, choices, state, walls
+        self._score, self._reward, self._metric = score, reward, metric
+        self.observation_space = Box(0.0, 1.0, (state.size,))
+        self.reachable = reachable(cost, choices)
+        self.steps = state.steps
+        self._references: dict[float, float] = {}
+        self._targets, self._random = list(targets), random.Random()
+        self._target = self._budget = self._targets[0]
+        self._step = 0
+        self._widths: list[int] = []
+        self._seen = state(0, [], self._target)
+
+    # -- Gymnasium ---------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: JSON | None = None) -> tuple[Vector, JSON]:
+        """Begin an episode for `options={"target": share of MACs}`, else for one of the targets, drawn.
+
+        `budget` among the options sets the walls apart from the target that the agent is told.
+        """
+        if seed is not None:
+            self._random.seed(seed)
+        drawn = self._random.choice(self._targets)
+        self._target = float((options or {}).get("target", drawn))
+        self._budget = float((options or {}).get("budget", self._target))
+        self._step, self._widths = 0, []
+        self._seen = self._state(0, [], self._target)
+        return self._seen, {"target": self._target}
+
+    def step(self, action: Any) -> tuple[Vector, float, bool, bool, JSON]:
+        self._take(float(np.asarray(action, dtype=np.float64).reshape(-1)[0]))
+        done = self._step == self.steps
+        info = self.outcome(tuple(self._widths)) if done else {}
+        return self._seen, info.get("reward", 0.0), done, False, info
+
+    def _take(self, share: float) -> None:
+        """Give the next group its width, and look; the last state is repeated at the end: nothing follows it."""
+        if self._step >= self._state.idle:
+            self._widths.append(self._walls.width(self._widths, share, self._budget))
+        self._step += 1
+        if self._step < self.steps:
+            self._seen = self._state(self._step, self._widths, self._target)
+
+    # -- what the episode is measured by -----------------------------------------------------------------------
+
+    def outcome(self, widths: tuple[int, ...]) -> JSON:
+        """Score finished widths for the current target: widths, target, accuracies, ratio of MACs, reward."""
+        accuracy = self._score(widths)
+        outcome = Outcome(
+            accuracy=getattr(accuracy, self._metric),
+            reference=self.reference(self._target),
+            target=self._target,
+            macs=int(self._cost.macs(widths)[0]),
+            full_macs=self._cost.full_macs,
+            params=int(self._cost.params(widths)[0]),
+        )
+        return {
+            "widths": widths,
+            "target": self._target,
+            **accuracy._asdict(),
+            "accuracy": outcome.accuracy,
+            "ratio": outcome.ratio,
+            "reward": float(self._reward(outcome)),
+        }
+
+    def rounding_step(self, widths: tuple[int, ...]) -> float:
+        """Largest share of MACs that taking the next allowed width in one group changes."""
+        batch = np.tile(widths, (len(self.choices), 1))
+        for at, options in enumerate(self.choices):
+            place = int(np.searchsorted(options, widths[at]))
+            batch[at, at] = options[place + 1 if place + 1 < len(options) else max(place - 1, 0)]
+        steps = np.abs(self._cost.macs(batch) - self._cost.macs(widths)) / self._cost.full_macs
+        return float(steps.max())
+
+    def walk(self, target: float, policy: Policy, budget: float | None = None) -> tuple[int, ...]:
+        """The widths of one whole episode, not scored."""
+        self.reset(options={"target": target, "budget": target if budget is None else budget})
+        while self._step < self.steps:
+            self._take(policy(self._step, self._seen))
+        return tuple(self._widths)
+
+    def play(self, target: float, policy: Policy, budget: float | None = None) -> JSON:
+        """One whole episode; returns its outcome."""
+        return self.outcome(self.walk(target, policy, budget))
+
+    def scored(self, widths: tuple[int, ...], target: float) -> JSON:
+        """The outcome of given widths under a target."""
+        self.reset(options={"target": target})
+        return self.outcome(widths)
+
+    def executed(self, widths: tuple[int, ...]) -> list[float]:
+        """The action of every step as it was carried out: kept shares, 1 where nothing is decided."""
+        shares = np.array(widths) / self._cost.full_widths
+        return [1.0] * self._state.idle + [float(share) for share in shares]
+
+    def replay(self, widths: tuple[int, ...]) -> Policy:
+        """The policy that asks for these widths."""
+        shares = self.executed(widths)
+        return lambda step, seen: shares[step]
+
+    def uniform_widths(self, target: float) -> tuple[int, ...]:
+        """Every group at about the same share, as many MACs as the target allows."""
+        return uniform_widths(self._cost, self.choices, target)
+
+    def reference(self, target: float) -> float:
+        """Accuracy of uniform widths at a target, measured once."""
+        if target not in self._references:
+            self._references[target] = getattr(self._score(self.uniform_widths(target)), self._metric)
+        return self._references[target]

@@ -1,0 +1,200 @@
+"""The search: episodes of the agent in the environment, the best strategy of every target, resumable.
+
+Everything random in an episode comes from (seed, episode), so that a resumed search is the search that was not
+interrupted. He et al., AMC, arXiv:1802.03494, section 3.3: random episodes first, then a truncated normal of decaying
+width around the policy; every transition of an episode carries its final reward.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from compress.agents.ddpg import DDPG
+from compress.agents.noise import decayed_sigma, truncated_normal
+from compress.agents.replay import Replay
+from compress.io.files import JSON
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import Work
+from compress.schema.bounds import Bound, Count, Natural, NonNegative, Positive
+from compress.search.agent.environment import ChannelEnv, Policy
+from compress.search.agent.observations import Vector
+
+log = logging.getLogger(__name__)
+
+Explorer = Callable[[int, Tensor], Tensor]  # (step, state) -> action, each (1,)
+SAVE_EVERY_SECONDS = 1.0  # an episode can take milliseconds; at most so much of the search is repeated after a kill
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """`conf/method/amc.yaml` says what each means."""
+
+    episodes: Annotated[int, Bound(ge=1, most=10**7)]
+    warmup: Natural
+    warmup_inclusive: bool
+    warmup_sigma: Positive | None
+    sampling: Literal["cycle", "uniform"]
+    sigma: NonNegative
+    sigma_decay: Annotated[float, Bound(gt=0, le=1)]
+    decay_per_target: bool
+    replay_episodes: Count
+    replay_per_target: bool
+    replay_skips_first: bool
+    baseline_per_target: bool
+    store_action: Literal["raw", "executed"]
+    wall_first_episode: bool
+    uniform_first: bool
+
+
+def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
+    """What the agent has learned, with noise if asked for; the same noise for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def policy(step: int, observation: Vector) -> float:
+        if step == 0:
+            generator.manual_seed(seed)
+        return float(agent.act(torch.from_numpy(observation), sigma, generator))
+
+    return policy
+
+
+def is_random(episode: int, settings: SearchSettings) -> bool:
+    """Whether an episode (from 0) is of the warm-up, whose actions are drawn and teach nothing yet."""
+    return episode < settings.warmup + settings.warmup_inclusive
+
+
+def sigma_of(episode: int, settings: SearchSettings, targets: int) -> float:
+    """Width of the noise in an episode after warm-up."""
+    rounds = (episode - settings.warmup) / (targets if settings.decay_per_target else 1)
+    return decayed_sigma(settings.sigma, settings.sigma_decay, rounds)
+
+
+def replay_size(steps: int, targets: int, settings: SearchSettings) -> int:
+    return settings.replay_episodes * steps * (targets if settings.replay_per_target else 1)
+
+
+class Search:
+    """One agent's training; `run` goes on where `work` was left."""
+
+    def __init__(
+        self, env: ChannelEnv, agent: DDPG, targets: Sequence[float], settings: SearchSettings, seed: int
+    ) -> None:
+        self.env, self.agent, self.targets, self.settings, self.seed = env, agent, targets, settings, seed
+        size = replay_size(env.steps, len(targets), settings)
+        self.memory = Replay(
+            size, env.observation_space.shape[0], env.action_space.shape[0], settings.replay_skips_first
+        )
+        self.best: dict[int, JSON] = {}  # by place in `targets`
+        self.done = 0  # episodes
+
+    def run(self, work: Work) -> dict[float, JSON]:
+        """Train the agent in place; returns the best outcome per target."""
+        if work.resumed is not None:
+            self._load(work.resumed)
+        elif self.settings.uniform_first:
+            for task, target in enumerate(self.targets):
+                self.best[task] = self.env.scored(self.env.uniform_widths(target), target)
+        with tqdm(
+            total=self.settings.episodes, initial=self.done, desc="search", unit="episode", disable=None, leave=False
+        ) as bar:
+            while self.done < self.settings.episodes:
+                self._note(*self._episode(self.done), work)
+                self.done += 1
+                last = self.done == self.settings.episodes
+                work.progress(self._state, 0 if last else SAVE_EVERY_SECONDS)
+                bar.update()
+                bar.set_postfix(
+                    {
+                        f"{target:g}": f"{self.best[task]['reward']:.4f} ({self.best[task]['accuracy']:.1f} %)"
+                        for task, target in enumerate(self.targets)
+                        if task in self.best
+                    }
+                )
+        return {target: self.best[task] for task, target in enumerate(self.targets) if task in self.best}
+
+    def _state(self) -> JSON:
+        return {
+            "episode": self.done,
+            "agent": self.agent.state_dict(),
+            "replay": self.memory.state_dict(),
+            "best": self.best,
+        }
+
+    def _load(self, state: JSON) -> None:
+        self.done, self.best = state["episode"], state["best"]
+        self.agent.load_state_dict(state["agent"])
+        self.memory.load_state_dict(state["replay"])
+
+    def _task(self, episode: int) -> int:
+        if self.settings.sampling == "cycle":
+            return episode % len(self.targets)
+        return random.Random(derive_seed(self.seed, "target", episode)).randrange(len(self.targets))
+
+    def _explorer(self, episode: int, task: int, generator: torch.Generator) -> tuple[Explorer, float]:
+        """Who acts in an episode, and how widely: chance while it warms up, then the policy with noise."""
+        if not is_random(episode, self.settings):
+            sigma = sigma_of(episode, self.settings, len(self.targets))
+            return lambda step, state: self.agent.act(state, sigma, generator), sigma
+        width = self.settings.warmup_sigma
+        if width is None:
+            return lambda step, state: torch.rand(1, generator=generator), 1.0
+        uniform = torch.tensor(self.env.executed(self.env.uniform_widths(self.targets[task])))
+        return lambda step, state: truncated_normal(uniform[step : step + 1], width, generator), width
+
+    def _episode(self, episode: int) -> tuple[int, JSON, float]:
+        """Play, then remember step by step, learning after each once warm-up is over: task, outcome, sigma."""
+        settings, task = self.settings, self._task(episode)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "episode", episode))
+        explorer, sigma = self._explorer(episode, task, generator)
+        states: list[Tensor] = []
+        actions: list[Tensor] = []
+
+        def policy(step: int, observation: Vector) -> float:
+            states.append(torch.from_numpy(observation))
+            actions.append(explorer(step, states[-1]))
+            return float(actions[-1])
+
+        walled = episode > 0 or settings.wall_first_episode
+        outcome = self.env.play(self.targets[task], policy, None if walled else 1.0)
+        if settings.store_action == "executed":
+            actions = [torch.tensor([share]) for share in self.env.executed(outcome["widths"])]
+        learns = not is_random(episode, settings)
+        group = task if settings.baseline_per_target else 0
+        for step, (state, action) in enumerate(zip(states, actions, strict=True)):
+            last = step + 1 == len(states)
+            self.memory.add(state, action, outcome["reward"], states[min(step + 1, len(states) - 1)], last, group)
+            if learns:
+                self.agent.update(self.memory.sample(self.agent.settings.batch_size, generator))
+        return task, outcome, sigma
+
+    def _note(self, task: int, outcome: JSON, sigma: float, work: Work) -> None:
+        """Keep the best, and write the episode down: a row, and a line in the log."""
+        target = self.targets[task]
+        better = task not in self.best or outcome["reward"] > self.best[task]["reward"]
+        if better:
+            self.best[task] = outcome
+        work.row(
+            stage="sparsify",
+            episode=self.done + 1,
+            target=target,
+            ratio=round(outcome["ratio"], 6),
+            reward=round(outcome["reward"], 6),
+            accuracy=round(outcome["accuracy"], 4),
+            best_reward=round(self.best[task]["reward"], 6),
+            sigma=round(sigma, 6),
+            widths=list(outcome["widths"]),
+        )
+        strategy = " ".join(f"{share:.4g}" for share in self.env.executed(outcome["widths"]))
+        log.info(
+            "sparsify: episode %d: top-1 %.2f %%, top-5 %.2f %%, reward %.4f%s; target %g, %.4f of the MACs, "
+            "%.4f of the target; kept %s",
+            self.done + 1, outcome["top1"], outcome["top5"], outcome["reward"], ", the best yet" if better else "",
+            target, outcome["ratio"], outcome["ratio"] / target, strategy,
+            extra={"file_only": not better},
+        )  # fmt: skip

@@ -1,0 +1,163 @@
+"""What an agent sees before each decision.
+
+He et al., AMC, arXiv:1802.03494, equation 1, as the published code has it (seven columns that describe a layer and
+three that change), with the target of Liu et al., arXiv:2009.09724, between them. `Clean` counts MACs: what is gone,
+later groups whole, and what later groups can still decide. `Original` keeps the published code's definitions, its
+first decision about the image's channels included.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.graph.types import ChannelGraph, Layer
+from compress.prune.cost import CostModel
+from compress.prune.widths import Choices
+from compress.search.agent.action_bounds import Upwards
+
+Vector = NDArray[np.float32]
+Encoding = Literal["none", "scalar", "onehot"]
+
+
+class State(Protocol):
+    """A vector of `size` numbers before each of `steps` decisions, of which the first `idle` decide nothing."""
+
+    size: int
+    steps: int
+    idle: int
+
+    def __call__(self, step: int, widths: Sequence[int], target: float) -> Vector:
+        """`widths` of the groups decided so far."""
+
+
+def raw_features(model: nn.Module, graph: ChannelGraph) -> NDArray[np.float64]:
+    """What does not change during an episode, (groups, 7).
+
+    Columns: index, share of linear readers, channels, outputs of the readers, stride and kernel of the first reader,
+    weights of the readers. A linear layer has stride 0 and kernel 1.
+    """
+    layers = {layer.name: layer for layer in graph.layers}
+    rows = [
+        _row(model, index, [layers[name] for name in group.consumers], group.width)
+        for index, group in enumerate(graph)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 7)
+
+
+def _row(model: nn.Module, index: int, readers: list[Layer], channels: int) -> list[float]:
+    weights = [model.get_parameter(f"{layer.name}.weight") for layer in readers]
+    first = readers[0]
+    return [
+        index,
+        float(np.mean([layer.kind == "linear" for layer in readers])),
+        channels,
+        sum(weight.shape[0] for weight in weights),
+        first.stride,
+        first.kernel,
+        sum(weight.numel() for weight in weights),
+    ]
+
+
+def scaled(table: NDArray[np.float64], constant: Literal["zero", "raw"]) -> NDArray[np.float64]:
+    """Every column to [0, 1]; one that does not vary becomes 0, or stays as it was: (n, 7) -> (n, 7)."""
+    low, high = table.min(0), table.max(0)
+    result: NDArray[np.float64] = (table - low) / np.where(high > low, high - low, 1)
+    return np.where(high > low, result, table) if constant == "raw" else result
+
+
+def target_columns(encoding: Encoding, targets: Sequence[float], target: float) -> list[float]:
+    """How the state tells the target: not at all, as a number, or as the place of the nearest trained one."""
+    if encoding == "none":
+        return []
+    if encoding == "scalar":
+        return [target]
+    nearest = min(range(len(targets)), key=lambda i: abs(targets[i] - target))
+    return [float(i == nearest) for i in range(len(targets))]
+
+
+class Clean:
+    """Seven features of the next group, the target, the share of MACs removed so far, the share that later groups can
+    still decide, the last group's kept share."""
+
+    idle = 0
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        cost: CostModel,
+        choices: Choices,
+        encoding: Encoding,
+        targets: Sequence[float],
+    ) -> None:
+        self._cost, self._encoding, self._targets = cost, encoding, targets
+        self._least = np.array([options[0] for options in choices])
+        self._features = scaled(raw_features(model, graph), constant="zero")
+        self.steps = len(graph)
+        self.size = 7 + len(target_columns(encoding, targets, 0.0)) + 3
+
+    def __call__(self, step: int, widths: Sequence[int], target: float) -> Vector:
+        full, done = self._cost.full_widths, np.array(widths, dtype=np.int64)
+        now = np.concatenate([done, full[step:]])
+        least = np.concatenate([done, self._least[step:]])
+        share = self._cost.macs(np.stack([now, least])) / self._cost.full_macs
+        last = widths[-1] / full[step - 1] if step else 1.0
+        dynamic = [1 - share[0], share[0] - share[1], last]
+        told = target_columns(self._encoding, self._targets, target)
+        return np.concatenate([self._features[step], told, dynamic]).astype(np.float32)
+
+
+class Original:
+    """The published code's state, with its quirks: `reduced` takes groups not yet decided at `lbound`, `rest` counts
+    all depthwise layers as still to come, the first state's `rest` counts weights instead of MACs, and columns
+    without variation are not scaled."""
+
+    idle = 1  # the agent also "decides" about the image's channels, which stay
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        walls: Upwards,
+        encoding: Encoding,
+        targets: Sequence[float],
+        lbound: float,
+    ) -> None:
+        self._walls, self._encoding, self._targets, self._lbound = walls, encoding, targets, lbound
+        self._full = np.array([group.width for group in graph])
+        self.steps = len(graph) + self.idle
+        self.size = 7 + len(target_columns(encoding, targets, 0.0)) + 3
+
+        image = graph.layers[0]
+        first = _row(model, 0, [image], model.get_parameter(f"{image.name}.weight").shape[1])
+        others = raw_features(model, graph)
+        others[:, 0] += self.idle
+        table = np.vstack([first, others])
+        self._features = scaled(table, constant="raw")
+
+        sizes = {layer.name: model.get_parameter(f"{layer.name}.weight").numel() for layer in graph.layers}
+        reads: set[str] = set()
+        macs = []  # of the layers that read each group, depthwise ones aside
+        for group in graph:
+            mine = [layer for layer in graph.layers if layer.name in group.consumers and layer.name not in reads]
+            reads.update(layer.name for layer in mine)
+            macs.append(sum(layer.macs_per_weight * sizes[layer.name] for layer in mine))
+        macs = list(np.array(macs) + self._walls.biases)
+        depthwise = [layer for layer in graph.layers if layer.in_axis is None]
+        buffers = sum(layer.macs_per_weight * sizes[layer.name] for layer in depthwise)
+        later = [sum(macs[at:]) + buffers for at in range(1, len(macs) + 1)]
+        weights = sum(sizes.values())
+        self._rest = [1 - sizes[image.name] / weights, *(rest / walls.full_macs for rest in later)]
+
+    def __call__(self, step: int, widths: Sequence[int], target: float) -> Vector:
+        reduced, last = 0.0, 1.0
+        if step:
+            done = np.array(widths) / self._full[: len(widths)]
+            shares = np.concatenate([done, np.full(len(self._full) - len(done), self._lbound)])
+            reduced = 1 - float(self._walls.macs(shares[None])[0]) / self._walls.full_macs
+            last = float(done[-1]) if len(done) else 1.0
+        told = target_columns(self._encoding, self._targets, target)
+        return np.concatenate([self._features[step], told, [reduced, self._rest[step], last]]).astype(np.float32)
