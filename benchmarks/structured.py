@@ -32,7 +32,7 @@ from compress.measure.accuracy import accuracy
 from compress.measure.macs import count_macs
 from compress.methods.slimming.slimming import Slimming
 from compress.models.weights import load_strictly, read_checkpoint
-from compress.run.stages import Job
+from compress.run.job import Job
 from compress.schema.settings import Recipe
 from compress.train.loop import cross_entropy, train
 

@@ -215,7 +215,7 @@ def test_what_changes_a_result_changes_what_is_reused(finished: tuple[Path, str]
     from compress.run.stages import STAGES
 
     def settings(stage: str, *overrides: str) -> Any:
-        return STAGES[stage].settings(build(compose_config("device=cpu", *overrides)))
+        return STAGES[stage].depends_on(build(compose_config("device=cpu", *overrides)))
 
     for stage in ("pretrain", "finetune"):
         plain = settings(stage)

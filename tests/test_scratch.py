@@ -19,7 +19,8 @@ from compress.models.layers import ChannelSelection
 from compress.models.masks import MASK, masked_layers, set_masks
 from compress.prune.saved_network import load_network, save_network
 from compress.prune.surgery import cut
-from compress.run.stages import Job, RunState, finetune, fresh_like, scratch_recipe
+from compress.run.job import Job, RunState
+from compress.run.stages.finetune import finetune, fresh_like, scratch_recipe
 from compress.schema.settings import FinetuneRecipe
 from compress.train.loop import learning_rate
 

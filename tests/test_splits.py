@@ -18,8 +18,8 @@ from compress.data.base import WHOLE, Batch, Data, Share
 from compress.io.files import JSON
 from compress.parallel.processes import Crew
 from compress.prune.saved_network import load_network
+from compress.run.job import Job
 from compress.run.pipeline import run
-from compress.run.stages import Job
 from compress.run.store import Store
 
 LEAN = (

@@ -10,7 +10,8 @@ from compress.errors import InputError
 from compress.graph.plan import Plan
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.method import Decision, Problem
-from compress.run.stages import _budget_json, make_problem
+from compress.run.job import make_problem
+from compress.run.stages.prune import _budget_json
 from compress.schema.settings import Budget
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
 from compress.prune.selection import Ranking, makers
 from compress.prune.surgery import cut
-from compress.run.stages import make_problem
+from compress.run.job import make_problem
 from compress.schema.settings import Budget
 
 SHAPE = (3, 32, 32)

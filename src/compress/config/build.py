@@ -28,7 +28,8 @@ from compress.models.weights import read_checkpoint
 from compress.parallel.rank import place
 from compress.prune.controls import controls_of
 from compress.prune.method import Method
-from compress.run.stages import Job, make_problem, needs
+from compress.run.job import Job, make_problem
+from compress.run.stages import needs
 from compress.schema.settings import Budget, EvalSettings, FinetuneRecipe, Recipe
 from compress.train.memory_format import training_format
 

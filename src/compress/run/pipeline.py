@@ -26,7 +26,11 @@ from compress.prune.controls import Control
 from compress.report.plot.one_run import draw_run
 from compress.report.recorder import Recorder
 from compress.report.table.results import results_table
-from compress.run.stages import STAGES, Job, RunState, Stage, device_name, teacher_job
+from compress.run.job import Job, RunState
+from compress.run.stages import STAGES
+from compress.run.stages.evaluate import device_name
+from compress.run.stages.stage import Stage
+from compress.run.stages.training import teacher_job
 from compress.run.store import Finished, Store, stage_key
 
 log = logging.getLogger(__name__)
@@ -238,7 +242,7 @@ def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
     parents = [keys[name] for name in step.after]
     control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
     return {
-        "settings": {**stage.settings(job), **control},
+        "settings": {**stage.depends_on(job), **control},
         "parent": parents if len(parents) > 1 else next(iter(parents), None),
         "version": stage.version,
     }

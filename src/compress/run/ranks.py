@@ -8,8 +8,8 @@ from compress.errors import InputError
 from compress.io.files import JSON
 from compress.parallel.processes import Crew, Meet, join_launched, quiet
 from compress.parallel.rank import place
+from compress.run.job import Job
 from compress.run.pipeline import assist
-from compress.run.stages import Job
 
 Build = Callable[[JSON], Job]  # every process makes the job of a config for itself
 

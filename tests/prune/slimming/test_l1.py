@@ -23,7 +23,7 @@ from compress.methods.slimming.scales import norms_of, scales_of, shared_norms
 from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
 from compress.prune.method import Problem
-from compress.run.stages import make_problem
+from compress.run.job import make_problem
 from compress.schema.settings import Budget, Recipe
 from compress.train.loop import NO_HOOKS, Hooks, cross_entropy, train
 

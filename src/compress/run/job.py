@@ -1,0 +1,105 @@
+"""What a run is made of: one job, and what its stages have left so far."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.data.base import Data
+from compress.distill.distill import Distill
+from compress.distill.teacher import Teacher
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.io.files import JSON
+from compress.io.paths import MODEL
+from compress.models.spec import ModelSpec
+from compress.prune.controls import Control
+from compress.prune.cost import cost_model
+from compress.prune.method import Method, Problem
+from compress.prune.saved_network import load_network
+from compress.schema.settings import Budget, EvalSettings, FinetuneRecipe, Recipe
+from compress.train.loop import Hooks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what is compressed, on what, how. Made by `build`."""
+
+    seed: int
+    device: torch.device
+    data: Data
+    model: ModelSpec
+    method: Method
+    budget: Budget
+    pretrain: Recipe
+    finetune: FinetuneRecipe
+    evaluate: EvalSettings
+    controls: tuple[Control, ...]
+    teacher: Teacher | None
+    distill: Distill | None
+    stages: tuple[str, ...]
+    force: frozenset[str]
+    asked: Mapping[str, Any]  # the settings of model, method, ... as written, for cache keys and records
+    devices: int = 1  # processes that train together
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A job and the folders of its finished stages (and of the teacher's training, if it has one).
+
+    A control has a state of its own from its pruning on; the run's keeps the folders of all.
+    """
+
+    job: Job
+    done: Mapping[str, Path]
+    control: Control | None = None
+    controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+
+    def fresh(self) -> nn.Module:
+        """The uncut network, weights to be loaded."""
+        return self.job.model.without_pretrained().build()
+
+    def network(self, stage: str) -> tuple[nn.Module, Plan]:
+        return load_network(self.done[stage] / MODEL, self.fresh)
+
+    def latest(self) -> str:
+        """The stage that made the newest network."""
+        order = ("finetune", "prune", "sparsify", "pretrain")
+        return next(stage for stage in order if stage in self.done and (self.done[stage] / MODEL).is_file())
+
+    def uncut(self) -> str:
+        """The stage that made the newest network of full width."""
+        return "sparsify" if self.learned() and (self.done["sparsify"] / MODEL).is_file() else "pretrain"
+
+    def learned(self) -> Path | None:
+        return self.done.get("sparsify")
+
+    def problem(self, train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None) -> Problem:
+        """What a method is given; `train` makes a network of full width learn."""
+        job = self.job
+        model, _ = self.network(self.uncut())
+        model.to(job.device)
+        return make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh, train)
+
+
+def make_problem(
+    model: nn.Module,
+    data: Data,
+    budget: Budget,
+    device: torch.device,
+    seed: int,
+    fresh: Callable[[], nn.Module],
+    train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None,
+) -> Problem:
+    graph = channel_graph(model, data.shape)
+    cost = cost_model(model, graph, data.shape)
+
+    problem = Problem(model, graph, cost, data, budget, device, seed, fresh)
+    return problem if train is None else replace(problem, train=partial(train, model))

@@ -1,0 +1,27 @@
+"""The five stages, one page each: what it does, what its result depends on, and its version."""
+
+from compress.errors import InputError
+from compress.prune.method import Method
+from compress.run.stages import evaluate, finetune, pretrain, prune, sparsify
+from compress.run.stages.stage import Stage
+
+STAGES: dict[str, Stage] = {
+    "pretrain": pretrain.STAGE,
+    "sparsify": sparsify.STAGE,
+    "prune": prune.STAGE,
+    "finetune": finetune.STAGE,
+    "eval": evaluate.STAGE,
+}
+
+
+def needs(name: str, before: tuple[str, ...], method: Method) -> None:
+    """
+    Raises:
+        InputError: a stage whose input is made by one that is not in the list.
+    """
+    required = ["pretrain"] if name != "pretrain" else []
+    if name == "prune" and method.needs_sparsify:
+        required.append("sparsify")
+    missing = [stage for stage in required if stage not in before]
+    if missing:
+        raise InputError(f"stages=[{', '.join((*before, name))}]: {name} needs {missing[0]} before it")

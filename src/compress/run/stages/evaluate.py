@@ -1,0 +1,111 @@
+"""eval: what is each network worth?"""
+
+import logging
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress.io.files import JSON, read_json
+from compress.io.paths import MODEL, ONNX, RESULT
+from compress.io.stage_folder import Work
+from compress.measure.accuracy import accuracy
+from compress.measure.counts import counts
+from compress.measure.latency import measure_latency
+from compress.measure.macs import count_operators
+from compress.measure.zeros import nonzero_macs, zipped_bytes
+from compress.models.masks import masked_layers
+from compress.models.onnx import export_onnx
+from compress.prune.weight_masks import sparsity_report
+from compress.run.job import Job, RunState
+from compress.run.stages.checks import warn_uncounted
+from compress.run.stages.stage import Stage
+from compress.schema.settings import FROM_SCRATCH, NETWORK_NAMES
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(state: RunState, work: Work) -> JSON:
+    """What each network is worth. The one place that reads the test images, once per network."""
+    job = state.job
+    rows: JSON = {}
+    for one, stage, name in _reported(state):
+        if (one.done[stage] / MODEL).is_file():
+            model, _ = one.network(stage)
+            model.to(job.device)
+            top1, top5 = accuracy(model, job.data.ordered("test", job.evaluate.batch_size, job.device))
+            latency = measure_latency(
+                model,
+                job.data.shape,
+                job.device,
+                seconds=job.evaluate.latency_seconds,
+                threads=job.evaluate.latency_threads,
+            )
+            operators = count_operators(model, job.data.shape)
+            if not rows and "prune" not in state.done:  # which has said it
+                warn_uncounted("eval", operators.uncounted)
+            rows[name] = {
+                "weights": "last",  # of the last epoch, never chosen among epochs
+                "top1": top1,
+                "top5": top5,
+                **asdict(counts(model, job.data.shape, operators)),
+                "bytes": (one.done[stage] / MODEL).stat().st_size,
+                **_sparse_figures(model, one.done[stage] / MODEL, job),
+                "epochs": read_json(one.done[stage] / RESULT).get("epochs"),
+                "latency_ms": latency.median_ms,
+                "latency_spread_ms": latency.spread_ms,
+                "latency_threads": latency.threads,
+                "latency_device": device_name(job.device),
+            }
+            work.row(stage="eval", network=name, top1=top1, top5=top5, macs=rows[name]["macs"])
+    if not job.evaluate.onnx:
+        return {"results": rows}
+    model, _ = state.network(state.latest())
+    apart = export_onnx(model, work.folder / ONNX, job.data.shape)
+    log.info("eval: %s gives torch's logits to %.1e in onnxruntime", ONNX, apart)
+    return {"results": rows, "onnx_difference": apart}
+
+
+def _reported(state: RunState) -> Iterator[tuple[RunState, str, str]]:
+    """Every network of a run, those of its controls after its own: the state that has it, its stage, its name."""
+    names = NETWORK_NAMES | ({"finetune": FROM_SCRATCH} if state.job.finetune.init == "scratch" else {})
+    for stage, name in names.items():
+        if stage in state.done:
+            yield state, stage, name
+    for control, done in state.controls.items():
+        for stage in done:
+            yield replace(state, done=done), stage, f"{names[stage]}, {control}"
+
+
+def _sparse_figures(model: nn.Module, file: Path, job: Job) -> JSON:
+    """Of a network with masks: what is left, and what it would cost if zeros cost nothing."""
+    if not masked_layers(model):
+        return {}
+    return {
+        "sparsity": sparsity_report(model)["prunable"]["share_zero"],
+        "nonzero_macs": nonzero_macs(model, job.data.shape),
+        "zipped_bytes": zipped_bytes(file),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The name that a latency belongs to: the GPU's, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def depends_on(job: Job) -> JSON:
+    where = [device_name(job.device), platform.node()]  # a latency belongs to a machine
+    return {"eval": asdict(job.evaluate), "data": job.data.fingerprint(), "where": where}
+
+
+STAGE = Stage(run=evaluate, depends_on=depends_on, makes="measurement", version=5)

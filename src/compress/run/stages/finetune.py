@@ -1,0 +1,90 @@
+"""finetune: recover, or begin anew with the widths that were found."""
+
+import logging
+from dataclasses import asdict, replace
+
+import torch
+from torch import nn
+
+from compress.graph.build import channel_graph
+from compress.graph.plan import Plan
+from compress.io.files import JSON
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import Work
+from compress.measure.macs import count_macs
+from compress.models.layers import initialise_convolutions
+from compress.models.masks import masks_of, set_masks
+from compress.models.spec import OURS
+from compress.prune.saved_network import save_network
+from compress.prune.surgery import cut
+from compress.run.job import Job, RunState
+from compress.run.stages.stage import Stage
+from compress.run.stages.training import teaching, train_network, training_images, world_size
+from compress.schema.settings import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def finetune(state: RunState, work: Work) -> JSON:
+    """Recover, from the labels and a teacher if one joins."""
+    job = state.job
+    model, plan = state.network(state.latest())
+    recipe: Recipe = job.finetune
+    if job.finetune.init == "scratch":
+        recipe = scratch_recipe(job, count_macs(model, job.data.shape))
+        model = fresh_like(state, model, plan)
+        log.info("finetune: from scratch, %d epochs of the recipe of pretrain", recipe.epochs)
+    masks = {name: mask.clone() for name, mask in masks_of(model).items()}
+    result = train_network(state, model, recipe, "finetune", work, plan)
+    for name, mask in masks.items():
+        weight = model.get_parameter(f"{name}.weight")
+        assert not bool(weight[~mask.to(weight.device)].any()), f"masked weights of {name} came back"
+    save_network(work.model, model, job.model, plan)
+    return {**result, "init": job.finetune.init, "recipe": asdict(recipe)}
+
+
+def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:
+    """The pruned network with new weights: the same channels (selections too) and masks, drawn for its widths."""
+    # each draw of a control has weights of its own: without them two would be one network, channels being alike
+    torch.manual_seed(derive_seed(state.job.seed, "scratch", str(state.control)))
+    new = state.fresh()
+    if plan.kept:
+        new = cut(new, channel_graph(new, state.job.data.shape), plan)
+    if state.job.model.target.startswith(OURS):
+        initialise_convolutions(new)  # by the widths they have now; other networks keep what they drew at full width
+    set_masks(new, masks_of(model))
+    return new
+
+
+def scratch_recipe(job: Job, macs: int) -> Recipe:
+    """How the dense network trains, for as many epochs (E), or for as many multiply-adds (B).
+
+    Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, arXiv:1810.05270, section 3. The points where
+    the rate drops move with the length, to whole epochs.
+    """
+    recipe = job.pretrain
+    if job.finetune.scratch_budget == "E":
+        return recipe
+    longer = count_macs(job.model.without_pretrained().build(), job.data.shape) / macs
+    return replace(
+        recipe,
+        epochs=int(recipe.epochs * longer),
+        hold_epochs=int(recipe.hold_epochs * longer),
+        step_epochs=max(1, int(recipe.step_epochs * longer)),
+    )
+
+
+def depends_on(job: Job) -> JSON:
+    own = asdict(job.finetune)
+    how = {"init": own.pop("init"), "scratch_budget": own.pop("scratch_budget")}
+    recipe = {"recipe": asdict(job.pretrain), **how} if how["init"] == "scratch" else {"recipe": own}
+    return {
+        **recipe,
+        "seed": job.seed,
+        "data": training_images(job),
+        **teaching(job, "finetune"),
+        **world_size(job),
+    }
+
+
+STAGE = Stage(run=finetune, depends_on=depends_on, makes="finetuned network", version=3, trains=lambda job: True)

@@ -1,0 +1,36 @@
+"""pretrain: what is the dense baseline?"""
+
+import logging
+
+import torch
+
+from compress.graph.plan import Plan
+from compress.io.files import JSON
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import Work
+from compress.prune.saved_network import save_network
+from compress.run.job import RunState
+from compress.run.stages.stage import Stage
+from compress.run.stages.training import dense_depends_on, dense_trains, train_network
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(state: RunState, work: Work) -> JSON:
+    """The dense network: trained, or from a checkpoint or pretrained weights, in which case nothing is trained."""
+    job = state.job
+    torch.manual_seed(derive_seed(job.seed, "weights"))
+    model = job.model.build()
+    result: JSON
+    if job.model.checkpoint is not None:
+        job.model.load_checkpoint(model)
+        result = {"source": job.model.checkpoint}
+    elif job.model.is_pretrained:
+        result = {"source": f"{job.model.args['arch']} {job.model.args['weights']}"}
+    else:
+        result = {"source": "trained", **train_network(state, model, job.pretrain, "pretrain", work, Plan())}
+    save_network(work.model, model, job.model, Plan())
+    return result
+
+
+STAGE = Stage(run=pretrain, depends_on=dense_depends_on, makes="dense network", version=3, trains=dense_trains)

@@ -1,0 +1,127 @@
+"""prune: take it out, to the budget."""
+
+import logging
+
+import torch
+
+from compress.graph.plan import Plan
+from compress.io.files import JSON, write_json
+from compress.io.stage_folder import Work
+from compress.models.masks import set_masks
+from compress.prune.budget import achieved, preserve_ratio
+from compress.prune.controls import controlled
+from compress.prune.method import Decision, Problem
+from compress.prune.saved_network import save_network
+from compress.prune.surgery import cut
+from compress.prune.weight_masks import sparsity_report
+from compress.run.job import Job, RunState
+from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
+from compress.run.stages.stage import Stage
+from compress.run.stages.training import training_images
+
+log = logging.getLogger(__name__)
+
+NEAR_BUDGET = 0.01  # relative; a result further off, and by more than one rounding step, is flagged
+
+
+def prune(state: RunState, work: Work) -> JSON:
+    """The method decides, surgery cuts; nothing is saved before the cut network equals the masked one."""
+    problem = state.problem()
+    if state.control is None:
+        warn_uncounted("prune", problem.cost.uncounted)
+    decision = state.job.method.plan(problem, state.learned())
+    if state.control is not None:
+        decision = controlled(problem, decision, state.control)
+    for level, lines in ((logging.INFO, decision.notes), (logging.WARNING, decision.warnings)):
+        for line in lines:
+            log.log(level, "prune: %s", line)
+    with torch.no_grad():
+        parameters = dict(problem.model.named_parameters())
+        for name, value in decision.weights.items():
+            parameters[name].copy_(value)
+    small = cut(problem.model, problem.graph, decision.plan)
+    apart = check_surgery(problem, small, decision.plan)
+    set_masks(small, decision.masks)
+    save_network(work.model, small, state.job.model, decision.plan)
+    write_json(
+        work.plan, _plan_json(problem, decision) | ({"sparsity": sparsity_report(small)} if decision.masks else {})
+    )
+    budget = _budget_json(problem, decision)
+    if problem.graph.frozen and not decision.masks and state.control is None:
+        layer, why = next(iter(problem.graph.frozen.items()))
+        log.info(
+            "prune: %d of %d layers keep all of their outputs, such as %s, which %s; plan.json names each",
+            len(problem.graph.frozen), len(problem.graph.layers), layer, why,
+        )  # fmt: skip
+    if not budget["met"] and state.control is None:
+        got = budget["achieved"][problem.budget.kind]
+        log.warning("prune: the budget %s was missed: %s=%.4g was achieved", problem.budget, problem.budget.kind, got)
+    thresholds = decision.own.get("thresholds", {})
+    told = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # plan.json has those of every layer
+    return {"budget": budget, **told, "masked_equals_cut": apart, "frozen": dict(problem.graph.frozen)}
+
+
+def _plan_json(problem: Problem, decision: Decision) -> JSON:
+    graph = problem.graph
+    kept = graph.kept(decision.plan)
+    groups = {
+        group.name: {
+            "width": group.width,
+            "kept_width": len(kept[group.name]),
+            "kept": kept[group.name].tolist(),
+        }
+        for group in graph.groups
+    }
+    layers = _widths_per_layer(problem, decision.plan, groups)
+    uncounted = {layer: list(names) for layer, names in problem.cost.uncounted.items()}
+    return {
+        "groups": groups,
+        "layers": layers,
+        "own": decision.own,
+        "frozen": dict(graph.frozen),
+        "uncounted": uncounted,  # operators that the MACs leave out, by layer ("": forward of the network itself)
+    }
+
+
+def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
+    """Outputs of every layer, dense and kept, in order; before a layer the selection that it reads through."""
+    graph, dropped = problem.graph, problem.graph.dropped(plan)
+    selections = {g.name: g for g in graph if not any(layer.out_axis in g.positions for layer in graph.layers)}
+    widths: JSON = {}
+    for layer in graph.layers:
+        for name in [name for name, group in selections.items() if layer.name in group.consumers]:
+            del selections[name]
+            widths[name] = {key: groups[name][key] for key in ("width", "kept_width")} | {"groups": [name]}
+        width = problem.model.get_parameter(f"{layer.name}.weight").shape[0]
+        widths[layer.name] = {
+            "width": width,
+            "kept_width": width - len(dropped.get(layer.out_axis, ())),
+            "groups": [group.name for group in graph if layer.out_axis in group.positions],
+        }
+    return widths
+
+
+def _budget_json(problem: Problem, decision: Decision) -> JSON:
+    noise = 1e-9  # a step that is taken whole must count as within it
+    budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
+    if decision.percent is not None:
+        got["percent"] = decision.percent
+    if budget.kind == "percent":
+        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, decision.rounding_step) + noise
+    else:
+        asked = preserve_ratio(budget, problem.cost)
+        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, decision.rounding_step) + noise
+    return {"asked": {budget.kind: budget.value}, "achieved": got, "met": bool(met)}
+
+
+def depends_on(job: Job) -> JSON:
+    return {
+        "method": job.asked["method"],
+        "budget": job.budget.to_json(),
+        "data": training_images(job),
+        "seed": job.seed,
+        **digests_of_files(job),
+    }
+
+
+STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=5)

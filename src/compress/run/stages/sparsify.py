@@ -1,0 +1,57 @@
+"""sparsify: what can go? The learning step of a method."""
+
+import logging
+
+from torch import nn
+
+from compress.graph.plan import Plan
+from compress.io.files import JSON
+from compress.io.stage_folder import Work
+from compress.prune.saved_network import save_network
+from compress.prune.surgery import cut
+from compress.run.job import Job, RunState
+from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
+from compress.run.stages.stage import Stage
+from compress.run.stages.training import teaching, train_network, training_images, world_size
+from compress.schema.settings import Recipe
+from compress.train.loop import Hooks
+
+log = logging.getLogger(__name__)
+
+
+def sparsify(state: RunState, work: Work) -> JSON:
+    """The method learns what can go, once surgery has shown on some plan that it is right for this network."""
+
+    def train(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
+        return train_network(state, model, recipe, "sparsify", work, Plan(), hooks)
+
+    problem = state.problem(train)
+    warn_uncounted("sparsify", problem.cost.uncounted)
+    half = Plan({group.name: tuple(range((group.width + 1) // 2)) for group in problem.graph.groups})
+    check_surgery(problem, cut(problem.model, problem.graph, half), half)
+    result = state.job.method.sparsify(problem, work)
+    if state.job.method.sparsify_trains_weights:
+        save_network(work.model, problem.model, state.job.model, Plan())
+    return result
+
+
+def depends_on(job: Job) -> JSON:
+    settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.plan_only}
+    budget = {"budget": job.budget.to_json()} if job.method.sparsify_reads_budget else {}
+    # how images are augmented counts: a method may calibrate on augmented ones
+    return {
+        "method": settings,
+        "seed": job.seed,
+        "data": training_images(job),
+        **budget,
+        **digests_of_files(job),
+        **teaching(job, "sparsify"),
+        **(world_size(job) if trains_network(job) else {}),
+    }
+
+
+def trains_network(job: Job) -> bool:
+    return job.method.sparsify_trains_weights
+
+
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=5, trains=trains_network)

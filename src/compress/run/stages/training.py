@@ -1,0 +1,128 @@
+"""A training as a stage does it: with its teacher, its best epoch kept beside, and what its result depends on."""
+
+import copy
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from compress.distill.teacher import RunTeacher, ZooTeacher
+from compress.graph.plan import Plan
+from compress.io.code_digest import source_digest
+from compress.io.files import JSON
+from compress.io.paths import MODEL
+from compress.io.stage_folder import Work
+from compress.measure.accuracy import accuracy
+from compress.prune.saved_network import load_network, save_network
+from compress.run.job import Job, RunState
+from compress.schema.settings import Recipe
+from compress.train.loop import NO_HOOKS, Hooks, Loss, cross_entropy, train
+
+log = logging.getLogger(__name__)
+
+
+def train_network(
+    state: RunState,
+    model: nn.Module,
+    recipe: Recipe,
+    stage: str,
+    work: Work,
+    plan: Plan,
+    hooks: Hooks = NO_HOOKS,
+) -> JSON:
+    """Train `model` in place, with the teacher if it joins, and keep its best epoch as best.safetensors beside it."""
+    job = state.job
+    loss = _loss(state, recipe, stage)
+    history = train(
+        model,
+        job.data,
+        recipe,
+        loss,
+        stage=stage,
+        seed=job.seed,
+        device=job.device,
+        work=work,
+        hooks=hooks,
+        recipe_key=recipe_key(job, stage),
+    )
+    best = copy.deepcopy(model)
+    best.load_state_dict(history.pop("best_weights"))
+    save_network(work.folder / "best.safetensors", best, job.model, plan)
+    return history
+
+
+def recipe_key(job: Job, stage: str) -> str:
+    """Where the recipe that a stage trains by stands in the config."""
+    if stage == "sparsify":
+        of_method = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
+        return f"method.{of_method[0]}" if of_method else "method"
+    return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
+
+
+def _loss(state: RunState, recipe: Recipe, stage: str) -> Loss:
+    job = state.job
+    if job.distill is None or stage not in job.distill.stages:
+        return cross_entropy(recipe)
+    teacher = load_teacher(state).to(job.device)
+    held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
+    log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
+    return job.distill.loss(recipe, teacher)
+
+
+def load_teacher(state: RunState) -> nn.Module:
+    job = state.job
+    assert job.teacher is not None
+    if isinstance(job.teacher, RunTeacher):
+        return load_network(job.teacher.file)[0]
+    return load_network(state.done["teacher"] / MODEL, job.teacher.spec.without_pretrained().build)[0]
+
+
+def teaching(job: Job, stage: str) -> JSON:
+    """What a training with a teacher depends on besides."""
+    if job.distill is None or stage not in job.distill.stages:
+        return {}
+    return {"distill": job.asked["distill"], "teacher": _teacher_settings(job)}
+
+
+def _teacher_settings(job: Job) -> Any:
+    if isinstance(job.teacher, ZooTeacher):
+        return dense_depends_on(teacher_job(job))
+    assert job.teacher is not None
+    return job.teacher.digest()
+
+
+def teacher_job(job: Job) -> Job:
+    """The same job with the teacher as its model: its pretrain stage is the teacher's training."""
+    assert isinstance(job.teacher, ZooTeacher)
+    return Job(**{**vars(job), "model": job.teacher.spec})
+
+
+def world_size(job: Job) -> JSON:
+    """What a training on several depends on besides: batch norms and the rounding of floats."""
+    return {"devices": job.devices} if job.devices > 1 else {}
+
+
+def training_images(job: Job) -> JSON:
+    """All that decides which pixels a training sees: the images, the split, and how they are augmented."""
+    where = ("root", "download")
+    settings = {key: value for key, value in job.asked["dataset"].items() if key not in where}
+    return {"fingerprint": job.data.fingerprint(), **settings}
+
+
+def dense_depends_on(job: Job) -> JSON:
+    spec = job.model
+    args = {key: value for key, value in spec.args.items() if key != "download"}
+    settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
+    if (source := source_digest(spec.target)) is not None:
+        settings["source"] = source
+    if spec.checkpoint is not None:
+        return {**settings, "checkpoint": spec.checkpoint_digest()}
+    if spec.is_pretrained:
+        return settings
+    recipe = {"recipe": asdict(job.pretrain), "seed": job.seed, "data": training_images(job)}
+    return {**settings, **recipe, **world_size(job)}
+
+
+def dense_trains(job: Job) -> bool:
+    return not job.model.comes_trained
