@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.data.memory import MemoryData
 from compress.errors import InputError
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
 from compress.schema.settings import Recipe
 from compress.train.loop import cross_entropy, learning_rate, train, training_loss
@@ -55,7 +55,7 @@ def test_no_epochs_report_the_network_as_it_is(tiny: nn.Module, digit_data: Memo
 
 def run(model: nn.Module, data: MemoryData, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    work = more.pop("work", None) or Work(folder)
+    work = more.pop("work", None) or StageFolder(folder)
     return train(model, data, recipe, cross_entropy(recipe), stage="pretrain", seed=3, device=CPU, work=work)
 
 
@@ -86,10 +86,10 @@ def test_a_resumed_training_equals_the_uninterrupted_one(digit_data: MemoryData,
 
     (tmp_path / "killed").mkdir()
     with pytest.raises(KilledError):
-        run(fresh(), digit_data, recipe, tmp_path / "killed", work=Work(tmp_path / "killed", die))
+        run(fresh(), digit_data, recipe, tmp_path / "killed", work=StageFolder(tmp_path / "killed", die))
     resumed = fresh()
     rows: list[Any] = []
-    got = run(resumed, digit_data, recipe, tmp_path / "killed", work=Work(tmp_path / "killed", rows.append))
+    got = run(resumed, digit_data, recipe, tmp_path / "killed", work=StageFolder(tmp_path / "killed", rows.append))
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert {k: v for k, v in got.items() if k != "best_weights"} == {
         k: v for k, v in expected.items() if k != "best_weights"

@@ -22,7 +22,7 @@ from compress.data.base import Data
 from compress.errors import InputError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import hits
 from compress.models.masks import apply_masks
 from compress.parallel import batches as shares
@@ -96,7 +96,7 @@ def train(
     stage: str,
     seed: int,
     device: torch.device,
-    work: Work,
+    work: StageFolder,
     hooks: Hooks = NO_HOOKS,
     recipe_key: str = "",
 ) -> JSON:

@@ -12,8 +12,9 @@ from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
 from compress.io.files import JSON
 from compress.io.paths import MODEL
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
+from compress.models.spec import ModelSpec
 from compress.prune.saved_network import load_network, save_network
 from compress.run.job import Job, RunState
 from compress.schema.settings import Recipe
@@ -27,7 +28,7 @@ def train_network(
     model: nn.Module,
     recipe: Recipe,
     stage: str,
-    work: Work,
+    work: StageFolder,
     plan: Plan,
     hooks: Hooks = NO_HOOKS,
 ) -> JSON:
@@ -110,12 +111,18 @@ def training_images(job: Job) -> JSON:
     return {"fingerprint": job.data.fingerprint(), **settings}
 
 
-def dense_depends_on(job: Job) -> JSON:
-    spec = job.model
+def network_settings(spec: ModelSpec) -> JSON:
+    """All that decides which network it is, apart from its weights."""
     args = {key: value for key, value in spec.args.items() if key != "download"}
     settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
     if (source := source_digest(spec.target)) is not None:
         settings["source"] = source
+    return settings
+
+
+def dense_depends_on(job: Job) -> JSON:
+    spec = job.model
+    settings = network_settings(spec)
     if spec.checkpoint is not None:
         return {**settings, "checkpoint": spec.checkpoint_digest()}
     if spec.is_pretrained:
