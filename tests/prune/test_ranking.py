@@ -137,9 +137,7 @@ def test_layer_takes_the_same_share_of_each(problem: Problem) -> None:
 @pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
 def test_budgets_out_of_reach_say_what_is_in_reach(problem: Problem) -> None:
     for method in (SLIMMING, FILTERS, replace(SLIMMING, min_channels=3), replace(SLIMMING, scope="layer")):
-        with pytest.raises(
-            InputError, match=r"^preserve_ratio=0.0001: out of reach; with min_channels="
-        ) as error:
+        with pytest.raises(InputError, match=r"^preserve_ratio=0.0001: out of reach; with min_channels=") as error:
             at(problem, method, "preserve_ratio", 0.0001)
         low = float(str(error.value).split("at least ")[1].split()[0])
         assert 0 < low < 0.5
