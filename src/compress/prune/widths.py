@@ -65,7 +65,10 @@ def uniform_widths(cost: CostModel, options: Choices, target: float) -> tuple[in
 
 
 def largest_count(most: int, holds: Callable[[int], bool]) -> int:
-    """The largest number in [0, most] for which `holds`, by bisection; true of 0, and of all below one it is true of."""
+    """The largest number in [0, most] for which `holds`, by bisection.
+
+    It holds for 0, and for every number below one for which it holds.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
