@@ -11,9 +11,7 @@ from compress.errors import InputError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
-BatchShare = tuple[
-    int, int
-]  # (rank, world size): which part of every batch a process of a distributed training reads
+BatchShare = tuple[int, int]  # (rank, world size): the part of every batch that one process of a training reads
 WHOLE_BATCH: BatchShare = (0, 1)
 
 

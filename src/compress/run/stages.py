@@ -29,7 +29,7 @@ from compress.io.stage_folder import Work
 from compress.measure.accuracy import accuracy
 from compress.measure.counts import counts
 from compress.measure.latency import measure_latency
-from compress.measure.macs import Uncounted, count_macs, count_operators, describe_uncounted
+from compress.measure.macs import UncountedOperators, count_macs, count_operators, describe_uncounted
 from compress.measure.zeros import nonzero_macs, zipped_bytes
 from compress.models.layers import initialise_convolutions
 from compress.models.masks import masked_layers, masks_of, set_masks
@@ -128,7 +128,7 @@ def make_problem(
     return problem if train is None else replace(problem, train=partial(train, model))
 
 
-def _say_uncounted(stage: str, uncounted: Uncounted) -> None:
+def _say_uncounted(stage: str, uncounted: UncountedOperators) -> None:
     if uncounted:
         log.warning("%s: of the dense network, %s", stage, describe_uncounted(uncounted))
 
