@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from compress.errors import InputError, few
-from compress.io.files import refuse_swelling
+from compress.io.files import refuse_compressed_archive
 from compress.io.tensors import read_weights
 from compress.models.masks import MASK
 from compress.schema.check import shown
@@ -92,7 +92,7 @@ def _tensors_of(path: Path) -> Any:
                 "one is what the run's stage pretrain left in the cache"
             )
         return {name: tensor for name, tensor in weights.items() if not name.endswith(f".{MASK}")}
-    refuse_swelling(path)
+    refuse_compressed_archive(path)
     with torch.serialization.safe_globals(_harmless_types()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about old pickle protocols
         return torch.load(path, map_location="cpu", weights_only=True)
