@@ -272,7 +272,7 @@ def _check_layouts(
         checked += [(f"method.{name}", value, spec) for name, value in own.items()]
     for key, recipe, one in checked:
         if recipe.channels_last == "on":
-            training_format(one.without_pretrained().build(tried=False), recipe, device, key)
+            training_format(one.without_pretrained().build(check_forward=False), recipe, device, key)
 
 
 def _check_budget(

@@ -23,7 +23,7 @@ from compress.errors import InputError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.measure.accuracy import hits
+from compress.measure.accuracy import count_correct
 from compress.models.masks import apply_masks
 from compress.parallel import batches as shares
 from compress.parallel import processes as distributed
@@ -225,7 +225,7 @@ def _not_finite(model: nn.Module) -> set[str]:
 def _held_out_top1(model: nn.Module, data: Data, device: torch.device) -> float:
     """In percent, each process looking at its share."""
     batches = data.ordered("held_out", 512, device, **shares.mine())
-    first, _, images = map(float, distributed.summed(hits(model, batches)))
+    first, _, images = map(float, distributed.summed(count_correct(model, batches)))
     return 100 * first / images
 
 

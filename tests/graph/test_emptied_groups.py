@@ -16,7 +16,7 @@ from compress.graph.build import channel_graph
 from compress.graph.plan import Plan, plan_from_json
 from compress.graph.types import Axis, ChannelGraph
 from compress.measure.macs import count_macs, count_params
-from compress.models.layers import Nothing, nothing_for
+from compress.models.layers import EmptyConv, empty_conv_for
 from compress.models.onnx import export_onnx
 from compress.models.preresnet import Block, preresnet
 from compress.models.resnet_cifar import resnet
@@ -177,7 +177,7 @@ def convolutions() -> list[nn.Conv2d]:
 def test_nothing_is_a_convolution_whose_inputs_weigh_nothing(at: int) -> None:
     conv = convolutions()[at]
     nn.init.zeros_(conv.weight)
-    nothing, x = nothing_for(conv), torch.randn(2, 4, 11, 8)
+    nothing, x = empty_conv_for(conv), torch.randn(2, 4, 11, 8)
     assert torch.equal(nothing(x), conv(x))
     assert torch.equal(nothing(x.double()[:, :1]).float(), conv(x))
     assert set(nothing.state_dict()) == ({"bias"} if conv.bias is not None else set())
@@ -336,4 +336,4 @@ def test_networks_of_others() -> None:
         plan = emptying(graph, graph.emptiable)
         small = cut(model, graph, plan)
         assert difference(model, small, graph, plan, torch.randn(2, *shape)) < 1e-10, name
-        assert sum(isinstance(module, Nothing) for module in small.modules()) >= 2 * most, name
+        assert sum(isinstance(module, EmptyConv) for module in small.modules()) >= 2 * most, name

@@ -1,12 +1,13 @@
-"""Operators without multiply-adds that count: they are neither counted nor named as uncounted.
+"""Operators that count 0 MACs by convention.
 
-The convention counts convolutions, linear layers and matrix products. Pointwise arithmetic, reductions,
-normalisation, activations, pooling, resizing, and whatever only makes, moves, compares or draws numbers do not count.
-An operator that stands neither here nor among the formulas is named with its layer, so a new one is never silently 0:
-decompositions, inverses, Fourier transforms, distances of all pairs, sparse and quantised products, operators of
-other libraries.
+MACs are those of convolutions, linear layers and matrix products. Pointwise arithmetic, reductions, normalisation,
+activations, pooling, resizing, and the creation, movement, comparison or sampling of data count 0.
 
-Names are those of torch's dispatcher without "aten::"; a trailing underscore (in place) is left out.
+An operator that is neither here nor in `compress.measure.mac_formulas` is reported with its layer as uncounted, so
+that a new one is never silently 0: decompositions, inverses, Fourier transforms, pairwise distances, sparse and
+quantised products, operators of other libraries.
+
+Names are those of torch's dispatcher without "aten::" and without the trailing underscore of in-place variants.
 """
 
 _POINTWISE = """
@@ -80,7 +81,7 @@ _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short alias_copy 
 diagonal_copy expand_copy permute_copy select_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy
 transpose_copy unbind_copy unfold_copy unsqueeze_copy view_copy
 """
-_MAKING = """
+_CREATION = """
 arange as_tensor bartlett_window bernoulli binomial blackman_window cauchy empty empty_like empty_permuted
 empty_strided exponential eye fft_fftfreq fft_rfftfreq from_file full full_like geometric hamming_window hann_window
 kaiser_window linspace log_normal logspace multinomial new_empty new_empty_strided new_full new_ones new_zeros normal
@@ -93,7 +94,7 @@ binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cros
 huber_loss kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d
 nll_loss_nd poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
 """
-_ASKING = """
+_ATTRIBUTES = """
 Bool Complex Float Int IntImplicit FloatImplicit ScalarImplicit __contains__ __derive_index __getitem__ __is__
 __isnot__ __not__ __range_length append can_cast dim element_size format get_device is_complex is_contiguous
 is_floating_point is_grad_enabled is_scripting item items keys len list numel result_type size storage_offset str
@@ -104,8 +105,18 @@ _TORCHVISION = """
 torchvision::nms torchvision::ps_roi_align torchvision::ps_roi_pool torchvision::roi_align torchvision::roi_pool
 """
 
-FREE = frozenset(
+ZERO_MAC_OPERATORS = frozenset(
     " ".join(
-        (_POINTWISE, _COMPARING, _REDUCTIONS, _NORMALISING, _POOLING_AND_RESIZING, _MOVING, _MAKING, _LOSSES, _ASKING)
+        (
+            _POINTWISE,
+            _COMPARING,
+            _REDUCTIONS,
+            _NORMALISING,
+            _POOLING_AND_RESIZING,
+            _MOVING,
+            _CREATION,
+            _LOSSES,
+            _ATTRIBUTES,
+        )
     ).split()
 ) | frozenset(_TORCHVISION.split())

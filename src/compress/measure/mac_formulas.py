@@ -1,8 +1,8 @@
-"""Multiply-adds of every operator that has a formula, from the shapes in torch's trace of a network.
+"""Formulas for the multiply-adds of operators, from the shapes in a torch.jit trace of a network.
 
-A formula takes the inputs and outputs of one node of the trace (`torch._C.Value`) and returns a whole number, as
-those of fvcore do. Where fvcore has one the two agree, but for products that broadcast and einsum, of which it reads
-four digits in numpy's report.
+A formula takes the inputs and outputs of one node of the trace (`torch._C.Value`) and returns an int, as those of
+fvcore do. Where fvcore has one too, the two agree, except for products that broadcast, and for einsum, which fvcore
+reads off numpy's report with four digits.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +17,14 @@ Formula = Callable[[Values, Values], int]
 
 
 class UnknownError(Exception):
-    """The trace does not hold what a formula needs, or the operator's work depends on more than shapes."""
+    """The trace lacks a shape or constant that the formula needs, or the work depends on more than shapes."""
 
 
 def shape(value: Any) -> list[int]:
-    """
+    """The sizes of a tensor.
+
     Raises:
-        UnknownError: no tensor, or one whose sizes the trace does not hold.
+        UnknownError: not a tensor, or its sizes are not in the trace.
     """
     if not value.isCompleteTensor():
         raise UnknownError
@@ -31,7 +32,11 @@ def shape(value: Any) -> list[int]:
 
 
 def _items(value: Any) -> list[Any]:
-    """The values in a list that the trace builds."""
+    """The values of a list that the trace constructs.
+
+    Raises:
+        UnknownError: it is not constructed by the trace.
+    """
     node = value.node()
     if node.kind() != "prim::ListConstruct":
         raise UnknownError
@@ -39,7 +44,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _constants(value: Any) -> list[Any]:
-    """A list of plain numbers."""
+    """A list of constants as Python values."""
     held = value.toIValue()
     return [item.toIValue() for item in _items(value)] if held is None else list(held)
 
@@ -51,11 +56,12 @@ def _broadcast(*shapes: Sequence[int]) -> list[int]:
 
 
 def _product(at: int) -> Formula:
-    """Rows times columns, the rows being input number `at`: every output is a sum along their last dimension."""
+    """Matrix products whose left operand is input number `at`: each output element is a sum over its last
+    dimension."""
 
     def formula(inputs: Values, outputs: Values) -> int:
-        rows = shape(inputs[at])
-        return prod(shape(outputs[0])) * (rows[-1] if rows else 0)  # a lone number only scales
+        left = shape(inputs[at])
+        return prod(shape(outputs[0])) * (left[-1] if left else 0)  # a scalar only scales: pointwise
 
     return formula
 
@@ -66,12 +72,12 @@ def _addbmm(inputs: Values, outputs: Values) -> int:
 
 
 def _outer(inputs: Values, outputs: Values) -> int:
-    """A product whose inner dimension is one, as matmul of (n, 1) by (1, m) counts it."""
+    """An outer product, counted as matmul of (n, 1) by (1, m)."""
     return prod(shape(outputs[0]))
 
 
 def _dots(inputs: Values, outputs: Values) -> int:
-    """Dot products along one dimension of two tensors that broadcast."""
+    """Dot products along one dimension of two tensors, after broadcasting."""
     return prod(_broadcast(shape(inputs[0]), shape(inputs[1])))
 
 
@@ -83,7 +89,7 @@ def _tensordot(inputs: Values, outputs: Values) -> int:
 
 
 def _chain(inputs: Values, outputs: Values) -> int:
-    """Several matrices (vectors at the ends) in the cheapest order, which is how torch multiplies them."""
+    """A chain of matrices (or vectors at its ends), multiplied in the cheapest order, as torch does."""
     shapes = [shape(value) for value in _items(inputs[0])]
     first = [1, *shapes[0]] if len(shapes[0]) == 1 else shapes[0]  # a vector is one row
     last = [*shapes[-1], 1]  # a vector is one column
@@ -91,7 +97,7 @@ def _chain(inputs: Values, outputs: Values) -> int:
 
     @cache
     def cheapest(start: int, end: int) -> int:
-        """Of the matrices from `start` up to, not with, `end`."""
+        """Of matrices `start` to `end`, exclusive."""
         if end - start == 1:
             return 0
         return min(
@@ -113,23 +119,24 @@ def _is_none(value: Any) -> bool:
 
 
 def _covariance(inputs: Values, outputs: Values) -> int:
-    """Of n variables seen m times, (n, m): the product with its own transpose."""
+    """Of n variables with m observations, (n, m): the product with its own transpose."""
     return prod(shape(outputs[0])) * shape(inputs[0])[-1]
 
 
-def _weights_per_place(places: Sequence[int], inputs: Values) -> int:
-    """Every weight once per place of (B, C, ...); zeros of the padding are multiplied too."""
-    return places[0] * prod(places[2:]) * prod(shape(inputs[1]))
+def _weights_per_position(sizes: Sequence[int], inputs: Values) -> int:
+    """Every weight (input 1) once per position of `sizes` (B, C, ...); multiplications by padding zeros count too."""
+    return sizes[0] * prod(sizes[2:]) * prod(shape(inputs[1]))
 
 
 def _plain_convolution(inputs: Values, outputs: Values) -> int:
-    """Its padding may be named. Or deformable: to sample is resizing, and its offsets are another layer's outputs."""
-    return _weights_per_place(shape(outputs[0]), inputs)
+    """A convolution with padding="same" or "valid", or a deformable one: its sampling is resizing, which counts 0,
+    and its offsets are computed by another layer."""
+    return _weights_per_position(shape(outputs[0]), inputs)
 
 
 def _convolution(inputs: Values, outputs: Values) -> int:
-    """If transposed (input 6), every weight meets every place of the input."""
-    return _weights_per_place(shape(inputs[0] if inputs[6].toIValue() else outputs[0]), inputs)
+    """Every weight once per output position; per input position if transposed (input 6)."""
+    return _weights_per_position(shape(inputs[0] if inputs[6].toIValue() else outputs[0]), inputs)
 
 
 def _convolution_in_time(inputs: Values, outputs: Values) -> int:
@@ -138,20 +145,21 @@ def _convolution_in_time(inputs: Values, outputs: Values) -> int:
 
 
 def _attention(inputs: Values, outputs: Values) -> int:
-    """q (..., L, E), k (..., S, E), v (..., S, V): L*S*E for the scores and L*S*V for the mix, masked or not.
+    """q (..., L, E), k (..., S, E), v (..., S, V): L*S*E for the scores and L*S*V for the weighted sum, masked or
+    not.
 
-    Where several heads of q share one of k and v (`enable_gqa`), every head of q counts.
+    Where several heads of q share a head of k and v (`enable_gqa`), every head of q counts.
     """
     q, k, v = (shape(value) for value in inputs[:3])
     return prod(shape(outputs[0])[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
 def _recurrent(inputs: Values, outputs: Values) -> int:
-    """Every weight matrix of every layer and direction once per step and sequence; gates are pointwise.
+    """Every weight matrix of every layer and direction, once per time step and sequence; gates are pointwise.
 
-    The first input is (time, batch, features), (batch, time, features) or the packed (steps, features); the weights
-    are the last list: per layer and direction (gates * hidden, features), (gates * hidden, hidden or projected), and
-    (projected, hidden) where the hidden state is projected.
+    The first input is (time, batch, features), (batch, time, features) or a packed sequence (steps, features); the
+    weights are the last list: per layer and direction (gates * hidden, features), (gates * hidden, hidden or
+    projected), and (projected, hidden) where the hidden state is projected.
     """
     steps = prod(shape(inputs[0])[:-1])
     weights = [value for value in inputs if value.node().kind() == "prim::ListConstruct"][-1]
@@ -159,18 +167,19 @@ def _recurrent(inputs: Values, outputs: Values) -> int:
 
 
 def _bilinear(inputs: Values, outputs: Values) -> int:
-    """Every weight (out, in1, in2) once per place; the products of the two inputs are pointwise."""
+    """Every weight (out, in1, in2) once per position; the products of the two inputs are pointwise."""
     return prod(shape(inputs[0])[:-1]) * prod(shape(inputs[2]))
 
 
 def _affine_grid(inputs: Values, outputs: Values) -> int:
-    """Outputs (B, H, W, 2) or (B, D, H, W, 3), each a matrix times a place with a one behind it."""
+    """Outputs (B, H, W, 2) or (B, D, H, W, 3), each an affine matrix times a position in homogeneous coordinates."""
     out = shape(outputs[0])
     return prod(out) * (out[-1] + 1)
 
 
 def _norm_without_svd(inputs: Values, outputs: Values) -> int:
-    """A vector norm, or a matrix norm that is sums: 0. Spectral and nuclear norms decompose the matrix."""
+    """0 for vector norms and for matrix norms that are sums. Spectral and nuclear norms need a decomposition:
+    unknown."""
     order = inputs[1].toIValue()
     dims = len(shape(inputs[0])) if _is_none(inputs[2]) else len(_constants(inputs[2]))
     if order in ("nuc", 2, -2) and dims > 1:
@@ -178,7 +187,7 @@ def _norm_without_svd(inputs: Values, outputs: Values) -> int:
     return 0
 
 
-FORMULAS: dict[str, Formula] = {
+MAC_FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "inner", "matmul", "linalg_matmul", "linear"), _product(0)),
     **dict.fromkeys(("addmm", "addmv", "baddbmm", "_addmm_activation"), _product(1)),
     **dict.fromkeys(("outer", "ger", "addr", "kron"), _outer),
