@@ -32,6 +32,7 @@ from compress.methods.amc.agent_file import (
     write_agent,
     write_whole_agent,
 )
+from compress.methods.amc.plots import plots
 from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
 from compress.prune.method import Decision, Problem
@@ -85,6 +86,7 @@ class Amc:
     cuts_channels: ClassVar = True
     sparsify_trains_weights: ClassVar = False
     plan_only: ClassVar = frozenset({"candidates", "rollouts", "rollout_sigma"})
+    plots: ClassVar = staticmethod(plots)
 
     def __post_init__(self) -> None:
         problems = []

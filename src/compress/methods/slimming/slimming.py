@@ -22,6 +22,7 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import Work
 from compress.methods.slimming.penalty import SPARSE, add_l1, look
+from compress.methods.slimming.plots import plots
 from compress.methods.slimming.scales import (
     Scale,
     cfg_of,
@@ -68,6 +69,7 @@ class Slimming(Ranking):
     sparsify_reads_budget: ClassVar = False
     plan_only: ClassVar = frozenset(field.name for field in fields(Ranking))
     files: ClassVar[Mapping[str, str]] = {}
+    plots: ClassVar = staticmethod(plots)
 
     def check(self, problem: Problem) -> Budget:
         scales = self._scales(problem.model, problem.graph)

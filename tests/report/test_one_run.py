@@ -7,26 +7,28 @@ from typing import Any
 import pytest
 from matplotlib import pyplot
 
-from compress.report.plot import one_run as figures
-from compress.report.plot.one_run import draw_run, short_names
+from compress.methods.slimming.plots import plots
+from compress.report.plot import one_run
+from compress.report.plot.axes import layer_labels
+from compress.report.plot.one_run import draw_run
 
 
-def test_short_names_are_told_apart() -> None:
+def test_layer_labels_are_told_apart() -> None:
     dense = [f"features.denseblock{b}.denselayer{n}.conv{c}" for b in (1, 2) for n in (1, 2) for c in (1, 2)]
-    labels = short_names(["features.conv0", *dense, "features.transition1.conv", "classifier"])
+    labels = layer_labels(["features.conv0", *dense, "features.transition1.conv", "classifier"])
     assert len(set(labels.values())) == len(labels)
     assert labels["features.conv0"] == "features.conv0"
     assert labels["features.denseblock2.denselayer1.conv2"] == "…denseblock2.denselayer1.conv2"
     assert labels["features.transition1.conv"] == "…transition1.conv"
 
 
-def test_short_names_keep_as_many_parts_as_fit() -> None:
+def test_layer_labels_keep_as_many_parts_as_fit() -> None:
     names = ["backbone.body.layer1.0.conv1", "backbone.body.layer2.0.conv1", "a_single_part_that_is_far_too_long"]
-    assert list(short_names(names).values()) == [
+    assert list(layer_labels(names).values()) == [
         "…body.layer1.0.conv1", "…body.layer2.0.conv1", "a_single_part_that_is_far_too_long",
     ]  # fmt: skip
     # the whole of one may be the end of another
-    assert short_names(["outer.a_block_of_a_long_name.conv", "a_block_of_a_long_name.conv"]) == {
+    assert layer_labels(["outer.a_block_of_a_long_name.conv", "a_block_of_a_long_name.conv"]) == {
         "outer.a_block_of_a_long_name.conv": "outer.a_block_of_a_long_name.conv",
         "a_block_of_a_long_name.conv": "a_block_of_a_long_name.conv",
     }
@@ -36,7 +38,7 @@ def test_short_names_keep_as_many_parts_as_fit() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures that a run draws, by file name."""
     found: dict[str, Any] = {}
-    monkeypatch.setattr(figures, "_save", lambda figure, path: found.setdefault(path.name, figure) and path)
+    monkeypatch.setattr(one_run, "save", lambda figure, path: found.setdefault(path.name, figure) and path)
     yield found
     pyplot.close("all")
 
@@ -50,7 +52,7 @@ def rows(epochs: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_ticks_are_whole_epochs(epochs: int, expected: Sequence[int], drawn: dict[str, Any], tmp_path: Path) -> None:
-    draw_run(tmp_path, rows(epochs), None)
+    draw_run(tmp_path, rows(epochs), None, None, plots)
     for name in ("training.png", "scales.png"):
         axis = drawn[name].axes[1]
         low, high = axis.get_xlim()
@@ -62,5 +64,6 @@ def test_a_threshold_of_coupled_scores_has_no_place_among_scales(
     coupled: list[str], lines: int, drawn: dict[str, Any], tmp_path: Path
 ) -> None:
     layers = {"conv1": {"width": 8, "kept_width": 5, "groups": ["conv1"]}}
-    draw_run(tmp_path, rows(1), {"own": {"thresholds": {"all": 0.4}, "coupled": coupled}, "layers": layers})
+    own = {"thresholds": {"all": 0.4}, "coupled": coupled}
+    draw_run(tmp_path, rows(1), {"own": own, "layers": layers}, None, plots)
     assert len(drawn["scales.png"].axes[0].lines) == lines
