@@ -1,13 +1,14 @@
 """Pictures of one run: labels that name one layer each, ticks at whole epochs, a threshold where it belongs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib import pyplot
 
-from compress.methods.slimming.plots import plots
+from compress.methods.amc.plots import plots as plots_of_search
+from compress.methods.slimming.plots import plots as plots_of_scales
 from compress.report.plot import one_run
 from compress.report.plot.axes import layer_labels
 from compress.report.plot.one_run import draw_run
@@ -35,7 +36,7 @@ def test_layer_labels_keep_as_many_parts_as_fit() -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The figures that a run draws, by file name."""
     found: dict[str, Any] = {}
     monkeypatch.setattr(one_run, "save", lambda figure, path: found.setdefault(path.name, figure) and path)
@@ -52,7 +53,7 @@ def rows(epochs: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_ticks_are_whole_epochs(epochs: int, expected: Sequence[int], drawn: dict[str, Any], tmp_path: Path) -> None:
-    draw_run(tmp_path, rows(epochs), None, None, plots)
+    draw_run(tmp_path, rows(epochs), None, None, plots_of_scales)
     for name in ("training.png", "scales.png"):
         axis = drawn[name].axes[1]
         low, high = axis.get_xlim()
@@ -65,5 +66,35 @@ def test_a_threshold_of_coupled_scores_has_no_place_among_scales(
 ) -> None:
     layers = {"conv1": {"width": 8, "kept_width": 5, "groups": ["conv1"]}}
     own = {"thresholds": {"all": 0.4}, "coupled": coupled}
-    draw_run(tmp_path, rows(1), {"own": own, "layers": layers}, None, plots)
+    draw_run(tmp_path, rows(1), {"own": own, "layers": layers}, None, plots_of_scales)
     assert len(drawn["scales.png"].axes[0].lines) == lines
+
+
+def test_a_method_adds_figures_of_its_own_and_needs_none(drawn: dict[str, Any], tmp_path: Path) -> None:
+    """Rows that count by an epoch without being those of a training are no part of its figure."""
+    learned = {"best": 3}
+
+    def plots(*given: Any) -> dict[str, Any]:
+        assert given == (mine, None, learned)
+        return {"mine.png": pyplot.figure()}
+
+    mine = [*rows(1), {"stage": "sparsify", "epoch": 2, "candidates": 5}]
+    draw_run(tmp_path, mine, None, learned, plots)
+    assert set(drawn) == {"training.png", "mine.png"}
+    drawn.clear()
+    draw_run(tmp_path, mine, None, learned)
+    assert set(drawn) == {"training.png"}
+    assert [len(line.get_xdata()) for line in drawn["training.png"].axes[0].lines] == [1]
+
+
+def test_every_target_of_a_search_has_a_colour(drawn: dict[str, Any], tmp_path: Path) -> None:
+    tried = [
+        {"stage": "sparsify", "episode": at + 1, "target": (0.5, 0.3)[at % 2], "reward": -at, "accuracy": 10.0 * at}
+        for at in range(6)
+    ]
+    draw_run(tmp_path, tried, None, {"made": "agent"}, plots_of_search)
+    (reward, accuracy) = drawn["search.png"].axes
+    assert set(drawn) == {"search.png"}
+    assert [line.get_color() for line in reward.lines] == ["C0", "C0", "C1", "C1"]
+    assert [list(line.get_ydata()) for line in reward.lines[2:]] == [[0, -2, -4], [0, 0, 0]]
+    assert list(accuracy.lines[1].get_ydata()) == [10.0, 30.0, 50.0]

@@ -50,12 +50,12 @@ def macs_share(run: Run) -> float | None:
 
 
 def asked(run: Run) -> float | None:
-    return number(run.asked.get(run.budget_kind))
+    return number(run.asked.get(run.budget_kind or ""))
 
 
 def achieved(run: Run) -> float | None:
     """In the unit of what was asked."""
-    return number(run.achieved.get(run.budget_kind))
+    return number(run.achieved.get(run.budget_kind or ""))
 
 
 def seconds_of_stages(run: Run) -> float | None:
