@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.report.read.find import run_folders, without_runs
+from compress.report.read.run_folders import run_folders, without_runs
 
 
 def make(base: Path, *names: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from compress.report.plot.accuracy_charts import budget_bars, size_front
-from compress.report.plot.one_run import literal, to_files
+from compress.report.plot.accuracy_charts import budget_bars, pareto_chart
+from compress.report.plot.axes import draw_to_files, literal
+from compress.report.plot.labels import MAX_LABEL, labels_of, run_labels
 from compress.report.plot.progress_charts import STROKES, training_curves
-from compress.report.plot.series import LONGEST, series_names, series_of
 from compress.report.read.runs import Run
 
 
@@ -24,13 +24,13 @@ def run(top1: float = 90.0, percent: float = 0.5, macs: float = 1e6, **settings:
 
 
 def names(*runs: Run) -> list[str]:
-    found = series_names(runs)
+    found = run_labels(runs)
     return [found[id(one)] for one in runs]
 
 
 @pytest.fixture
 def pyplot() -> Iterator[Any]:
-    to_files()
+    draw_to_files()
     from matplotlib import pyplot
 
     yield pyplot
@@ -57,23 +57,23 @@ def test_names_that_are_cut_stay_apart() -> None:
     first, second, again = (run(model__widths=[64] * 30 + [at]) for at in (1, 2, 1))
     found = names(first, second, again)
     assert found[0] == found[2] != found[1]
-    assert all(len(name) <= LONGEST + 4 for name in found)
+    assert all(len(name) <= MAX_LABEL + 4 for name in found)
 
 
 @pytest.mark.parametrize("name", [r"a$\frac$b", "a$b", "_hidden", r"\$x_$"])
 def test_names_are_drawn_as_they_are(pyplot: Any, name: str) -> None:
     runs = [run(method=name, dataset=name), run(method="other", dataset=name, macs=2e6)]
-    series = series_of(runs)
-    for figure in (size_front(runs, series), budget_bars(runs, series)):
+    labels = labels_of(runs)
+    for figure in (pareto_chart(runs, labels), budget_bars(runs, labels)):
         figure.canvas.draw()
-        labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        assert literal(name) in labels
+        shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert literal(name) in shown
 
 
 def test_a_front_of_one_mean_is_no_line(pyplot: Any) -> None:
     for macs, there in ((1e6, False), (2e6, True)):
         runs = [run(90.0), run(91.0, percent=0.3, macs=macs)]
-        labels = size_front(runs, series_of(runs)).axes[0].get_legend_handles_labels()[1]
+        labels = pareto_chart(runs, labels_of(runs)).axes[0].get_legend_handles_labels()[1]
         assert ("front" in labels) == there
 
 
@@ -81,5 +81,5 @@ def test_every_budget_has_a_stroke_of_its_own(pyplot: Any) -> None:
     assert len(set(STROKES)) == len(STROKES) >= 10
     runs = [run(percent=at / 10) for at in range(1, 10)]
     rows = {id(one): [{"stage": "finetune", "epoch": at, "held_out_top1": 90} for at in (1, 2)] for one in runs}
-    lines = training_curves(runs, series_of(runs), rows).axes[0].lines
+    lines = training_curves(runs, labels_of(runs), rows).axes[0].lines
     assert len({str(line._unscaled_dash_pattern) for line in lines}) == len(runs)

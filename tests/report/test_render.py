@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from compress.report.read.runs import Run
-from compress.report.table.formats import render
-from compress.report.table.rows import compare
-from compress.report.table.select import Keys
+from compress.report.table.query import Keys
+from compress.report.table.render import render
+from compress.report.table.rows import make_table
 
 
 def run(name: str, seed: int = 0, top1: float = 90.0, started: Any = None, **settings: Any) -> Run:
@@ -26,7 +26,7 @@ def run(name: str, seed: int = 0, top1: float = 90.0, started: Any = None, **set
 
 def shown(runs: list[Run], style: str, *by: str) -> str:
     keys = Keys(runs)
-    return render(compare(runs, keys, by), style)
+    return render(make_table(runs, keys, by), style)
 
 
 def raw(runs: list[Run], *by: str) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.report.read.runs import Run
-from compress.report.table.pair import side_by_side
-from compress.report.table.rows import compare, figure_text
-from compress.report.table.select import Keys
+from compress.report.table.query import Keys
+from compress.report.table.rows import make_table, number_text
+from compress.report.table.side_by_side import side_by_side
 
 
 def run(name: str, budget: dict[str, float] | None = None, **row: Any) -> Run:
@@ -20,7 +20,7 @@ def run(name: str, budget: dict[str, float] | None = None, **row: Any) -> Run:
 
 def laid(a: Run, b: Run, style: str = "table") -> str:
     keys = Keys([a, b])
-    return side_by_side(compare([a, b], keys), keys, style)
+    return side_by_side(make_table([a, b], keys), keys, style)
 
 
 def difference(text: str, figure: str) -> str:
@@ -55,7 +55,7 @@ def test_means_of_mmacs_keep_their_zeros_beside_a_spread() -> None:
     for one in runs:
         one.budget.update(asked={"flops_limit": 60.0}, achieved={"flops_limit": float(str(one.folder))})
     keys = Keys(runs)
-    compared = compare(runs, keys, ["method"])
-    (row,) = compared.rows
-    shown = {measure.key: figure_text(row, measure, False) for measure in compared.measures}
+    table = make_table(runs, keys, ["method"])
+    (row,) = table.rows
+    shown = {column.key: number_text(row, column, False) for column in table.columns}
     assert (shown["asked"], shown["achieved"]) == ("60 M", "60.00 ± 0.30 M")

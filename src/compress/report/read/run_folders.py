@@ -1,4 +1,4 @@
-"""Run folders, found below what a command line names."""
+"""The run folders below the paths and globs of a command line."""
 
 import glob
 import math
@@ -10,11 +10,11 @@ from pathlib import Path
 from compress.errors import InputError
 from compress.io.paths import SUMMARY
 
-NOT_BELOW = ("cache", "controls", "tb", "plots")  # of a run, or beside runs: no runs, unless one is called so itself
+NOT_ENTERED = ("cache", "controls", "tb", "plots")  # they hold no runs, unless a run itself is called so
 
 
 def run_folders(arguments: Iterable[str]) -> list[Path]:
-    """The run folders that folders and globs name, each once; those below one folder in the order of their names.
+    """The run folders that are, or lie below, what paths and globs name: each once, those of one path by name.
 
     Raises:
         InputError: a path that is not there, a glob without a match, or no run below any.
@@ -40,12 +40,12 @@ def run_folders(arguments: Iterable[str]) -> list[Path]:
 
 
 def without_runs(arguments: Sequence[str]) -> list[str]:
-    """Folders that are named beside others and hold no run; nobody means the files that a shell's * names."""
+    """The paths and globs that name folders, but no run. Files do not count: a shell's * names them too."""
     expanded = {argument: _expanded(os.path.expanduser(argument)) for argument in dict.fromkeys(arguments)}
     return [
         argument
         for argument, paths in expanded.items()
-        if any(os.path.isdir(path) and path.name not in NOT_BELOW for path in paths)
+        if any(os.path.isdir(path) and path.name not in NOT_ENTERED for path in paths)
         and not any(_holds_run(path) for path in paths)
     ]
 
@@ -62,7 +62,7 @@ def _expanded(argument: str) -> list[Path]:
 
 
 def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """`folder` if it is a run's, and those below; links are followed, no folder is entered twice."""
+    """`folder` if it is a run's, and the run folders below it; links are followed, no folder is entered twice."""
     if folder.name == SUMMARY:
         folder = folder.parent
     real = os.path.realpath(folder)
@@ -73,12 +73,16 @@ def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             names = {entry.name: _is_folder(entry) for entry in entries}
     except OSError:
-        yield folder  # told as unreadable where it is read
+        yield folder  # `read_run` says that it cannot be read
         return
     if SUMMARY in names or ".hydra" in names:
         yield folder
     for name, is_folder in names.items():
-        if is_folder and not name.startswith(".") and (name not in NOT_BELOW or (folder / name / SUMMARY).is_file()):
+        if (
+            is_folder
+            and not name.startswith(".")
+            and (name not in NOT_ENTERED or (folder / name / SUMMARY).is_file())
+        ):
             yield from _below(folder / name, seen)
 
 
@@ -90,6 +94,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _natural(path: Path) -> list[tuple[float, str]]:
-    """Names in the order people expect: flops_limit=60 before flops_limit=100."""
+    """Natural sort order: flops_limit=60 before flops_limit=100."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
     return [(float(part), "") if at % 2 else (math.inf, part) for at, part in enumerate(parts)]
