@@ -25,7 +25,8 @@ import torch_pruning
 from hydra import compose, initialize_config_dir
 
 from compress.config.build import build
-from compress.config.compose import plain, register_resolvers
+from compress.config.compose import plain
+from compress.config.resolvers import register_resolvers
 from compress.io.paths import CONF
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy

@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from compress.cli import register_resolvers
 from compress.config.compose import plain
+from compress.config.resolvers import register_resolvers
 from compress.config.zoo import zoo_spec
 from compress.data.digits import digits
 from compress.data.memory import MemoryData

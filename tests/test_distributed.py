@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 import compress
-from compress.cli import problems_of
 from compress.config import build
-from compress.config.compose import config_hash
+from compress.config.built_jobs import problems_of
 from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.io.files import read_json
 from compress.parallel import batches as shares
 from compress.parallel.processes import Crew
+from compress.run.folder import config_hash
 from compress.run.pipeline import stage_keys
 
 NET = """

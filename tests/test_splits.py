@@ -13,11 +13,11 @@ from conftest import CPU, compose_config
 from torch import Tensor
 
 from compress.config.build import build
-from compress.config.compose import config_hash
 from compress.data.base import WHOLE_BATCH, Batch, BatchShare, Data
 from compress.io.files import JSON
 from compress.parallel.processes import Crew
 from compress.prune.saved_network import load_network
+from compress.run.folder import config_hash
 from compress.run.job import Job
 from compress.run.pipeline import run
 from compress.run.store import Store
