@@ -15,6 +15,21 @@ class InputError(ValueError):
         self.problems = problems
 
 
+class SettingError(InputError):
+    """A setting with a bad value, told by whoever has the setting; where it stands in a config, callers add.
+
+    `told` begins with what follows the name: "=3: must be ...".
+    """
+
+    def __init__(self, field: str, told: str) -> None:
+        super().__init__(f"{field}{told}")
+        self.field, self.told = field, told
+
+    def under(self, prefix: str) -> "SettingError":
+        """The same, of a setting that stands below `prefix`: "lr" under "method.training" is method.training.lr."""
+        return SettingError(f"{prefix}.{self.field}", self.told)
+
+
 def is_users(error: BaseException) -> bool:
     """Whether it is the user who can do something about it, so that one line tells all; else it is a bug of ours."""
     return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
