@@ -22,7 +22,7 @@ from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.io.files import read_json
 from compress.parallel import batches as shares
-from compress.parallel.processes import Crew
+from compress.parallel.helpers import Crew
 from compress.run.pipeline import stage_keys
 
 NET = """

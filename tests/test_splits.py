@@ -16,7 +16,7 @@ from compress.config.build import build
 from compress.config.compose import config_hash
 from compress.data.base import WHOLE, Batch, Data, Share
 from compress.io.files import JSON
-from compress.parallel.processes import Crew
+from compress.parallel.helpers import Crew
 from compress.prune.saved_network import load_network
 from compress.run.job import Job
 from compress.run.pipeline import run

@@ -7,7 +7,7 @@ files, devices and the fit of the parts by making them. Making is cheap; pixels 
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +18,8 @@ from hydra.utils import instantiate
 from compress.config import rules
 from compress.data.base import Data
 from compress.distill.distill import Distill
-from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
-from compress.errors import InputError
+from compress.distill.teacher import Teacher
+from compress.errors import InputError, SettingError
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
 from compress.models.onnx import require_onnx
@@ -30,7 +30,8 @@ from compress.prune.controls import controls_of
 from compress.prune.method import Method
 from compress.run.job import Job, make_problem
 from compress.run.stages import needs
-from compress.schema.settings import Budget, EvalSettings, FinetuneRecipe, Recipe
+from compress.schema.check import find_target
+from compress.schema.settings import STAGE_ORDER, Budget, EvalSettings, FinetuneRecipe, Recipe
 from compress.train.memory_format import training_format
 
 T = TypeVar("T")
@@ -141,13 +142,31 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     return spec
 
 
-def make_teacher(node: Mapping[str, Any], data: Data | None) -> Teacher:
-    if "model" in node:
-        return ZooTeacher(make_spec(node["model"], data, "teacher.model"))
-    teacher: RunTeacher = make(node)
+def make_teacher(
+    node: Mapping[str, Any], data: Data | None, model: ModelSpec | None, stages: Sequence[str]
+) -> Teacher | None:
+    """Of any kind: one that takes a `spec` gets its own `model`, or else the network that the run compresses.
+
+    Without data or network, which is wrong in itself then, what can be told without it is told.
+    """
+    kind = find_target(node["_target_"])
+    own = {key: value for key, value in node.items() if key not in ("_target_", "name", "model")}
+    if "spec" in inspect.signature(kind).parameters:
+        own["spec"] = make_spec(node["model"], data, "teacher.model") if "model" in node else model
+        if own["spec"] is None:
+            return None
+    teacher: Teacher = kind(**own)
     if data is not None:
-        teacher.check(data.classes, data.shape)
+        teacher.check(data.classes, data.shape, stages)
     return teacher
+
+
+def _under(key: str, function: Callable[..., T], *args: Any) -> T:
+    """Settings that are refused are told with where they stand."""
+    try:
+        return function(*args)
+    except SettingError as error:
+        raise error.under(key) from None
 
 
 class _Parts:
@@ -175,7 +194,7 @@ def build(config: JSON) -> Job:
 
     def part(group: str, function: Callable[..., T], *args: Any) -> T | None:
         """Make what the config says of a group, unless that is already known to be wrong."""
-        return parts(function, *args) if group not in bad else None
+        return parts(_under, group, function, *args) if group not in bad else None
 
     devices = config["devices"] if "devices" not in bad else 1
     if devices == 1:
@@ -189,7 +208,8 @@ def build(config: JSON) -> Job:
     spec = part("model", make_spec, config.get("model"), data, "model")
     method: Method | None = part("method", make, config.get("method"))
     distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
-    teacher = part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") else None
+    stages = config["stages"] if "stages" not in bad else STAGE_ORDER
+    teacher = part("teacher", make_teacher, config["teacher"], data, spec, stages) if config.get("teacher") else None
     budget, _ = rules.choose_budget(config)
     if budget is not None and budget.kind in bad:
         budget = None
@@ -247,14 +267,15 @@ def _check_layouts(
     """The layouts of trainings of whole networks; what a cut network can take shows only when it is there."""
     recipe = Recipe(**config["pretrain"])
     trained = [spec] if "pretrain" in config["stages"] and not spec.comes_trained else []
-    trained += [teacher.spec] if isinstance(teacher, ZooTeacher) and not teacher.spec.comes_trained else []
+    also = teacher.to_train if teacher is not None else None
+    trained += [also] if also is not None and not also.comes_trained else []
     checked = [("pretrain", recipe, one) for one in trained]
     if "sparsify" in config["stages"]:
         own = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
         checked += [(f"method.{name}", value, spec) for name, value in own.items()]
     for key, recipe, one in checked:
         if recipe.channels_last == "on":
-            training_format(one.without_pretrained().build(tried=False), recipe, device, key)
+            _under(key, training_format, one.without_pretrained().build(tried=False), recipe, device)
 
 
 def _check_budget(

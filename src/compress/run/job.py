@@ -18,6 +18,7 @@ from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.paths import MODEL
 from compress.models.spec import ModelSpec
+from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
 from compress.prune.cost import cost_model
 from compress.prune.method import Method, Problem
@@ -61,6 +62,7 @@ class RunState:
     done: Mapping[str, Path]
     control: Control | None = None
     controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    team: Team = ALONE  # who trains the network of this stage together
 
     def fresh(self) -> nn.Module:
         """The uncut network, weights to be loaded."""
