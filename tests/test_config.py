@@ -73,7 +73,7 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["stages=[]"], "stages=[]: must be some of pretrain, "),
         (["stages=[pretrain,cook]"], "stages[1]=cook: must be one of pretrain, sparsify, "),
         (["stages=[pretrain]", "force=[eval]"], "force=[eval]: eval is not among the stages of this run"),
-        (["distill=kd"], "distill is set without teacher=zoo or teacher=run"),
+        (["distill=kd"], "distill is set without teacher=zoo, teacher=run or teacher=self"),
         (["teacher=zoo"], "teacher is set without distill=kd"),
         (["preserve_ratio=0.5", "percent=0.1"], "preserve_ratio=0.5 and percent=0.1: are two budgets"),
     ],

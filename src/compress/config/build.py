@@ -7,7 +7,7 @@ files, devices and the fit of the parts by making them. Making is cheap; pixels 
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ from compress.prune.method import Method
 from compress.run.job import Job, make_problem
 from compress.run.stages import needs
 from compress.schema.check import find_target
-from compress.schema.settings import STAGE_ORDER, Budget, EvalSettings, FinetuneRecipe, Recipe
+from compress.schema.settings import Budget, EvalSettings, FinetuneRecipe, Recipe
 from compress.train.memory_format import training_format
 
 T = TypeVar("T")
@@ -142,9 +142,7 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     return spec
 
 
-def make_teacher(
-    node: Mapping[str, Any], data: Data | None, model: ModelSpec | None, stages: Sequence[str]
-) -> Teacher | None:
+def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | None) -> Teacher | None:
     """Of any kind: one that takes a `spec` gets its own `model`, or else the network that the run compresses.
 
     Without data or network, which is wrong in itself then, what can be told without it is told.
@@ -157,7 +155,7 @@ def make_teacher(
             return None
     teacher: Teacher = kind(**own)
     if data is not None:
-        teacher.check(data.classes, data.shape, stages)
+        teacher.check(data.classes, data.shape)
     return teacher
 
 
@@ -208,8 +206,12 @@ def build(config: JSON) -> Job:
     spec = part("model", make_spec, config.get("model"), data, "model")
     method: Method | None = part("method", make, config.get("method"))
     distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
-    stages = config["stages"] if "stages" not in bad else STAGE_ORDER
-    teacher = part("teacher", make_teacher, config["teacher"], data, spec, stages) if config.get("teacher") else None
+    teacher = part("teacher", make_teacher, config["teacher"], data, spec) if config.get("teacher") else None
+    if teacher is not None and teacher.of_stage not in (None, *config["stages"]) and "stages" not in bad:
+        problems.append(
+            f"teacher={config['teacher']['name']}: is the network of {teacher.of_stage}, which is not among the "
+            "stages of this run"
+        )
     budget, _ = rules.choose_budget(config)
     if budget is not None and budget.kind in bad:
         budget = None

@@ -4,14 +4,13 @@ A kind of teacher is one class and one YAML. A parameter `spec` of the class is 
 stands in the YAML, or else it is the network that the run compresses.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from torch import nn
 
-from compress.errors import InputError
+from compress.errors import InputError, SettingError
 from compress.io.files import digest_of
 from compress.io.paths import MODEL
 from compress.io.tensors import read_header
@@ -31,10 +30,10 @@ class Teacher(Protocol):
     def of_stage(self) -> Literal["pretrain"] | None:
         """The stage of the run whose network it is."""
 
-    def check(self, classes: int, shape: tuple[int, int, int], stages: Sequence[str]) -> None:
+    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         """
         Raises:
-            InputError: a teacher for other images or classes, or one that a run of these stages does not make.
+            SettingError: a teacher for other images or classes.
         """
 
     def digest(self) -> str | None:
@@ -52,7 +51,7 @@ class RunTeacher:
 
     def __post_init__(self) -> None:
         if not self.file.is_file():
-            raise InputError(f"teacher.run={self.run}: holds no {MODEL}; give the folder of a finished run")
+            raise self._refused(f"holds no {MODEL}; give the folder of a finished run")
         read_header(self.file)
 
     @property
@@ -73,23 +72,25 @@ class RunTeacher:
     def load(self, made: Path | None) -> nn.Module:
         return load_network(self.file)[0]
 
-    def check(self, classes: int, shape: tuple[int, int, int], stages: Sequence[str]) -> None:
+    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         written = read_header(self.file)["model"]
         target = written.get("target") if isinstance(written, dict) else None
         if isinstance(target, str) and not target.startswith(OURS):
-            raise InputError(
-                f"teacher.run={self.run}: is {shown(target)}, a network of your own, which a file may not call; "
+            raise self._refused(
+                f"is {shown(target)}, a network of your own, which a file may not call; "
                 f"use teacher=zoo model@teacher.model=custom teacher.model._target_={shown(target)}"
             )
         try:
             spec = spec_from_json(written)
         except InputError as error:
-            raise InputError(*(f"teacher.run={self.run}: {problem}" for problem in error.problems)) from None
+            raise self._refused("; ".join(error.problems)) from None
         if (spec.classes, spec.shape) != (classes, shape):
-            raise InputError(
-                f"teacher.run={self.run}: knows {spec.classes} classes of {spec.shape} images, "
-                f"this dataset has {classes} of {shape}"
+            raise self._refused(
+                f"knows {spec.classes} classes of {spec.shape} images, this dataset has {classes} of {shape}"
             )
+
+    def _refused(self, why: str) -> SettingError:
+        return SettingError("run", f"={self.run}: {why}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class ZooTeacher:
     def load(self, made: Path | None) -> nn.Module:
         return _made(made, self.spec)
 
-    def check(self, classes: int, shape: tuple[int, int, int], stages: Sequence[str]) -> None:
+    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         assert (self.spec.classes, self.spec.shape) == (classes, shape)
 
 
@@ -136,11 +137,8 @@ class SelfTeacher:
     def load(self, made: Path | None) -> nn.Module:
         return _made(made, self.spec)
 
-    def check(self, classes: int, shape: tuple[int, int, int], stages: Sequence[str]) -> None:
-        if self.of_stage not in stages:
-            raise InputError(
-                f"teacher=self: is the dense network of pretrain, which is not among the stages [{', '.join(stages)}]"
-            )
+    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
+        assert (self.spec.classes, self.spec.shape) == (classes, shape)
 
 
 def _made(folder: Path | None, spec: ModelSpec) -> nn.Module:
