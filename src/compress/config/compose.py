@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
@@ -29,7 +31,7 @@ from compress.errors import first_line, nearest
 from compress.io.files import JSON, hash_of, read_json
 from compress.io.paths import AGENT, CONF, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.run.sweep_jobs import SweepJob
-from compress.schema.settings import BUDGETS, OUTSIDE_RESULTS
+from compress.schema.settings import BUDGETS, OUTSIDE_RESULTS, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +119,8 @@ def pick(table: Mapping[str, Any], *words: Any) -> Any:
 
 def register_resolvers() -> None:
     """`${job_name:}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides,
-    `${pick:...}` for what depends on the kind of network or dataset."""
+    `${pick:...}` for what depends on the kind of network or dataset; and recipes that follow others."""
+    register_recipes()
     # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
     old = omegaconf.__version__.startswith("2.3")
     register: Callable[..., None] = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
@@ -129,6 +132,16 @@ def register_resolvers() -> None:
     register("confhash", of_root, replace=True)
     register("rule", rule, replace=True)
     register("pick", pick, replace=True)
+
+
+def register_recipes() -> None:
+    """`recipe@training: pretrain` among the defaults of a method: a recipe of its own that follows that of pretrain,
+    setting by setting, but for what the method's YAML or the command line says."""
+    store = ConfigStore.instance()
+    for stage in ("pretrain", "finetune"):
+        settings = {field.name: f"${{{stage}.{field.name}}}" for field in fields(Recipe)}
+        node = {"_target_": f"{Recipe.__module__}.{Recipe.__qualname__}", **settings}
+        store.store(stage, node, group="method/recipe", provider="compress")
 
 
 def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str = "hydra.run.dir") -> list[str]:
