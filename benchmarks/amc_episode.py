@@ -36,7 +36,7 @@ from compress.data.cifar import cifar
 from compress.data.digits import digits
 from compress.graph.build import channel_graph
 from compress.graph.types import ChannelGraph
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import Accuracy, accuracy
 from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.weights import load_strictly, read_checkpoint
@@ -326,7 +326,7 @@ def whole_search(model: nn.Module, calibration: Batches, validation: Batches, ep
     search = Search(env, DDPG(10, 1, AGENT, 0), [0.5], settings, 0)
     start, wall = clock.now(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        best = search.run(Work(Path(folder)))[0.5]
+        best = search.run(StageFolder(Path(folder)))[0.5]
     total, wall = clock.now() - start, time.perf_counter() - wall
     parts = {name: f"{100 * spent / total:.0f} %" for name, spent in clock.seconds.items() if name != "once"}
     unit = "CPU seconds" if where.type == "cpu" else "seconds"

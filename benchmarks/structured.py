@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 from compress.config.build import build
 from compress.config.compose import plain, register_resolvers
 from compress.io.paths import CONF
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
 from compress.measure.macs import count_macs
 from compress.methods.slimming.slimming import Slimming
@@ -115,7 +115,7 @@ def pruned_by_torch_pruning(job: Job, dense: torch.nn.Module, share: float, pool
 def trained(job: Job, network: torch.nn.Module, recipe: Recipe, stage: str) -> torch.nn.Module:
     """Through the loop that ours are trained by."""
     with tempfile.TemporaryDirectory() as folder:
-        work = Work(Path(folder))
+        work = StageFolder(Path(folder))
         train(
             network,
             job.data,

@@ -8,6 +8,7 @@ import pytest
 from conftest import run_command
 
 from compress.io.files import read_json, read_rows
+from compress.io.tensors import read_weights
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -67,3 +68,44 @@ def test_a_reward_is_one_function_and_one_yaml(tmp_path: Path) -> None:
     assert all(row["reward"] == int(row["reward"]) < 0 for row in rows)
     best = max(rows, key=lambda row: row["reward"])
     assert best["best_reward"] == rows[-1]["best_reward"]
+
+
+FRESH = """
+class Fresh(Uniform):
+    traits: ClassVar = Traits(budgets=("preserve_ratio",), begins="fresh")
+
+    def plan(self, problem, learned, work):
+        work.row(generation=1, top1=10.0)
+        decision = super().plan(problem, learned, work)
+        buffer = problem.model.bn1.running_mean
+        return replace(decision, weights={"bn1.running_mean": buffer + 0.5, "bn1.bias": problem.model.bn1.bias + 1})
+"""
+
+
+def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_share_its_stages(mine: Path) -> None:
+    code = (mine / "my_methods.py").read_text().replace("import dataclass", "import dataclass, replace")
+    (mine / "my_methods.py").write_text(code + FRESH)
+    yaml = (mine / "conf_of_mine" / "method" / "uniform.yaml").read_text()
+    yaml = yaml.replace("name: uniform", "name: fresh").replace("Uniform", "Fresh").replace("[pretrain, ", "[")
+    (mine / "conf_of_mine" / "method" / "fresh.yaml").write_text(yaml)
+    small = ("method=fresh", "finetune.epochs=1", "eval.latency_seconds=0.05", "plots=false", "tensorboard=false")
+    summaries = []
+    for width in (8, 4):
+        done = run(mine, *small, f"model.width={width}", f"hydra.run.dir={width}")
+        assert done.returncode == 0, done.stderr
+        summaries.append(read_json(mine / str(width) / "summary.json"))
+    wide, narrow = summaries
+    assert list(wide["stages"]) == ["prune", "finetune", "eval"]
+    assert list(wide["results"]) == ["pruned", "finetuned"]
+    assert not any(stage["reused"] for stage in narrow["stages"].values())
+    assert wide["stages"]["prune"]["key"] != narrow["stages"]["prune"]["key"]
+    assert wide["budget"]["dense_macs"] == pytest.approx(
+        wide["results"]["pruned"]["macs"] / wide["budget"]["achieved"]["preserve_ratio"]
+    )
+    assert any(row.get("generation") == 1 for row in read_rows(mine / "8"))
+    weights, _ = read_weights(Path(wide["stages"]["prune"]["folder"]) / "model.safetensors")
+    assert float(weights["bn1.bias"].mean()) == pytest.approx(1.0)
+    assert float(weights["bn1.running_mean"].mean()) == pytest.approx(0.5)
+    refused = run(mine, *small, "stages=[finetune,eval]")
+    assert refused.returncode == 2
+    assert "stages=[finetune]: finetune needs prune before it" in refused.stderr

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from compress.config.build import build
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.macs import count_macs
 from compress.models.layers import ChannelSelection
 from compress.models.masks import MASK, masked_layers, set_masks
@@ -203,7 +203,7 @@ def test_the_stage_begins_with_new_weights_of_the_same_network(selecting: Job, t
         folder.mkdir()
     save_network(done["prune"] / "model.safetensors", small, job.model, plan)
     state = RunState(job, done)
-    result = finetune(state, Work(tmp_path / "finetune"))
+    result = finetune(state, StageFolder(tmp_path / "finetune"))
     assert (result["init"], result["epochs"]) == ("scratch", 0)
     assert result["recipe"]["step_epochs"] == int(10 * longer) > 10
     loaded, read = load_network(tmp_path / "finetune" / "model.safetensors")

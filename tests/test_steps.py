@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress.data.base import Batch
 from compress.data.digits import digits
 from compress.data.memory import MemoryData
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.models.masks import MASK, set_masks
 from compress.schema.settings import Recipe
 from compress.train.loop import Hooks, Training, train
@@ -86,7 +86,7 @@ def black_is_0() -> nn.Sequential:
 
 def run(model: nn.Module, data: Any, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"stage": "pretrain", "seed": 3, "device": CPU, "work": Work(folder)} | more
+    settings = {"stage": "pretrain", "seed": 3, "device": CPU, "work": StageFolder(folder)} | more
     settings = {"objective": cross_entropy(recipe)} | settings
     return train(Training(model=model, data=data, recipe=recipe, **settings))
 
@@ -150,7 +150,7 @@ def test_the_row_of_an_epoch_is_a_mean_over_images(tmp_path: Path) -> None:
     expected = float(nn.functional.cross_entropy(logits, labels))
     right = 100 * float((logits.argmax(1) == labels).double().mean())
     recipe = make_recipe(epochs=1, batch_size=6, lr=1e-12)
-    run(model, Scripted(batches, held_out_scores(1)), recipe, tmp_path, work=Work(tmp_path, rows.append))
+    run(model, Scripted(batches, held_out_scores(1)), recipe, tmp_path, work=StageFolder(tmp_path, rows.append))
     assert rows[0]["loss"] == pytest.approx(expected, abs=1e-6)
     assert rows[0]["train_top1"] == pytest.approx(right, abs=1e-4)
     assert rows[0]["held_out_top1"] == 25
@@ -330,9 +330,9 @@ def test_a_resumed_training_still_knows_its_best_epoch(tmp_path: Path) -> None:
     model, recipe = black_is_0(), make_recipe(epochs=4, batch_size=6, lr=0.1)
     data = Scripted(drawn_batches(6, 6), held_out_scores(1, 3, 2))
     with pytest.raises(KilledError):
-        run(model, data, recipe, tmp_path, work=Work(tmp_path, killed_in(3)))
+        run(model, data, recipe, tmp_path, work=StageFolder(tmp_path, killed_in(3)))
     again = Scripted(drawn_batches(6, 6), held_out_scores(2, 2))
-    result = run(black_is_0(), again, recipe, tmp_path, work=Work(tmp_path))
+    result = run(black_is_0(), again, recipe, tmp_path, work=StageFolder(tmp_path))
     assert (result["best_epoch"], result["best_held_out_top1"], result["held_out_top1"]) == (2, 75, 50)
     whole = run(black_is_0(), Scripted(drawn_batches(6, 6), held_out_scores(1, 3, 2, 2)), recipe, tmp_path / "whole")
     assert torch.equal(result["best_weights"]["1.weight"], whole["best_weights"]["1.weight"])

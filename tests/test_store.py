@@ -14,7 +14,7 @@ import pytest
 
 from compress.errors import InputError
 from compress.io.files import atomic, hash_of, read_json, read_rows, write_json
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.run.store import Store, stage_key
 
 
@@ -29,7 +29,7 @@ def stage(store: Store, compute: Any, *, depends: Any = None, redo: bool = False
 def test_the_second_asking_reuses_result_and_rows(tmp_path: Path) -> None:
     store, calls, rows = Store(tmp_path), [], []
 
-    def compute(work: Work) -> Any:
+    def compute(work: StageFolder) -> Any:
         calls.append(1)
         work.row(stage="prune", epoch=1)
         return {"seconds": 1.0, "made": "x", "value": 7}
@@ -56,7 +56,7 @@ def test_other_dependencies_are_another_stage(tmp_path: Path) -> None:
 def test_a_failed_stage_leaves_progress_and_no_result(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
-    def fail(work: Work) -> Any:
+    def fail(work: StageFolder) -> Any:
         work.row(epoch=1)
         work.progress(lambda: {"epoch": 1})
         work.row(epoch=2)  # after the last save: dropped when resumed
@@ -67,7 +67,7 @@ def test_a_failed_stage_leaves_progress_and_no_result(tmp_path: Path) -> None:
     assert not [folder for folder in tmp_path.iterdir() if folder.is_dir() and folder.suffix != ".partial"]
     seen: list[Any] = []
 
-    def go_on(work: Work) -> Any:
+    def go_on(work: StageFolder) -> Any:
         seen.append(work.resumed)
         work.row(epoch=2)
         return {"seconds": 0, "made": "x"}
@@ -82,7 +82,7 @@ def test_redo_replaces_what_is_there_only_once_the_new_is_whole(tmp_path: Path) 
     store = Store(tmp_path)
     stage(store, lambda work: {"seconds": 0, "made": "x", "value": 1})
 
-    def fail(work: Work) -> Any:
+    def fail(work: StageFolder) -> Any:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -93,7 +93,7 @@ def test_redo_replaces_what_is_there_only_once_the_new_is_whole(tmp_path: Path) 
 
 
 def _count_and_wait(root: Path, seconds: float) -> None:
-    def compute(work: Work) -> Any:
+    def compute(work: StageFolder) -> Any:
         with open(root / "calls", "a") as file:
             file.write("x")
         time.sleep(seconds)
@@ -143,7 +143,7 @@ def test_a_row_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
 
 
 def finished(tmp_path: Path) -> tuple[Store, Path]:
-    def compute(work: Work) -> Any:
+    def compute(work: StageFolder) -> Any:
         work.plan.write_text("whole")
         return {"seconds": 0, "made": "x", "value": 1}
 
@@ -151,7 +151,7 @@ def finished(tmp_path: Path) -> tuple[Store, Path]:
     return store, stage(store, compute).folder
 
 
-def fail(work: Work) -> Any:
+def fail(work: StageFolder) -> Any:
     raise AssertionError("computed again")
 
 
@@ -216,7 +216,7 @@ ENTRIES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def seven(work: Work) -> Any:
+def seven(work: StageFolder) -> Any:
     work.row(epoch=1)
     work.plan.write_text("plan")
     return {"seconds": 0, "made": "x", "value": 7}
@@ -241,7 +241,7 @@ def test_whatever_stands_in_its_place_a_stage_is_computed(entry: str, suffix: st
     "entry", ["an empty folder", "a file", "a pipe", "an empty file", "a link to itself", "a deep result"]
 )
 def test_whatever_stands_in_a_partial_stage_it_is_computed(entry: str, name: str, tmp_path: Path) -> None:
-    def killed(work: Work) -> Any:
+    def killed(work: StageFolder) -> Any:
         work.row(epoch=1)
         work.progress(lambda: {"epoch": 1})
         raise RuntimeError("kill")
@@ -258,7 +258,7 @@ def test_whatever_stands_in_a_partial_stage_it_is_computed(entry: str, name: str
 
 
 def test_progress_of_another_stage_is_none_of_this_one(tmp_path: Path) -> None:
-    def killed(work: Work) -> Any:
+    def killed(work: StageFolder) -> Any:
         work.progress(lambda: {"epoch": 1})
         raise RuntimeError("kill")
 
@@ -267,8 +267,8 @@ def test_progress_of_another_stage_is_none_of_this_one(tmp_path: Path) -> None:
             stage(Store(tmp_path), killed, depends={"ratio": ratio})
     one, other = tmp_path.glob("*.partial")
     (other / "progress.pt").write_bytes((one / "progress.pt").read_bytes())
-    assert Work(one).resumed == {"epoch": 1}
-    assert Work(other).resumed is None
+    assert StageFolder(one).resumed == {"epoch": 1}
+    assert StageFolder(other).resumed is None
 
 
 def test_a_flipped_bit_anywhere_in_a_stage_is_noticed(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_flipped_bit_anywhere_in_a_stage_is_noticed(tmp_path: Path) -> None:
 def test_what_is_forced_does_not_depend_on_clocks(tmp_path: Path) -> None:
     values = iter(range(10))
 
-    def count(work: Work) -> Any:
+    def count(work: StageFolder) -> Any:
         return {"seconds": 0, "made": "x", "value": next(values)}
 
     def forced(launch: str) -> Any:
@@ -323,7 +323,7 @@ def test_a_file_system_without_locks_is_told(code: int, tmp_path: Path, monkeypa
 def test_damaged_progress_begins_the_stage_anew(tmp_path: Path) -> None:
     (tmp_path / "progress.pt").write_bytes(b"garbage")
     (tmp_path / ".progress.pt.77.part").write_bytes(b"half")
-    work = Work(tmp_path)
+    work = StageFolder(tmp_path)
     assert work.resumed is None
     assert not list(tmp_path.glob(".*.part"))
 
@@ -331,7 +331,7 @@ def test_damaged_progress_begins_the_stage_anew(tmp_path: Path) -> None:
 def test_a_forced_stage_goes_on_after_a_kill_too(tmp_path: Path) -> None:
     store, _ = finished(tmp_path)
 
-    def killed(work: Work) -> Any:
+    def killed(work: StageFolder) -> Any:
         work.progress(lambda: {"epoch": 3})
         raise RuntimeError("kill")
 
@@ -339,7 +339,7 @@ def test_a_forced_stage_goes_on_after_a_kill_too(tmp_path: Path) -> None:
         stage(store, killed, redo=True)
     seen: list[Any] = []
 
-    def go_on(work: Work) -> Any:
+    def go_on(work: StageFolder) -> Any:
         seen.append(work.resumed)
         return {"seconds": 0, "made": "x"}
 
@@ -348,17 +348,17 @@ def test_a_forced_stage_goes_on_after_a_kill_too(tmp_path: Path) -> None:
 
 
 def test_seconds_of_earlier_lives_count(tmp_path: Path) -> None:
-    one = Work(tmp_path)
+    one = StageFolder(tmp_path)
     time.sleep(0.2)
     one.progress(dict)
-    assert Work(tmp_path).seconds() >= 0.2
+    assert StageFolder(tmp_path).seconds() >= 0.2
 
 
 def test_what_is_forced_is_computed_once_in_a_launch_and_again_in_the_next(tmp_path: Path) -> None:
     calls: list[str] = []
 
     def asked(launch: str | None, redo: bool) -> Any:
-        def compute(work: Work) -> Any:
+        def compute(work: StageFolder) -> Any:
             calls.append(str(launch))
             return {"seconds": 1.0, "made": "x"}
 

@@ -1,7 +1,8 @@
 """What a user did wrong, in one line per mistake, and the exit codes. No torch here: a mistake is told at once."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG)
@@ -12,22 +13,39 @@ class InputError(ValueError):
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = self.lines = problems
+
+
+OWN = "\0"  # before the name of a setting in a text by code that does not know where the setting stands in a config
 
 
 class SettingError(InputError):
-    """A setting with a bad value, told by whoever has the setting; where it stands in a config, callers add.
+    """What whoever has the settings says of a bad value: f"{OWN}lbound={value}: must not be above {OWN}rbound".
 
-    `told` begins with what follows the name: "=3: must be ...".
+    Who knows where the settings stand says so with `under`; in Python their bare names are told.
     """
 
-    def __init__(self, field: str, told: str) -> None:
-        super().__init__(f"{field}{told}")
-        self.field, self.told = field, told
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(placed(line) for line in lines))
+        self.lines = lines
 
     def under(self, prefix: str) -> "SettingError":
-        """The same, of a setting that stands below `prefix`: "lr" under "method.training" is method.training.lr."""
-        return SettingError(f"{prefix}.{self.field}", self.told)
+        """The same, of settings that stand below `prefix`: lr under method.training is method.training.lr."""
+        return SettingError(*(line.replace(OWN, f"{OWN}{prefix}.") for line in self.lines))
+
+
+def placed(text: str, prefix: str = "") -> str:
+    """A text with the names of its settings written out."""
+    return text.replace(OWN, f"{prefix}." if prefix else "")
+
+
+@contextmanager
+def settings_under(prefix: str) -> Iterator[None]:
+    """Settings that are told in the block stand below `prefix`."""
+    try:
+        yield
+    except SettingError as error:
+        raise error.under(prefix) from None
 
 
 def is_users(error: BaseException) -> bool:

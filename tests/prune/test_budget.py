@@ -9,7 +9,7 @@ from torch import nn
 from compress.errors import InputError
 from compress.graph.plan import Plan
 from compress.prune.budget import achieved, preserve_ratio
-from compress.prune.method import Decision, Problem
+from compress.prune.method import Decision, Evidence, Problem
 from compress.run.job import make_problem
 from compress.run.stages.prune import _budget_json
 from compress.schema.settings import Budget
@@ -61,13 +61,16 @@ def test_a_budget_is_met_within_one_percent_or_one_rounding_step(
     kind: str, value: float, step: float, met: list[int]
 ) -> None:
     asked = problem(kind, value)
-    told = {count: _budget_json(asked, Decision(keeping(count), rounding_step=step)) for count in range(40, 101)}
+    told = {
+        count: _budget_json(asked, Decision(keeping(count), evidence=Evidence(rounding_step=step)))
+        for count in range(40, 101)
+    }
     assert [count for count, budget in told.items() if budget["met"]] == met
     assert told[60]["asked"] == {kind: value}
     assert told[60]["achieved"]["percent"] == pytest.approx(0.4)
 
 
 def test_a_share_removed_is_as_the_method_counts_it() -> None:
-    told = _budget_json(problem("percent", 0.5), Decision(keeping(100), percent=0.5))
+    told = _budget_json(problem("percent", 0.5), Decision(keeping(100), evidence=Evidence(percent=0.5)))
     assert told["met"]
     assert told["achieved"]["percent"] == 0.5

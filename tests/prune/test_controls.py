@@ -18,7 +18,7 @@ from compress.methods.slimming.scales import norms_of
 from compress.methods.slimming.slimming import Slimming
 from compress.prune.controls import Control, controlled, controls_of
 from compress.prune.cost import cost_model
-from compress.prune.method import Decision, Problem
+from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.surgery import cut, difference
 from compress.prune.weight_masks import pools, weight_masks
 from compress.schema.settings import Budget
@@ -69,8 +69,8 @@ def test_random_keeps_as_many_of_each_group_but_others(problem: Problem) -> None
         assert problem.graph.widths(draw.plan) == widths
         assert problem.cost.macs(draw.plan) == problem.cost.macs(decision.plan)
         assert problem.cost.params(draw.plan) == problem.cost.params(decision.plan)
-        assert draw.percent == decision.percent
-        assert draw.rounding_step == decision.rounding_step
+        assert draw.evidence.percent == decision.evidence.percent
+        assert draw.evidence.rounding_step == decision.evidence.rounding_step
         assert draw.masks == draw.weights == {}
     plans = [decision.plan, *(draw.plan for draw in draws)]
     for at, plan in enumerate(plans):
@@ -108,29 +108,31 @@ def test_uniform_has_the_macs_and_every_layer_alike(problem: Problem, budget: Bu
     full = problem.cost.full_widths
     one_less = problem.cost.macs(full - np.eye(len(full), dtype=np.int64))
     assert own - int((problem.cost.full_macs - one_less).max()) <= macs <= own  # within one channel
-    assert control.rounding_step == decision.rounding_step
-    assert decision.scores is not None
-    scored = [group for group in problem.graph if group.name in decision.scores]
+    assert control.evidence.rounding_step == decision.evidence.rounding_step
+    assert decision.evidence.scores is not None
+    scored = [group for group in problem.graph if group.name in decision.evidence.scores]
     widths = dict(zip([g.name for g in problem.graph], problem.graph.widths(control.plan), strict=True))
     shares = [widths[group.name] / group.width for group in scored]
     assert max(shares) - min(shares) <= 1 / min(group.width for group in scored) + 1e-9
     for group in problem.graph:
-        if group.name not in decision.scores:
+        if group.name not in decision.evidence.scores:
             assert widths[group.name] == group.width
     if method is FILTERS and len(problem.graph) == 12:
         assert (
-            set(decision.own["unscored"]) == {g.name for g in problem.graph if g.name not in decision.scores} != set()
+            set(decision.own["unscored"])
+            == {g.name for g in problem.graph if g.name not in decision.evidence.scores}
+            != set()
         )
     # and keeps by the method's own scores
     for group in scored:
         stays = torch.zeros(group.width, dtype=torch.bool)
         stays[list(control.plan.kept[group.name])] = True
-        score = decision.scores[group.name]
+        score = decision.evidence.scores[group.name]
         if not bool(stays.all()):
             assert float(score[stays].min()) >= float(score[~stays].max())
     assert control.own == {"control": "uniform"}
     kept, total = sum(widths[group.name] for group in scored), sum(group.width for group in scored)
-    assert control.percent == pytest.approx(1 - kept / total)  # of the channels that the method chose from
+    assert control.evidence.percent == pytest.approx(1 - kept / total)  # of the channels that the method chose from
     assert control.plan != decision.plan
     assert controlled(asked, decision, UNIFORM).plan == control.plan
 
@@ -153,7 +155,7 @@ def test_uniform_without_scores_takes_what_weights_say(problem: Problem) -> None
     control = controlled(problem, Decision(plan), UNIFORM)
     macs = problem.cost.macs(plan)
     assert 0.99 * macs <= problem.cost.macs(control.plan) <= macs
-    assert control.percent is None
+    assert control.evidence.percent is None
 
 
 @pytest.mark.parametrize("problem", ["resnet20_cs"], indirect=True)
@@ -176,7 +178,8 @@ def test_controls_are_refitted_as_the_decision_was(problem: Problem) -> None:
         seen.append(plan)
         return {"classifier.weight": torch.zeros(1)}
 
-    decision = replace(SLIMMING.plan(problem, None), refit=refit)
+    decision = SLIMMING.plan(problem, None)
+    decision = replace(decision, evidence=replace(decision.evidence, refit=refit))
     for control in (Control("random", 1), UNIFORM):
         found = controlled(problem, decision, control)
         assert seen[-1] == found.plan
@@ -192,7 +195,9 @@ def masked(problem: Problem, objects: Any, percent: float = 0.7) -> tuple[Proble
         problem.model, percent, objects=objects, scope="global", criterion="percentile", on_empty="keep_max",
         min_weights=1,
     )  # fmt: skip
-    return replace(problem, budget=Budget("percent", percent)), Decision(Plan(), masks=found.masks, percent=percent)
+    return replace(problem, budget=Budget("percent", percent)), Decision(
+        Plan(), masks=found.masks, evidence=Evidence(percent=percent)
+    )
 
 
 @pytest.mark.parametrize("objects", [["conv"], ["fc"], ["conv", "fc"]])
@@ -209,8 +214,8 @@ def test_random_masks_keep_as_many_of_every_layer(problem: Problem, objects: Any
             assert int(draw.masks[name].sum()) == int(mask.sum())
             assert not torch.equal(draw.masks[name], mask)
         kept, total = (sum(f(mask) for mask in draw.masks.values()) for f in (lambda m: int(m.sum()), torch.numel))
-        assert draw.percent == pytest.approx(1 - kept / total)
-        assert draw.percent == pytest.approx(0.7, abs=2 / total + 1e-9)
+        assert draw.evidence.percent == pytest.approx(1 - kept / total)
+        assert draw.evidence.percent == pytest.approx(0.7, abs=2 / total + 1e-9)
     assert any(not torch.equal(draws[0].masks[name], draws[1].masks[name]) for name in decision.masks)
     again = controlled(asked, decision, Control("random", 1))
     assert all(torch.equal(again.masks[name], draws[0].masks[name]) for name in again.masks)
@@ -231,7 +236,7 @@ def test_uniform_masks_take_the_same_share_of_every_layer_and_keep_the_largest(
         assert int((~mask).sum()) == int(mask.numel() * 0.7) + 1
         assert float(weight[mask].min()) > float(weight[~mask].max())
     kept, total = (sum(f(mask) for mask in control.masks.values()) for f in (lambda m: int(m.sum()), torch.numel))
-    assert control.percent == pytest.approx(1 - kept / total)
+    assert control.evidence.percent == pytest.approx(1 - kept / total)
     if objects != ["fc"]:
         before = {name: int(mask.sum()) for name, mask in decision.masks.items()}
         assert any(int(control.masks[name].sum()) != count for name, count in before.items())

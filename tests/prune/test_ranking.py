@@ -23,7 +23,8 @@ from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
-from compress.prune.selection import Ranking, makers
+from compress.prune.scores import producers
+from compress.prune.selection import Selection
 from compress.prune.surgery import cut
 from compress.run.job import make_problem
 from compress.schema.settings import Budget
@@ -136,9 +137,7 @@ def test_layer_takes_the_same_share_of_each(problem: Problem) -> None:
 @pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
 def test_budgets_out_of_reach_say_what_is_in_reach(problem: Problem) -> None:
     for method in (SLIMMING, FILTERS, replace(SLIMMING, min_channels=3), replace(SLIMMING, scope="layer")):
-        with pytest.raises(
-            InputError, match=r"^preserve_ratio=0.0001: out of reach; with method.min_channels="
-        ) as error:
+        with pytest.raises(InputError, match=r"^preserve_ratio=0.0001: out of reach; with min_channels=") as error:
             at(problem, method, "preserve_ratio", 0.0001)
         low = float(str(error.value).split("at least ")[1].split()[0])
         assert 0 < low < 0.5
@@ -170,8 +169,8 @@ def test_a_percent_out_of_reach_says_what_can_go(changes: dict[str, Any], most: 
     with pytest.raises(InputError) as error:
         method.check(replace(problem, budget=Budget("percent", most + 0.01)))
     assert str(error.value) == (
-        f"percent={most + 0.01:g}: out of reach; with method.min_channels={method.min_channels} and "
-        f"method.round_to={method.round_to} at most {most} of the 16 channels can go"
+        f"percent={most + 0.01:g}: out of reach; with min_channels={method.min_channels} and "
+        f"round_to={method.round_to} at most {most} of the 16 channels can go"
     )
     if method.round_to == 1:  # a threshold takes what it takes
         assert replace(method, select="threshold").check(replace(problem, budget=Budget("percent", 0.99)))
@@ -208,7 +207,7 @@ def test_no_scores_at_all_are_told_before_anything_runs(name: str, scope: Any, b
     keep = replace(METHODS[name], coupled="keep", scope=scope)
     with pytest.raises(InputError):
         keep.check(problem)
-    with pytest.raises(InputError, match="^method.coupled=keep: leaves no group of channels to choose from"):
+    with pytest.raises(InputError, match="^coupled=keep: leaves no group of channels to choose from"):
         keep.check_reach(problem.graph, problem.cost, budget, set())
     with pytest.raises(InputError, match="no batch norm scales channels of this network; try filter_magnitude"):
         SLIMMING.check(problem_of(Sum(normed=False), budget))
@@ -237,7 +236,7 @@ def test_widths_are_multiples_where_that_is_asked(problem: Problem, scope: Any) 
 
 
 def test_a_threshold_knows_no_multiples() -> None:
-    with pytest.raises(InputError, match="method.round_to=8: a threshold knows no multiples; use method.select=rank"):
+    with pytest.raises(InputError, match="round_to=8: a threshold knows no multiples; use select=rank"):
         replace(SLIMMING, round_to=8)
 
 
@@ -247,7 +246,7 @@ def test_the_step_is_the_costliest_by_hand(problem: Problem) -> None:
         for coupled in ("sum", "keep"):
             costs = []
             for at_group, group in enumerate(problem.graph):
-                if coupled == "keep" and makers(problem.graph, group) > 1:
+                if coupled == "keep" and producers(problem.graph, group) > 1:
                     continue  # has no choice
                 widths = [other.width for other in problem.graph]
                 widths[at_group] = (group.width - 1) // round_to * round_to or group.width
@@ -364,7 +363,7 @@ def test_keep_leaves_residual_streams_whole(problem: Problem, name: str, scope: 
     method = replace(METHODS[name], coupled="keep", scope=scope)
     for kind, value in (("percent", 0.6), ("preserve_ratio", 0.5)):
         decision = at(problem, method, kind, value)
-        coupled = [group for group in problem.graph if makers(problem.graph, group) > 1]
+        coupled = [group for group in problem.graph if producers(problem.graph, group) > 1]
         assert len(coupled) == {12: 3, 25: 5}[len(problem.graph)]
         assert set(decision.own["unscored"]) == {group.name for group in coupled}
         assert all(len(decision.plan.kept[group.name]) == group.width for group in coupled)
@@ -488,7 +487,7 @@ def applied(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_refitted_layers_give_more_of_what_they_gave(name: str, on_digits: Problem) -> None:
-    method: Ranking = replace(METHODS[name], refit_images=600, coupled="sum")
+    method: Selection = replace(METHODS[name], refit_images=600, coupled="sum")
     plain = replace(method, refit_images=0)
     assert isinstance(method, Slimming | FilterMagnitude)
     assert isinstance(plain, Slimming | FilterMagnitude)

@@ -19,7 +19,7 @@ from compress.config import rules
 from compress.data.base import Data
 from compress.distill.distill import Distill
 from compress.distill.teacher import Teacher
-from compress.errors import InputError, SettingError
+from compress.errors import InputError, SettingError, settings_under
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
 from compress.models.onnx import require_onnx
@@ -27,11 +27,11 @@ from compress.models.spec import ModelSpec
 from compress.models.weights import read_checkpoint
 from compress.parallel.rank import place
 from compress.prune.controls import controls_of
-from compress.prune.method import Method
+from compress.prune.method import Method, Traits
 from compress.run.job import Job, make_problem
 from compress.run.stages import needs
 from compress.schema.check import find_target
-from compress.schema.settings import Budget, EvalSettings, FinetuneRecipe, Recipe
+from compress.schema.settings import BUDGETS, Budget, BudgetKind, EvalSettings, FinetuneRecipe, Recipe
 from compress.train.memory_format import training_format
 
 T = TypeVar("T")
@@ -52,8 +52,8 @@ def _with_sources(node: Any) -> Any:
     return {**asked, "sources": sources} if sources else asked
 
 
-def make(node: Mapping[str, Any]) -> Any:
-    """Call what a config node names.
+def make(node: Mapping[str, Any], key: str = "") -> Any:
+    """Call what a config node names, which stands at `key`.
 
     Raises:
         InputError: the callee refuses its settings.
@@ -61,6 +61,8 @@ def make(node: Mapping[str, Any]) -> Any:
     try:
         return instantiate(_for_callees(node), _convert_="all")
     except InstantiationException as error:
+        if isinstance(error.__cause__, SettingError):
+            raise (error.__cause__.under(key) if key else error.__cause__) from None
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise
@@ -153,18 +155,11 @@ def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | 
         own["spec"] = make_spec(node["model"], data, "teacher.model") if "model" in node else model
         if own["spec"] is None:
             return None
-    teacher: Teacher = kind(**own)
-    if data is not None:
-        teacher.check(data.classes, data.shape)
-    return teacher
-
-
-def _under(key: str, function: Callable[..., T], *args: Any) -> T:
-    """Settings that are refused are told with where they stand."""
-    try:
-        return function(*args)
-    except SettingError as error:
-        raise error.under(key) from None
+    with settings_under("teacher"):
+        teacher: Teacher = kind(**own)
+        if data is not None:
+            teacher.check(data.classes, data.shape)
+        return teacher
 
 
 class _Parts:
@@ -192,20 +187,20 @@ def build(config: JSON) -> Job:
 
     def part(group: str, function: Callable[..., T], *args: Any) -> T | None:
         """Make what the config says of a group, unless that is already known to be wrong."""
-        return parts(_under, group, function, *args) if group not in bad else None
+        return parts(function, *args) if group not in bad else None
 
     devices = config["devices"] if "devices" not in bad else 1
     if devices == 1:
         devices = place().world  # as many as a launcher has started
     device = part("device", pick_device, config["device"], devices)
-    data: Data | None = part("dataset", make, config.get("dataset"))
+    data: Data | None = part("dataset", make, config.get("dataset"), "dataset")
     if devices > 1:
         problems += small_batches(config, devices)
         if data is not None and "share" not in inspect.signature(data.shuffled).parameters:
             problems.append(f"devices={devices}: the images of this dataset cannot be shared (`share` of `shuffled`)")
     spec = part("model", make_spec, config.get("model"), data, "model")
-    method: Method | None = part("method", make, config.get("method"))
-    distill: Distill | None = part("distill", make, config["distill"]) if config.get("distill") else None
+    method: Method | None = part("method", make, config.get("method"), "method")
+    distill: Distill | None = part("distill", make, config["distill"], "distill") if config.get("distill") else None
     teacher = part("teacher", make_teacher, config["teacher"], data, spec) if config.get("teacher") else None
     if teacher is not None and teacher.of_stage not in (None, *config["stages"]) and "stages" not in bad:
         problems.append(
@@ -214,6 +209,10 @@ def build(config: JSON) -> Job:
         )
     budget, _ = rules.choose_budget(config)
     if budget is not None and budget.kind in bad:
+        budget = None
+    if budget is not None and budget.kind not in (takes := _budgets_of(method, config)):
+        told = f"method={config['method'].get('name')} does not take it; it takes {', '.join(takes)}"
+        problems.append(f"{budget.kind}={config.get(budget.kind, budget.value)}: {told}")
         budget = None
     if "eval" not in bad and config["eval"]["onnx"]:
         parts(require_onnx, "eval.onnx=true")
@@ -224,7 +223,7 @@ def build(config: JSON) -> Job:
         parts(_check_distill, distill, method, config)
     if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
         problems.append(f"control={config['control']}: prune is not among the stages of this run")
-    if method is not None and config["control"] and method.learns and not method.cuts_channels:
+    if method is not None and config["control"] and method.traits.learns and method.traits.cuts == "weights":
         problems.append(
             f"control={config['control']}: what is pruned in steps leaves nothing to draw from blindly; use "
             "method.schedule=one-shot method.steps=1"
@@ -256,11 +255,22 @@ def build(config: JSON) -> Job:
         teacher=teacher,
         distill=distill,
         controls=controls_of(config["control"], config["control_draws"]),
-        stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.learns),
+        stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.traits.learns),
         force=frozenset(config["force"]),
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
         devices=devices,
     )
+
+
+def _budgets_of(method: Method | None, config: JSON) -> tuple[BudgetKind, ...]:
+    """Which budgets a method takes; of one that could not be made what its class says, if it does."""
+    if method is not None:
+        return method.traits.budgets
+    try:
+        traits = find_target(config["method"]["_target_"]).traits
+    except Exception:  # told elsewhere
+        return BUDGETS
+    return traits.budgets if isinstance(traits, Traits) else BUDGETS
 
 
 def _check_layouts(
@@ -277,7 +287,8 @@ def _check_layouts(
         checked += [(f"method.{name}", value, spec) for name, value in own.items()]
     for key, recipe, one in checked:
         if recipe.channels_last == "on":
-            _under(key, training_format, one.without_pretrained().build(tried=False), recipe, device)
+            with settings_under(key):
+                training_format(one.without_pretrained().build(tried=False), recipe, device)
 
 
 def _check_budget(
@@ -285,10 +296,11 @@ def _check_budget(
 ) -> Budget:
     fresh = spec.without_pretrained().build
     problem = make_problem(fresh(), data, budget, device, seed, fresh)
-    if not problem.graph.groups and method.cuts_channels:
+    if not problem.graph.groups and method.traits.cuts == "channels":
         why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""
         raise InputError(f"model: no channel of this network can be cut{why}")
-    return method.check(problem)
+    with settings_under("method"):
+        return method.check(problem)
 
 
 def _few_reasons(frozen: Mapping[str, str]) -> str:
@@ -297,7 +309,7 @@ def _few_reasons(frozen: Mapping[str, str]) -> str:
 
 def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
     for stage in distill.stages:
-        if stage == "sparsify" and not (method.learns and method.sparsify_trains_weights):
+        if stage == "sparsify" and not (method.traits.learns and method.traits.trains != "nothing"):
             raise InputError(
                 f"distill.stages=[{', '.join(distill.stages)}]: method={config['method']['name']} trains no weights "
                 f"in sparsify, so no teacher can join it; use distill.stages=[finetune]"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.io.files import JSON
-from compress.schema.check import check_node, check_value, find_target, shown
+from compress.schema.check import check_node, check_value, shown
 from compress.schema.settings import BUDGETS, STAGE_ORDER, Budget, RunSettings
 
 # Keys that `build` hands on itself.
@@ -29,13 +29,6 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
     if not asked:
         return None, []
     key, value = next(iter(asked.items()))
-    target = method.get("_target_")
-    try:
-        takes = getattr(find_target(target), "budgets", BUDGETS) if target else BUDGETS
-    except Exception:
-        takes = BUDGETS  # the method itself is reported elsewhere
-    if key not in takes:
-        return None, [f"{key}={value}: method={method.get('name')} does not take it; it takes {', '.join(takes)}"]
     return (Budget(key, float(value), is_default) if not check_value(key, value, float) else None), []
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compress.errors import SettingError
+from compress.errors import OWN, SettingError
 from compress.schema.bounds import NonNegative, Positive
 from compress.schema.settings import Recipe
 from compress.train.objective import CrossEntropy, Outputs, Terms, cross_entropy
@@ -33,9 +33,9 @@ class Distill:
     def __post_init__(self) -> None:
         for name, value in (("terms", self.terms), ("stages", self.stages)):
             if not value:
-                raise SettingError(name, f"={value}: must name at least one, such as distill=kd does")
+                raise SettingError(f"{OWN}{name}={value}: must name at least one, such as distill=kd does")
         if "ce" in self.terms:
-            raise SettingError("terms.ce", ": is the name of the cross entropy on the labels; take another")
+            raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
 
     def objective(
         self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from torch import nn
 
-from compress.errors import InputError, SettingError
+from compress.errors import OWN, InputError, SettingError
 from compress.io.files import digest_of
 from compress.io.paths import MODEL
 from compress.io.tensors import read_header
@@ -90,7 +90,7 @@ class RunTeacher:
             )
 
     def _refused(self, why: str) -> SettingError:
-        return SettingError("run", f"={self.run}: {why}")
+        return SettingError(f"{OWN}run={self.run}: {why}")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def read_progress(folder: Path) -> tuple[JSON | None, list[JSON]]:
     return progress, rows
 
 
-class Work:
+class StageFolder:
     """The folder of one stage while it runs: its results, its rows, and where to continue after a kill."""
 
     def __init__(self, folder: Path, on_row: Callable[[Row], None] = lambda row: None) -> None:

@@ -6,7 +6,6 @@ weights that read it, which is what AMC goes by: `sides: both` counts the two al
 of a layer are divided by their mean, so that layers of different size can be weighed in one pool.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,9 +13,11 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from compress.graph.types import ChannelGraph
-from compress.prune.method import Decision, Problem
-from compress.prune.selection import Coupled, Ranking, Scores, together
-from compress.schema.settings import BUDGETS, Budget
+from compress.io.stage_folder import StageFolder
+from compress.prune.method import Decision, Problem, Traits
+from compress.prune.scores import Coupled, Scores, per_channel
+from compress.prune.selection import Selection, check_reach, decide
+from compress.schema.settings import Budget
 
 Norm = Literal["l1", "l2"]
 Sides = Literal["filters", "readers", "both"]
@@ -44,32 +45,25 @@ def filter_scores(
                 if axis in group.positions:
                     # a channel that a flatten spread over many places is read by the mean of them
                     parts.setdefault(group.name, []).append(norms[group.positions[axis]].mean(1, keepdim=True))
-    return together(parts, graph, coupled)
+    return per_channel(parts, graph, coupled)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterMagnitude(Ranking):
+class FilterMagnitude(Selection):
     """The method as `conf/method/filter_magnitude.yaml` sets it; every value's meaning stands there."""
 
     norm: Norm
     sides: Sides
     normalise: Literal["none", "mean"]
 
-    budgets: ClassVar = BUDGETS
-    learns: ClassVar = False
-    needs_sparsify: ClassVar = False
-    cuts_channels: ClassVar = True
-    sparsify_trains_weights: ClassVar = False
-    sparsify_reads_budget: ClassVar = False
-    plan_only: ClassVar = frozenset[str]()
-    files: ClassVar[Mapping[str, str]] = {}
+    traits: ClassVar = Traits()
 
     def check(self, problem: Problem) -> Budget:
-        self.check_reach(problem.graph, problem.cost, problem.budget, set(self._scores(problem)))
+        check_reach(self, problem.graph, problem.cost, problem.budget, set(self._scores(problem)))
         return problem.budget
 
-    def plan(self, problem: Problem, learned: Path | None) -> Decision:
-        return self.decide(problem, self._scores(problem))
+    def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
+        return decide(self, problem, self._scores(problem))
 
     def _scores(self, problem: Problem) -> Scores:
         return filter_scores(problem.model, problem.graph, self.norm, self.sides, self.normalise, self.coupled)

@@ -15,9 +15,9 @@ from torch import Tensor
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.seeds import derive_seed
-from compress.prune.method import Decision, Problem
+from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.order import channel_orders, plan_of
-from compress.prune.selection import most_first
+from compress.prune.scores import most_first
 from compress.prune.weight_masks import pools, random_masks, share_masked, uniform_masks
 from compress.prune.widths import all_choices, uniform_widths
 from compress.schema.settings import ControlKind
@@ -46,19 +46,20 @@ def controls_of(asked: list[ControlKind] | ControlKind | None, draws: int) -> tu
 def controlled(problem: Problem, decision: Decision, control: Control) -> Decision:
     """The control of a decision; where the method refits weights to its plan, its control's are refitted too."""
     seed = derive_seed(problem.seed, "control", str(control))
-    own = {"control": str(control)}
+    own, by = {"control": str(control)}, decision.evidence
     if decision.masks:
         is_random = control.kind == "random"
         masks = random_masks(problem.model, decision.masks, seed) if is_random else _uniform_masks(problem, decision)
-        return Decision(decision.plan, masks=masks, own=own, percent=share_masked(masks))
+        return Decision(decision.plan, masks=masks, own=own, evidence=Evidence(percent=share_masked(masks)))
     if control.kind == "random":
         plan = random_channels(problem.graph, decision.plan, seed)
-        percent = decision.percent
+        percent = by.percent
     else:
         plan = _uniform(problem, decision)
-        percent = None if decision.scores is None else _removed(problem.graph, plan, decision.scores)
-    weights = decision.refit(plan) if decision.refit is not None else {}
-    return Decision(plan, weights=weights, own=own, rounding_step=decision.rounding_step, percent=percent)
+        percent = None if by.scores is None else _removed(problem.graph, plan, by.scores)
+    weights = by.refit(plan) if by.refit is not None else {}
+    evidence = Evidence(percent=percent, rounding_step=by.rounding_step)
+    return Decision(plan, weights=weights, own=own, evidence=evidence)
 
 
 def random_channels(graph: ChannelGraph, plan: Plan, seed: int) -> Plan:
@@ -84,12 +85,12 @@ def _removed(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]) -> f
 
 def _uniform(problem: Problem, decision: Decision) -> Plan:
     """Every group narrowed alike, to the most MACs within those of the decision, by widths that it could have too."""
-    graph, cost = problem.graph, problem.cost
+    graph, cost, by = problem.graph, problem.cost, decision.evidence
     orders = channel_orders(problem.model, graph)
-    allowed = all_choices(graph, 1) if decision.choices is None else decision.choices
+    allowed = all_choices(graph, 1) if by.choices is None else by.choices
     options = [widths[widths > 0] for widths in allowed]  # to drop a block is not to narrow alike
-    if decision.scores is not None:  # groups that the method leaves whole stay whole
-        orders |= {name: most_first(score) for name, score in decision.scores.items()}
-        options = [w if g.name in decision.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
+    if by.scores is not None:  # groups that the method leaves whole stay whole
+        orders |= {name: most_first(score) for name, score in by.scores.items()}
+        options = [w if g.name in by.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
     widths = uniform_widths(cost, options, cost.macs(decision.plan) / cost.full_macs)
     return plan_of(graph, orders, widths)

@@ -17,6 +17,7 @@ from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.paths import MODEL
+from compress.io.seeds import derive_seed
 from compress.models.spec import ModelSpec
 from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
@@ -49,6 +50,7 @@ class Job:
     force: frozenset[str]
     asked: Mapping[str, Any]  # the settings of model, method, ... as written, for cache keys and records
     devices: int = 1  # processes that train together
+    method_key: str = "method"  # where the settings of the method stand in the config
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,14 @@ class RunState:
         order = ("finetune", "prune", "sparsify", "pretrain")
         return next(stage for stage in order if stage in self.done and (self.done[stage] / MODEL).is_file())
 
-    def uncut(self) -> str:
-        """The stage that made the newest network of full width."""
-        return "sparsify" if self.learned() and (self.done["sparsify"] / MODEL).is_file() else "pretrain"
+    def uncut(self) -> nn.Module:
+        """The newest network of full width; where no stage has made one, with new weights."""
+        made = [stage for stage in ("sparsify", "pretrain") if stage in self.done]
+        stage = next((stage for stage in made if (self.done[stage] / MODEL).is_file()), None)
+        if stage is not None:
+            return self.network(stage)[0]
+        torch.manual_seed(derive_seed(self.job.seed, "weights"))
+        return self.fresh()
 
     def learned(self) -> Path | None:
         return self.done.get("sparsify")
@@ -86,8 +93,7 @@ class RunState:
     def problem(self, train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None) -> Problem:
         """What a method is given; `train` makes a network of full width learn."""
         job = self.job
-        model, _ = self.network(self.uncut())
-        model.to(job.device)
+        model = self.uncut().to(job.device)
         return make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh, train)
 
 

@@ -18,7 +18,7 @@ import torch
 from compress.errors import is_users
 from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
 from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights
 from compress.parallel.collectives import Team
 from compress.parallel.helpers import Crew
@@ -30,7 +30,7 @@ from compress.run.job import Job, RunState
 from compress.run.stages import STAGES
 from compress.run.stages.evaluate import device_name
 from compress.run.stages.stage import Stage
-from compress.run.stages.training import teacher_job
+from compress.run.stages.training import network_settings, teacher_job
 from compress.run.store import Finished, Store, stage_key
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def assist(job: Job, order: Order, team: Team) -> None:
     """A helper's part in a training: all that rank 0 does, with nothing of it kept."""
     job = teacher_job(job) if order.of_teacher else job
     with TemporaryDirectory(prefix="compress-") as folder:
-        STAGES[order.stage].run(RunState(job, order.done, order.control, team=team), Work(Path(folder)))
+        STAGES[order.stage].run(RunState(job, order.done, order.control, team=team), StageFolder(Path(folder)))
 
 
 def _stage(
@@ -237,9 +237,11 @@ def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
     """All that the result of a step depends on."""
     stage = STAGES[step.stage]
     parents = [keys[name] for name in step.after]
+    # A stage that others go before has the network in its parent's key.
+    network = {"network": network_settings(job.model)} if not step.after and step.stage != "pretrain" else {}
     control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
     return {
-        "settings": {**stage.depends_on(job), **control},
+        "settings": {**stage.depends_on(job), **network, **control},
         "parent": parents if len(parents) > 1 else next(iter(parents), None),
         "version": stage.version,
     }

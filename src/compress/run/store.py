@@ -16,7 +16,7 @@ from typing import Any
 from compress.io.files import JSON, Row, as_read, file_checksum, hash_of, put_aside, read_json, read_rows, write_json
 from compress.io.locks import locked
 from compress.io.paths import DEPENDS, PROGRESS, RESULT
-from compress.io.stage_folder import Work, read_progress
+from compress.io.stage_folder import StageFolder, read_progress
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Store:
         self,
         name: str,
         depends: Mapping[str, Any],
-        compute: Callable[[Work], JSON],
+        compute: Callable[[StageFolder], JSON],
         *,
         redo: bool,
         on_row: Callable[[Row], None],
@@ -73,7 +73,7 @@ class Store:
             _recover(folder)
             if (kept := self._kept(folder, redo)) is not None:  # another process finished it while this one waited
                 return self._reuse(called or name, folder, key, kept, on_row)
-            result = compute(Work(_partial(folder, depends), on_row))
+            result = compute(StageFolder(_partial(folder, depends), on_row))
             _write_result(folder.with_suffix(".partial"), {**result, "launch": self._launch})
             _publish(folder)
         return Finished(folder, key, result, reused=False)

@@ -8,7 +8,7 @@ per channel group does as well.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON, MOST_JSON, parse_json
 from compress.prune.cost import CostModel
@@ -40,7 +40,7 @@ def read_strategy(given: Sequence[float] | str) -> list[float]:
     if not isinstance(given, str):
         return list(given)
     if not given.strip():
-        raise InputError("method.strategy=: must be a list of shares or numbers, a file with one, or a run folder")
+        raise SettingError(f"{OWN}strategy=: must be a list of shares or numbers, a file with one, or a run folder")
     path = Path(given).expanduser()
     try:
         source = path / "plan.json" if path.is_dir() else path
@@ -48,14 +48,14 @@ def read_strategy(given: Sequence[float] | str) -> list[float]:
             raise OSError(f"larger than {MOST_JSON:,} bytes")
         text = source.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"method.strategy={given}: cannot be read ({error}); give a list, a file or a run") from None
+        raise SettingError(f"{OWN}strategy={given}: cannot be read ({error}); give a list, a file or a run") from None
     try:
         content = parse_json(text) if text.lstrip()[:1] in ("[", "{") else text.replace(",", " ").split()
         listed = content["own"]["d_primes"] if isinstance(content, dict) else content
         return [float(value) for value in listed]
     except (ValueError, TypeError, KeyError, OverflowError):
-        raise InputError(
-            f"method.strategy={given}: must hold a list of numbers, or be the plan.json of a run of amc or camc"
+        raise SettingError(
+            f"{OWN}strategy={given}: must hold a list of numbers, or be the plan.json of a run of amc or camc"
         ) from None
 
 
@@ -68,8 +68,8 @@ def widths_of(graph: ChannelGraph, cost: CostModel, listed: Sequence[float]) -> 
     layers = _inputs(graph, cost, cost.full_widths.tolist())
     per_layer = len(listed) == len(layers)
     if not per_layer and len(listed) != len(graph):
-        raise InputError(
-            f"method.strategy: has {len(listed)} entries; must have {len(layers)}, one for every layer's inputs, or "
+        raise SettingError(
+            f"{OWN}strategy: has {len(listed)} entries; must have {len(layers)}, one for every layer's inputs, or "
             f"{len(graph)}, one for every group of channels"
         )
     full = layers if per_layer else dict(zip(cost.names, cost.full_widths.tolist(), strict=True))
@@ -78,8 +78,8 @@ def widths_of(graph: ChannelGraph, cost: CostModel, listed: Sequence[float]) -> 
     for (name, most), value in zip(full.items(), listed, strict=True):
         count = value * most if as_shares else value
         if not (value > 0 and count <= most and (as_shares or count == int(count))):
-            raise InputError(
-                f"method.strategy: {value:g} for {name} must be a share in (0, 1] or a whole number in [1, {most}], "
+            raise SettingError(
+                f"{OWN}strategy: {value:g} for {name} must be a share in (0, 1] or a whole number in [1, {most}], "
                 "and so for all"
             )
         counts[name] = max(1, round(count))
@@ -101,22 +101,22 @@ def _of_groups(
         fixed = full[name] - per_channel * mine[0].width
         width = (count - fixed) // per_channel
         if not 1 <= width <= mine[0].width:
-            raise InputError(f"method.strategy: {count} for {name} leaves {width} of its {mine[0].width} channels")
+            raise SettingError(f"{OWN}strategy: {count} for {name} leaves {width} of its {mine[0].width} channels")
         before, said = told.setdefault(mine[0].name, (width, name))
         if before != width:
-            raise InputError(
-                f"method.strategy: {said} and {name} read the same channels, and must keep as many of them; "
+            raise SettingError(
+                f"{OWN}strategy: {said} and {name} read the same channels, and must keep as many of them; "
                 f"got {before} and {width}"
             )
     silent = [group.name for group in graph if group.name not in told]
     if silent:
-        raise InputError(
-            f"method.strategy: the layers' inputs do not tell the width of {silent[0]}; give {len(graph)} entries, "
+        raise SettingError(
+            f"{OWN}strategy: the layers' inputs do not tell the width of {silent[0]}; give {len(graph)} entries, "
             "one for every group of channels"
         )
     widths = tuple(told[group.name][0] for group in graph)
     got = _inputs(graph, cost, widths)
     for name, count in counts.items():
         if got[name] != count:
-            raise InputError(f"method.strategy: {count} for {name}; its other entries leave it {got[name]} inputs")
+            raise SettingError(f"{OWN}strategy: {count} for {name}; its other entries leave it {got[name]} inputs")
     return widths

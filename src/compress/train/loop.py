@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from compress.data.base import Data
-from compress.errors import SettingError
+from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import hits
 from compress.models.masks import apply_masks
 from compress.parallel import batches as shares
@@ -65,7 +65,7 @@ class Training:
     data: Data
     recipe: Recipe
     objective: Objective
-    work: Work
+    work: StageFolder
     stage: str  # its name, in rows and seeds
     seed: int
     device: torch.device
@@ -218,9 +218,8 @@ class _Loop:
         what = f"{broken[0]} is no longer finite" if math.isfinite(seen.loss) else f"the loss became {seen.loss}"
         rate = self.training.recipe.lr
         raise SettingError(
-            "lr",
-            f"={rate:g}: {self.training.stage}: {what} in epoch {epoch} at learning rate {self._rate():.3g}; "
-            f"try {rate / 10:g}, or beside it warmup_epochs=5 or clip_norm=1",
+            f"{self.training.stage}: {what} in epoch {epoch} at learning rate {self._rate():.3g}; "
+            f"try {OWN}lr={rate / 10:g}, {OWN}warmup_epochs=5 or {OWN}clip_norm=1"
         )
 
     def _score(self) -> float | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.errors import SettingError
+from compress.errors import OWN, SettingError
 from compress.schema.settings import Recipe
 
 LEAST_SAFE = 8  # input channels
@@ -49,9 +49,8 @@ def training_format(model: nn.Module, recipe: Recipe, device: torch.device) -> t
     unsafe = unsafe_layers(model) if may_corrupt(recipe, device) else []
     if recipe.channels_last == "on" and unsafe:
         raise SettingError(
-            "channels_last",
-            f"=on: corrupts memory on a CPU in the weight gradients of {KIND}, such as {unsafe[0]} of this network; "
-            "use auto or off",
+            f"{OWN}channels_last=on: corrupts memory on a CPU in the weight gradients of {KIND}, such as "
+            f"{unsafe[0]} of this network; use auto or off"
         )
     return torch.contiguous_format if recipe.channels_last == "off" or unsafe else torch.channels_last
 

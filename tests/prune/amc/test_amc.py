@@ -16,7 +16,7 @@ from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.io.paths import AGENT
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_state, write_state
 from compress.methods.amc.amc import Amc
 from compress.models.resnet_cifar import resnet
@@ -67,7 +67,7 @@ def problem(digit_data: MemoryData, tmp_path_factory: pytest.TempPathFactory) ->
     torch.manual_seed(0)
     model = resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
     recipe = make_recipe(epochs=6, lr=0.1)
-    work = Work(tmp_path_factory.mktemp("pretrain"))
+    work = StageFolder(tmp_path_factory.mktemp("pretrain"))
     train(model, digit_data, recipe, cross_entropy(recipe), stage="pretrain", seed=0, device=CPU, work=work)
     graph = channel_graph(model, digit_data.shape)
     cost = cost_model(model, graph, digit_data.shape)
@@ -77,7 +77,7 @@ def problem(digit_data: MemoryData, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def learned(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agent")
-    CAMC.sparsify(problem, Work(folder))
+    CAMC.learn(problem, StageFolder(folder))
     return folder
 
 
@@ -102,9 +102,9 @@ def test_a_killed_search_goes_on_to_the_same_agent(
             raise KilledError
 
     with pytest.raises(KilledError):
-        CAMC.sparsify(problem, Work(tmp_path, die))
+        CAMC.learn(problem, StageFolder(tmp_path, die))
     rows: list[Any] = []
-    CAMC.sparsify(problem, Work(tmp_path, rows.append))
+    CAMC.learn(problem, StageFolder(tmp_path, rows.append))
     assert [row["episode"] for row in rows] == list(range(1, 17))
     expected, got = read_state(learned / AGENT), read_state(tmp_path / AGENT)
     assert got["best"] == expected["best"]
@@ -119,10 +119,10 @@ def test_any_ratio_is_rolled_out_and_met(problem: Problem, learned: Path, ratio:
     decision = CAMC.plan(asked, learned)
     got = achieved(problem.graph, problem.cost, decision.plan)["preserve_ratio"]
     assert got <= ratio
-    assert ratio - got <= max(0.01 * ratio, decision.rounding_step)
+    assert ratio - got <= max(0.01 * ratio, decision.evidence.rounding_step)
     assert len(decision.own["widths"]) == len(problem.graph.groups)
-    assert decision.choices is not None
-    assert all(w in allowed for w, allowed in zip(decision.own["widths"], decision.choices, strict=True))
+    assert decision.evidence.choices is not None
+    assert all(w in allowed for w, allowed in zip(decision.own["widths"], decision.evidence.choices, strict=True))
     assert len(decision.own["strategy"]) == len(decision.own["layers"]) == 10
     assert set(decision.own["candidates"]) == {
         "uniform", "best seen for 0.3", "best seen for 0.6", "policy's", "policy's noisy (no. 1)",
@@ -152,7 +152,7 @@ def test_impossible_budgets_name_the_bounds_before_anything_runs(problem: Proble
         little.check(replace(problem, budget=Budget("percent", 0.1)))
     with pytest.raises(InputError, match=r"^preserve_ratio=0.9: out of reach; .* largest share of MACs"):
         replace(little, budget_mode="upper").check(replace(problem, budget=Budget("preserve_ratio", 0.9)))
-    with pytest.raises(InputError, match="method.targets=0.3: out of reach"):
+    with pytest.raises(InputError, match="targets=0.3: out of reach"):
         replace(CAMC, lbound=0.9).check(replace(problem, budget=Budget("preserve_ratio", 0.9)))
 
 
@@ -182,7 +182,7 @@ def test_nothing_reads_the_test_images(problem: Problem, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(MemoryData, "_resident", spy)
     short = replace(CAMC, search=replace(CAMC.search, episodes=2, warmup=1))
-    short.sparsify(problem, Work(tmp_path))
+    short.learn(problem, StageFolder(tmp_path))
     short.plan(problem, tmp_path)
     assert asked == {"train", "held_out"}
     assert isinstance(problem.model, nn.Module)
@@ -194,13 +194,13 @@ def test_nothing_reads_the_test_images(problem: Problem, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("budget", [Budget("preserve_ratio", 0.4), Budget("percent", 0.3)], ids=str)
 def test_amc_searches_for_the_budget_alone(problem: Problem, tmp_path: Path, budget: Budget) -> None:
     asked, rows = replace(problem, budget=budget), list[Any]()
-    told = AMC.sparsify(asked, Work(tmp_path, rows.append))
+    told = AMC.learn(asked, StageFolder(tmp_path, rows.append))
     assert len({row["target"] for row in rows}) == len(told["best"]) == 1
     decision = AMC.plan(asked, tmp_path)
     got = achieved(problem.graph, problem.cost, decision.plan)[budget.kind]
-    assert got == pytest.approx(budget.value, abs=max(0.01, decision.rounding_step))
-    assert AMC.sparsify_reads_budget
-    assert not CAMC.sparsify_reads_budget
+    assert got == pytest.approx(budget.value, abs=max(0.01, decision.evidence.rounding_step))
+    assert AMC.traits.learns_for_budget
+    assert not CAMC.traits.learns_for_budget
     if budget.kind == "preserve_ratio":
         assert rows[0]["target"] == 0.4
 
@@ -215,11 +215,11 @@ def test_the_original_rules_run_end_to_end_on_a_residual_network(problem: Proble
         AMC, search=search, calibration=calibration, rounding="up", state="original", budget_mode="upper",
         acc_metric="top5", candidates=["same_target"], rollouts=0,
     )  # fmt: skip
-    upstream.sparsify(problem, Work(tmp_path))
+    upstream.learn(problem, StageFolder(tmp_path))
     decision = upstream.plan(problem, tmp_path)
     assert list(decision.own["candidates"]) == ["best seen"]
     got = achieved(problem.graph, problem.cost, decision.plan)["preserve_ratio"]
-    assert got <= 0.5 + decision.rounding_step
+    assert got <= 0.5 + decision.evidence.rounding_step
     first = read_state(tmp_path / AGENT)["agent"]["actor"]["0.weight"]
     assert first.shape[1] == 10
 
@@ -229,7 +229,7 @@ def test_the_original_rules_run_end_to_end_on_a_residual_network(problem: Proble
 
 def test_an_agent_serves_another_run(problem: Problem, learned: Path, tmp_path: Path) -> None:
     reused = replace(CAMC, agent=str(learned))
-    told = reused.sparsify(problem, Work(tmp_path))
+    told = reused.learn(problem, StageFolder(tmp_path))
     assert told["episodes"] == 0
     assert reused.plan(problem, tmp_path).plan == CAMC.plan(problem, learned).plan
     assert set(reused.files) == {"agent"}
@@ -243,10 +243,10 @@ def test_an_agent_is_refused_where_it_does_not_fit(
     assert reused.check(problem) == problem.budget
     other = resnet(depth=8, width=12, shortcut="conv", in_channels=1, num_classes=10)
     graph = channel_graph(other, digit_data.shape)
-    words = r"^method.agent=.*: its agent was trained on another network \(conv1 of 8 channels where .* conv1 of 12\)"
+    words = r"^agent=.*: its agent was trained on another network \(conv1 of 8 channels where .* conv1 of 12\)"
     with pytest.raises(InputError, match=words):
         reused.check(replace(problem, graph=graph, cost=cost_model(other, graph, digit_data.shape)))
-    with pytest.raises(InputError, match=r"was trained with method.target_encoding=scalar; set the same"):
+    with pytest.raises(InputError, match=r"was trained with target_encoding=scalar; set the same"):
         replace(AMC, agent=str(learned))
     with pytest.raises(InputError, match=r"holds no whole agent.pt; give the folder of a finished run"):
         replace(CAMC, agent=str(tmp_path))
@@ -278,12 +278,12 @@ def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_
     own = given.check(replace(problem, budget=default))
     assert own.value == problem.cost.macs(widths)[0] / problem.cost.full_macs
     assert given.check(problem) == problem.budget  # asked for: stands beside it
-    told = given.sparsify(problem, Work(tmp_path))
+    told = given.learn(problem, StageFolder(tmp_path))
     assert told["episodes"] == 0
     decision = given.plan(replace(problem, budget=own), tmp_path)
     assert problem.graph.widths(decision.plan) == widths == decision.own["widths"]
     assert decision.own["source"] == "given"
-    assert decision.choices is None
+    assert decision.evidence.choices is None
     again = replace(AMC, strategy=[float(d) for d in decision.own["d_primes"]])
     assert again.plan(replace(problem, budget=own), tmp_path).plan == decision.plan
     (tmp_path / "list.json").write_text(json.dumps(decision.own["strategy"]))
@@ -294,10 +294,10 @@ def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_
 
 def test_settings_that_contradict_each_other_are_told(learned: Path) -> None:
     for changes, words in (
-        ({"agent": str(learned), "strategy": [0.5]}, "method.agent and method.strategy: give only one"),
-        ({"targets": None}, "without method.targets there is nothing to tell"),
+        ({"agent": str(learned), "strategy": [0.5]}, "agent and strategy: give only one"),
+        ({"targets": None}, "without targets there is nothing to tell"),
         ({"candidates": []}, "must name at least one of uniform, seen, same_target, policy"),
-        ({"lbound": 0.9, "rbound": 0.5}, "method.lbound=0.9: must not be above method.rbound=0.5"),
+        ({"lbound": 0.9, "rbound": 0.5}, "lbound=0.9: must not be above rbound=0.5"),
     ):
         with pytest.raises(InputError, match=words):
             replace(CAMC, **changes)  # type: ignore[arg-type]
@@ -309,7 +309,7 @@ def test_targets_that_the_agent_or_the_reward_do_not_know_are_told_first(problem
         InputError, match=r"^preserve_ratio=0.5: reward.references=published: knows the targets 0.3, 0.6, not 0.5"
     ):
         replace(CAMC, reward=published).check(problem)
-    with pytest.raises(InputError, match=r"^preserve_ratio=0.5: method.target_encoding=onehot tells the agent only"):
+    with pytest.raises(InputError, match=r"^preserve_ratio=0.5: target_encoding=onehot tells the agent only"):
         replace(CAMC, target_encoding="onehot").check(problem)
     share = Budget("percent", 0.3)
     for camc in (replace(CAMC, reward=published), replace(CAMC, target_encoding="onehot")):
@@ -325,7 +325,7 @@ def test_the_largest_share_is_respected(problem: Problem, tmp_path: Path) -> Non
     little = replace(AMC, rbound=0.75)
     asked = replace(problem, budget=Budget("preserve_ratio", 0.4))
     rows: list[Any] = []
-    little.sparsify(asked, Work(tmp_path, rows.append))
+    little.learn(asked, StageFolder(tmp_path, rows.append))
     assert len(rows) == 16
     for row in rows:
         assert all(width <= 0.75 * full for width, full in zip(row["widths"], problem.cost.full_widths, strict=True))

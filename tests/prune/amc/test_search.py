@@ -13,7 +13,7 @@ from conftest import zoo
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.agents.replay import Transitions
 from compress.graph.build import channel_graph
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import Accuracy
 from compress.prune.cost import cost_model
 from compress.prune.widths import all_choices
@@ -68,7 +68,7 @@ def make_search(settings: SearchSettings = SETTINGS, mode: BudgetMode = "exact",
 def test_every_transition_of_an_episode_carries_its_final_reward(tmp_path: Path) -> None:
     search = make_search(episodes=3)
     rows: list[Any] = []
-    search.run(Work(tmp_path, rows.append))
+    search.run(StageFolder(tmp_path, rows.append))
     ring, steps = search.memory._ring, search.env.steps
     assert len(search.memory) == 3 * steps
     for episode, row in enumerate(rows):
@@ -85,7 +85,7 @@ def test_stored_actions_are_raw_or_as_they_were_carried_out(tmp_path: Path) -> N
     for kind, folder in (("raw", tmp_path / "a"), ("executed", tmp_path / "b")):
         folder.mkdir()
         search, rows = make_search(episodes=1, store_action=kind), list[Any]()
-        search.run(Work(folder, rows.append))
+        search.run(StageFolder(folder, rows.append))
         stored = search.memory._ring.action[: search.env.steps, 0]
         executed = torch.tensor(search.env.executed(tuple(rows[0]["widths"])))
         assert torch.allclose(stored, executed) == (kind == "executed")
@@ -127,7 +127,7 @@ def counted(search: Search, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int],
 def test_one_update_per_transition_once_warm_up_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = make_search()
     acted, learned = counted(search, monkeypatch)
-    search.run(Work(tmp_path))
+    search.run(StageFolder(tmp_path))
     assert sorted(set(learned)) == sorted(set(acted)) == [3, 4, 5, 6, 7]
     assert len(learned) == len(acted) == 5 * search.env.steps
 
@@ -136,13 +136,13 @@ def test_baselines_are_per_target_or_shared(tmp_path: Path) -> None:
     for per_target, folder in ((True, tmp_path / "a"), (False, tmp_path / "b")):
         folder.mkdir()
         search = make_search(baseline_per_target=per_target)
-        search.run(Work(folder))
+        search.run(StageFolder(folder))
         assert len(search.agent.baselines) == (3 if per_target else 1)
 
 
 def test_the_best_of_every_target_is_the_row_with_the_largest_reward(tmp_path: Path) -> None:
     rows: list[Any] = []
-    best = make_search(episodes=12).run(Work(tmp_path, rows.append))
+    best = make_search(episodes=12).run(StageFolder(tmp_path, rows.append))
     assert list(best) == TARGETS
     for target, outcome in best.items():
         mine = [row for row in rows if row["target"] == target]
@@ -154,7 +154,7 @@ def test_the_best_of_every_target_is_the_row_with_the_largest_reward(tmp_path: P
 
 def test_uniform_widths_can_be_the_first_to_beat(tmp_path: Path) -> None:
     search = make_search(episodes=1, uniform_first=True)
-    search.run(Work(tmp_path))
+    search.run(StageFolder(tmp_path))
     for task, target in enumerate(TARGETS):
         uniform = search.env.uniform_widths(target)
         if task:  # no episode has been played for it yet
@@ -170,7 +170,7 @@ def test_the_seeds_first_episode_has_no_budget(tmp_path: Path, monkeypatch: pyte
         return play(self, target, policy, budget)
 
     monkeypatch.setattr(ChannelEnv, "play", spy)
-    make_search(episodes=3, wall_first_episode=False).run(Work(tmp_path))
+    make_search(episodes=3, wall_first_episode=False).run(StageFolder(tmp_path))
     assert budgets == [1.0, None, None]
 
 
@@ -181,7 +181,7 @@ def test_every_episode_draws_actions_of_its_own_and_the_seed_decides_them(tmp_pa
         (tmp_path / name).mkdir()
         search, rows = make_search(episodes=7, warmup=4, sampling="cycle", mode="upper"), list[Any]()
         search.seed = seed
-        search.run(Work(tmp_path / name, rows.append))
+        search.run(StageFolder(tmp_path / name, rows.append))
         played.append([tuple(row["widths"]) for row in rows])
         assert [row["target"] for row in rows[:4]] == [*TARGETS, TARGETS[0]]
     assert played[0] == played[1] != played[2]
@@ -197,7 +197,7 @@ def test_the_agent_explores_with_the_noise_that_a_row_tells(tmp_path: Path, monk
         return act(self, state, sigma, *args)
 
     monkeypatch.setattr(DDPG, "act", spy)
-    search.run(Work(tmp_path, rows.append))
+    search.run(StageFolder(tmp_path, rows.append))
     assert {row["episode"]: row["sigma"] for row in rows[2:]} == pytest.approx(
         {episode: sigma for episode, (sigma,) in sigmas.items()}, abs=1e-6
     )
@@ -238,7 +238,7 @@ def test_the_search_learns_what_is_worth_keeping(tmp_path: Path) -> None:
     search.env._score = score
     fast = replace(AGENT, hidden=64, tau=0.05, batch_size=64)
     search.agent = DDPG(search.env.observation_space.shape[0], 1, fast, 1)
-    search.run(Work(tmp_path))
+    search.run(StageFolder(tmp_path))
     random = np.random.default_rng(0)
     for target in (0.3, 0.5, 0.7):
         policy = search.env.play(target, lambda step, seen: float(search.agent.act(torch.from_numpy(seen))))
@@ -250,6 +250,6 @@ def test_warm_up_explores_around_uniform_widths_if_asked_to(tmp_path: Path) -> N
     for sigma, folder in ((1e-6, tmp_path / "a"), (0.2, tmp_path / "b")):
         folder.mkdir()
         search, rows = make_search(mode="upper", episodes=3, warmup_sigma=sigma), list[Any]()
-        search.run(Work(folder, rows.append))
+        search.run(StageFolder(folder, rows.append))
         played = [tuple(row["widths"]) == search.env.uniform_widths(row["target"]) for row in rows]
         assert played == [sigma < 1e-3] * 3

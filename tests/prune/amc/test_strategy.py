@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused(listed: list[float], words: str) -> None:
         nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(32, 2)
     )
     graph, cost = looked_at(net, (3, 2, 2))
-    with pytest.raises(InputError, match=f"^method.strategy: {words}"):
+    with pytest.raises(InputError, match=f"^strategy: {words}"):
         widths_of(graph, cost, listed)
 
 

@@ -36,7 +36,7 @@ def test_masks_grow_when_a_step_begins_and_the_last_step_is_left_to_the_plan() -
         return {"epochs": recipe.epochs}
 
     problem = Problem(model, None, None, None, Budget("percent", 0.8), CPU, 0, train=train)  # type: ignore[arg-type]
-    told = method().sparsify(problem, None)  # type: ignore[arg-type]
+    told = method().learn(problem, None)  # type: ignore[arg-type]
     assert told["percents"] == pytest.approx([0.2, 0.4, 0.6])
     assert trained == [Recipe(**{**vars(method().retraining), "epochs": 9})]
     assert shares == pytest.approx([0.2] * 3 + [0.4] * 3 + [0.6] * 3, abs=1e-3)

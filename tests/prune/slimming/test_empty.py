@@ -20,7 +20,7 @@ from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.macs import count_macs
 from compress.methods.slimming.scales import norms_of, scales_of
 from compress.methods.slimming.slimming import Slimming
@@ -28,7 +28,7 @@ from compress.models.preresnet import Block, preresnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
 from compress.prune.saved_network import load_network, save_network
-from compress.prune.selection import largest_percent
+from compress.prune.scores import largest_percent
 from compress.prune.surgery import cut, difference
 from compress.schema.settings import Budget
 from compress.train.loop import Training, train
@@ -135,7 +135,7 @@ def test_the_error_names_layer_threshold_score_and_what_is_possible(scope: Any) 
     name = "features.8" if scope == "global" else "features.0"
     assert str(error.value) == (
         f"percent={percent:g}: {name} would lose all of its channels (threshold {threshold:.4g}, its largest score "
-        f"{float(layer.max()):.4g}); up to percent={largest:.4f} no layer does; or use method.on_empty=keep_max"
+        f"{float(layer.max()):.4g}); up to percent={largest:.4f} no layer does; or use on_empty=keep_max"
     )
 
 
@@ -321,7 +321,7 @@ def test_a_selection_network_of_one_channel_everywhere_trains(digit_data: Memory
     small = cut(model, problem.graph, decision.plan)
     recipe = make_recipe(epochs=1)
     what = {"model": small, "data": digit_data, "recipe": recipe, "objective": cross_entropy(recipe)}
-    train(Training(**what, stage="x", seed=0, device=CPU, work=Work(tmp_path)))
+    train(Training(**what, stage="x", seed=0, device=CPU, work=StageFolder(tmp_path)))
     assert all(bool(p.isfinite().all()) for p in small.parameters())
     assert [m.indices.numel() for m in small.modules() if hasattr(m, "indices")] == [1] * 7
 

@@ -17,7 +17,7 @@ from compress.config.build import make
 from compress.data.memory import MemoryData
 from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_rows
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.methods.slimming.penalty import BINS, add_l1, look
 from compress.methods.slimming.scales import norms_of, scales_of, shared_norms
 from compress.methods.slimming.slimming import Slimming
@@ -102,7 +102,7 @@ def trained(
 ) -> None:
     hooks = NO_HOOKS if l1 is None else Hooks(on_gradient=partial(add_l1, strength=l1, linear=False), row=row)
     what = {"model": model, "data": data, "recipe": recipe, "objective": cross_entropy(recipe)}
-    train(Training(**what, stage="s", seed=0, device=CPU, work=Work(folder), hooks=hooks))
+    train(Training(**what, stage="s", seed=0, device=CPU, work=StageFolder(folder), hooks=hooks))
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
@@ -144,8 +144,8 @@ def test_training_with_it_shrinks_scales_and_without_it_does_not(digit_data: Mem
 # -- sparsify --------------------------------------------------------------------------------------------------
 
 
-def problem_of(model: nn.Module, data: MemoryData, folder: Path, seed: int = 0) -> tuple[Problem, Work]:
-    work = Work(folder)
+def problem_of(model: nn.Module, data: MemoryData, folder: Path, seed: int = 0) -> tuple[Problem, StageFolder]:
+    work = StageFolder(folder)
 
     def learn(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
         what = {"model": model, "data": data, "recipe": recipe, "objective": cross_entropy(recipe)}
@@ -165,7 +165,7 @@ def test_sparsify_trains_the_network_and_tells_how_sparse_it_is(digit_data: Memo
     model = fresh()
     before = gammas(model)
     problem, work = problem_of(model, digit_data, tmp_path)
-    found = settings().sparsify(problem, work)
+    found = settings().learn(problem, work)
     assert float(gammas(model).abs().median()) < 0.7 * float(before.abs().median())
     assert (found["l1"], found["epochs"], found["made"]) == (0.1, 2, "sparse-trained network")
     rows = read_rows(tmp_path)
@@ -208,7 +208,7 @@ def test_the_cfg_that_is_watched_is_the_one_that_would_be_cut(
 ) -> None:
     problem, work = problem_of(scattered(fresh(), ["layer2.0.bn1"]), digit_data, tmp_path)
     method = settings(training=make_recipe(epochs=0), **changes)
-    cfgs = method.sparsify(problem, work)["cfg"]
+    cfgs = method.learn(problem, work)["cfg"]
     assert len({str(cfg) for cfg in cfgs.values()}) == 3
     for percent, cfg in cfgs.items():
         asked = replace(problem, budget=Budget("percent", float(percent)))
@@ -224,9 +224,9 @@ def test_a_percent_that_would_be_refused_has_no_cfg(
 ) -> None:
     problem, work = problem_of(scattered(fresh()), digit_data, tmp_path)
     method = settings(training=make_recipe(epochs=0), watch=[0.1, 0.99], **changes)
-    assert [cfg is not None for cfg in method.sparsify(problem, work)["cfg"].values()] == told
+    assert [cfg is not None for cfg in method.learn(problem, work)["cfg"].values()] == told
     untrained, work = problem_of(fresh(), digit_data, tmp_path)
-    cfgs = method.sparsify(untrained, work)["cfg"]  # all equal: a threshold tells nothing apart
+    cfgs = method.learn(untrained, work)["cfg"]  # all equal: a threshold tells nothing apart
     assert (cfgs["0.1"] is None) == (method.select == "threshold")
 
 
@@ -253,7 +253,7 @@ def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: Mem
         given = {name: value.clone() for name, value in model.state_dict().items()}
         (tmp_path / start).mkdir()
         problem, work = problem_of(model, digit_data, tmp_path / start)
-        replace(untrained, start=start, start_scale=0.25).sparsify(problem, work)
+        replace(untrained, start=start, start_scale=0.25).learn(problem, work)
         assert problem.model is model
         same = torch.equal(model.get_parameter("conv1.weight"), given["conv1.weight"])
         assert same == (start == "pretrained")
@@ -277,7 +277,7 @@ def test_norms_of_a_residual_stream_can_be_spared(digit_data: MemoryData, tmp_pa
     for l1_on in ("all", "unshared"):
         (tmp_path / l1_on).mkdir()
         problem, work = problem_of(fresh(), digit_data, tmp_path / l1_on)
-        settings(training=make_recipe(epochs=1), l1=0.05, l1_on=l1_on).sparsify(problem, work)
+        settings(training=make_recipe(epochs=1), l1=0.05, l1_on=l1_on).learn(problem, work)
         sizes = {name: float(norm.weight.detach().abs().mean()) for name, norm in norms_of(problem.model).items()}
         learned.append([sum(sizes[name] for name in names) / len(names) for names in (spared, alone)])
     (of_all, _), (of_spared, of_alone) = learned
@@ -292,9 +292,9 @@ def test_settings_of_the_cut_do_not_change_what_is_learned(digit_data: MemoryDat
     for at, change in enumerate(changes):
         (tmp_path / str(at)).mkdir()
         problem, work = problem_of(fresh(), digit_data, tmp_path / str(at))
-        found = settings(training=make_recipe(epochs=1), **change).sparsify(problem, work)
+        found = settings(training=make_recipe(epochs=1), **change).learn(problem, work)
         results.append((found, gammas(problem.model)))
-        assert set(change) <= Slimming.plan_only
+        assert set(change) <= Slimming.traits.plan_only
     (first, _), (other, _) = results
     assert {key for key in first if first[key] != other[key]} == {"cfg", "watched_by"}  # what is said of the cut
     assert torch.equal(results[0][1], results[1][1])

@@ -20,7 +20,7 @@ from compress.methods.slimming.scales import norms_of
 from compress.methods.slimming.slimming import Slimming
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
-from compress.prune.selection import kept_counts
+from compress.prune.scores import kept_counts
 from compress.prune.surgery import cut
 from compress.schema.settings import Budget
 
@@ -166,7 +166,7 @@ def test_percent_zero_prunes_nothing(method: Slimming, scope: Any) -> None:
     decision = at(problem, 0.0, replace(method, scope=scope))
     assert problem.graph.widths(decision.plan) == [group.width for group in problem.graph]
     assert problem.cost.macs(decision.plan) == problem.cost.full_macs
-    assert decision.percent == 0
+    assert decision.evidence.percent == 0
     assert decision.warnings == []
 
 
@@ -176,7 +176,7 @@ def test_equal_scales_are_no_ranking(name: str) -> None:
     refused = r"^percent=0.5: \d+ of \d+ scores equal the threshold \d, so it tells nothing apart \(an untrained"
     with pytest.raises(InputError, match=refused) as error:
         at(problem, 0.5)
-    assert "use method.select=rank" in str(error.value)
+    assert "use select=rank" in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="scores equal the threshold"):
         at(problem, 0.5, replace(SLIMMING, scope="layer"))
@@ -230,7 +230,7 @@ def test_scope_layer_takes_the_same_share_of_every_layer(resnet20_cs: Problem) -
         assert resnet20_cs.graph.widths(decision.plan) == [w - int(w * percent) - 1 for w in widths]
         by_rank = at(resnet20_cs, percent, replace(layered, select="rank"))
         assert resnet20_cs.graph.widths(by_rank.plan) == [w - int(w * percent) for w in widths]
-        thresholds, scores = decision.own["thresholds"], decision.scores
+        thresholds, scores = decision.own["thresholds"], decision.evidence.scores
         assert scores is not None
         assert list(thresholds) == [group.name for group in resnet20_cs.graph]
         for group in resnet20_cs.graph:

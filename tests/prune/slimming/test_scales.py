@@ -13,7 +13,7 @@ from compress.graph.types import ChannelGraph
 from compress.methods.slimming.scales import cfg_of, kept_of_norms, norms_of, scales_of, scores
 from compress.models.layers import ChannelSelection
 from compress.models.preresnet import preresnet
-from compress.prune.selection import Coupled, makers
+from compress.prune.scores import Coupled, producers
 from compress.prune.surgery import cut
 
 SHAPE = (3, 32, 32)
@@ -139,7 +139,7 @@ def test_a_residual_stream_behind_activations() -> None:
     assert torch.allclose(scores(model, graph, scales_of(model, graph))["conv1"], gammas.sum(1), rtol=1e-6)
     # in stages two and three the shortcut is a bare convolution: three norms
     stage = torch.stack([gamma(model, f"layer3.{i}.bn2") for i in range(3)], 1)
-    name = next(group.name for group in graph if group.width == 64 and makers(graph, group) > 1)
+    name = next(group.name for group in graph if group.width == 64 and producers(graph, group) > 1)
     check_by_hand(model, graph, name, stage, counted=3)
     check_by_hand(model, graph, "layer2.1.conv1", gamma(model, "layer2.1.bn1")[:, None], counted=1)
     assert len(scores(model, graph, scales_of(model, graph), "keep")) == len(graph) - 3

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.agents.ddpg import DDPG, DDPGSettings
-from compress.errors import InputError, first_line
+from compress.errors import OWN, SettingError, first_line
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.paths import AGENT
@@ -55,19 +55,19 @@ def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -
         ):
             raise ValueError("empty, or not finite")
     except DAMAGED:
-        raise InputError(
-            f"method.agent={run}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
+        raise SettingError(
+            f"{OWN}agent={run}: holds no whole {AGENT}; give the folder of a finished run of amc or camc"
         ) from None
     wrong = [key for key, value in made_with.items() if theirs.get(key) != value]
     if wrong:
-        told = ", ".join(f"method.{key}={shown(theirs.get(key))}" for key in wrong)
-        raise InputError(f"method.agent={run}: was trained with {told}; set the same")
+        told = ", ".join(f"{OWN}{key}={shown(theirs.get(key))}" for key in wrong)
+        raise SettingError(f"{OWN}agent={run}: was trained with {told}; set the same")
     try:
         actor = whole["agent"]["actor"]
         load_agent(DDPG(actor["0.weight"].shape[1], actor["4.weight"].shape[0], settings, 0), whole, run)
     except (*DAMAGED, IndexError):
-        raise InputError(
-            f"method.agent={run}: its {AGENT} holds no agent of {settings.hidden} hidden units"
+        raise SettingError(
+            f"{OWN}agent={run}: its {AGENT} holds no agent of {settings.hidden} hidden units"
         ) from None
     return whole
 
@@ -80,7 +80,7 @@ def load_agent(agent: DDPG, saved: JSON, source: str) -> None:
     try:
         agent.load_state_dict(saved["agent"])
     except (*DAMAGED, IndexError) as error:
-        raise InputError(f"{source}: its agent does not fit ({shown(first_line(error))})") from None
+        raise SettingError(f"{source}: its agent does not fit ({shown(first_line(error))})") from None
 
 
 def check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:
@@ -96,7 +96,7 @@ def check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:
             if first is not None
             else f"{len(theirs)} groups of channels where this has {len(ours)}"
         )
-        raise InputError(f"{name}: its agent was trained on another network ({what})")
+        raise SettingError(f"{name}: its agent was trained on another network ({what})")
 
 
 def _network(graph: ChannelGraph) -> list[list[str | int]]:

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from compress.agents.ddpg import DDPG, DDPGSettings
-from compress.errors import InputError
+from compress.errors import OWN, InputError, SettingError
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON, digest_of, hash_of
 from compress.io.paths import AGENT
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_state
 from compress.methods.amc.agent_file import (
     agent_file,
@@ -34,10 +34,10 @@ from compress.methods.amc.agent_file import (
 )
 from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
-from compress.prune.method import Decision, Problem
+from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.schema.bounds import Count, Natural, NonNegative, Share
-from compress.schema.settings import BUDGETS, Budget
+from compress.schema.settings import Budget
 from compress.search.agent.action_bounds import BudgetMode, Upwards, Walls, Within, bias_macs
 from compress.search.agent.environment import ChannelEnv, Metric, check_target
 from compress.search.agent.episodes import Search, SearchSettings, agent_policy
@@ -79,45 +79,42 @@ class Amc:
     search: SearchSettings
     ddpg: DDPGSettings
 
-    budgets: ClassVar = BUDGETS
-    learns: ClassVar = True
-    needs_sparsify: ClassVar = True
-    cuts_channels: ClassVar = True
-    sparsify_trains_weights: ClassVar = False
-    plan_only: ClassVar = frozenset({"candidates", "rollouts", "rollout_sigma"})
-
     def __post_init__(self) -> None:
         problems = []
         if self.targets is not None and (not self.targets or sorted(set(self.targets)) != self.targets):
-            problems.append(f"method.targets={self.targets}: must be ascending shares of MACs, each once")
+            problems.append(f"{OWN}targets={self.targets}: must be ascending shares of MACs, each once")
         if self.lbound > self.rbound:
-            problems.append(f"method.lbound={self.lbound}: must not be above method.rbound={self.rbound}")
+            problems.append(f"{OWN}lbound={self.lbound}: must not be above {OWN}rbound={self.rbound}")
         if not self.candidates:
-            problems.append("method.candidates=[]: must name at least one of uniform, seen, same_target, policy")
+            problems.append(f"{OWN}candidates=[]: must name at least one of uniform, seen, same_target, policy")
         if self.agent is not None and self.strategy is not None:
-            problems.append("method.agent and method.strategy: give only one, the strategy or who decides it")
+            problems.append(f"{OWN}agent and {OWN}strategy: give only one, the strategy or who decides it")
         if self.targets is None and self.target_encoding != "none":
             problems.append(
-                f"method.target_encoding={self.target_encoding}: without method.targets there is nothing to tell; "
-                "use method.target_encoding=none, or method=camc"
+                f"{OWN}target_encoding={self.target_encoding}: without {OWN}targets there is nothing to tell; "
+                f"use {OWN}target_encoding=none, or method=camc"
             )
         for read in (self._read_agent, self._read_strategy):
             try:
                 read()
             except InputError as error:
-                problems += error.problems
+                problems += error.lines
         if problems:
-            raise InputError(*problems)
+            raise SettingError(*problems)
 
     # -- what it is given --------------------------------------------------------------------------------------
 
     @property
-    def sparsify_reads_budget(self) -> bool:
-        return self.targets is None and self.agent is None and self.strategy is None
+    def traits(self) -> Traits:
+        return Traits(
+            learns=True,
+            needs_learned=True,
+            learns_for_budget=self.targets is None and self.agent is None and self.strategy is None,
+            plan_only=frozenset({"candidates", "rollouts", "rollout_sigma"}),
+            files=self._digests(),
+        )
 
-    @property
-    def files(self) -> Mapping[str, str]:
-        """Digests of what it reads, for the cache's keys."""
+    def _digests(self) -> Mapping[str, str]:
         found = {}
         if self.agent is not None:
             found["agent"] = digest_of(agent_file(self.agent))
@@ -150,10 +147,10 @@ class Amc:
             return own if budget.is_default else budget
         saved = self._read_agent()
         if saved is not None:
-            check_network(f"method.agent={self.agent}", saved, graph)
+            check_network(f"{OWN}agent={self.agent}", saved, graph)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
         reach = reachable(cost, options)
-        asked = {f"method.targets={target:g}": target for target in self.targets or ()}
+        asked = {f"{OWN}targets={target:g}": target for target in self.targets or ()}
         if budget.kind != "percent":
             asked[str(budget)] = preserve_ratio(budget, cost)
         for name, target in asked.items():
@@ -161,8 +158,8 @@ class Amc:
             self._check_told(name, target, cost)
         least, most = (_removed([int(widths[end]) for widths in options], cost) for end in (-1, 0))
         if budget.kind == "percent" and not least <= budget.value <= most:
-            raise InputError(
-                f"{budget}: out of reach; with method.lbound, method.rbound and method.round_to as they are between "
+            raise SettingError(
+                f"{budget}: out of reach; with {OWN}lbound, {OWN}rbound and {OWN}round_to as they are between "
                 f"{least:.3f} and {most:.3f} of the channels can go"
             )
         if budget.kind == "percent":
@@ -176,23 +173,23 @@ class Amc:
             InputError: a target that the agent cannot be told, the reward does not know, or no candidate is for.
         """
         if self.candidates == ["same_target"] and target not in (self.targets or [target]):
-            raise InputError(
-                f"{name}: method.candidates=[same_target] knows only {self.targets}; add policy to the candidates"
+            raise SettingError(
+                f"{name}: {OWN}candidates=[same_target] knows only {self.targets}; add policy to the candidates"
             )
         if self.target_encoding == "onehot" and target not in (self.targets or ()):
-            raise InputError(
-                f"{name}: method.target_encoding=onehot tells the agent only of {self.targets}; use one of them, or "
-                "method.target_encoding=scalar"
+            raise SettingError(
+                f"{name}: {OWN}target_encoding=onehot tells the agent only of {self.targets}; use one of them, or "
+                f"{OWN}target_encoding=scalar"
             )
         probe = Outcome(50.0, 50.0, target, max(1, round(target * cost.full_macs)), cost.full_macs, 1)
         try:
             self.reward(probe)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise SettingError(f"{name}: {error}") from None
 
-    # -- sparsify ----------------------------------------------------------------------------------------------
+    # -- learn -------------------------------------------------------------------------------------------------
 
-    def sparsify(self, problem: Problem, work: Work) -> JSON:
+    def learn(self, problem: Problem, work: StageFolder) -> JSON:
         if self.strategy is not None:
             return {"made": "given strategy", "episodes": 0}
         saved = self._read_agent()
@@ -246,7 +243,7 @@ class Amc:
 
     # -- prune -------------------------------------------------------------------------------------------------
 
-    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+    def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
         lab, env = self._ready(problem)
         listed = self._read_strategy()
         if listed is not None:
@@ -278,7 +275,8 @@ class Amc:
             "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
         }
         choices = env.choices if listed is None else None  # a strategy that is given keeps to no multiples
-        return Decision(plan, weights, own, env.rounding_step(outcome["widths"]), refit=lab.refit, choices=choices)
+        evidence = Evidence(choices=choices, refit=lab.refit, rounding_step=env.rounding_step(outcome["widths"]))
+        return Decision(plan, weights, own=own, evidence=evidence)
 
     def _walks(
         self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], share: float, seed: int

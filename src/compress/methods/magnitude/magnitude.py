@@ -6,20 +6,19 @@ With a schedule the network is pruned in steps and trains between them (in `spar
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from torch import nn
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.graph.plan import Plan
 from compress.io.files import JSON
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.methods.magnitude.schedule import Schedule, percents
 from compress.models.masks import set_masks
-from compress.prune.method import Decision, Problem
+from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.weight_masks import (
     Criterion,
     Masked,
@@ -50,47 +49,41 @@ class Magnitude:
     steps: Annotated[int, Bound(ge=1, most=10_000)]
     retraining: Recipe
 
-    budgets: ClassVar = ("percent",)
-    cuts_channels: ClassVar = False
-    sparsify_trains_weights: ClassVar = True
-    plan_only: ClassVar = frozenset[str]()
-    files: ClassVar[Mapping[str, str]] = {}
-
     def __post_init__(self) -> None:
         problems = []
         if not self.objects:
-            problems.append("method.objects=[]: must name at least one of conv, fc")
+            problems.append(f"{OWN}objects=[]: must name at least one of conv, fc")
         if (self.schedule == "one-shot") != (self.steps == 1):
             problems.append(
-                f"method.schedule={self.schedule} with method.steps={self.steps}: one-shot is one step, the others "
+                f"{OWN}schedule={self.schedule} with {OWN}steps={self.steps}: one-shot is one step, the others "
                 "(linear, geometric, cubic) are several"
             )
         if self.retraining.early_stop_epochs is not None:
             problems.append(
-                f"method.retraining.early_stop_epochs={self.retraining.early_stop_epochs}: a step that ends early "
+                f"{OWN}retraining.early_stop_epochs={self.retraining.early_stop_epochs}: a step that ends early "
                 "would skip the ones after it; leave it null"
             )
         if self.retraining.epochs == 0:
-            problems.append("method.retraining.epochs=0: must be >= 1")
+            problems.append(f"{OWN}retraining.epochs=0: must be >= 1")
         if problems:
-            raise InputError(*problems)
+            raise SettingError(*problems)
 
     @property
-    def learns(self) -> bool:
-        return self.steps > 1
-
-    @property
-    def needs_sparsify(self) -> bool:
-        return self.learns
-
-    @property
-    def sparsify_reads_budget(self) -> bool:
-        return True
+    def traits(self) -> Traits:
+        in_steps = self.steps > 1
+        return Traits(
+            budgets=("percent",),
+            cuts="weights",
+            learns=in_steps,
+            needs_learned=in_steps,
+            learns_for_budget=True,
+            trains="network",
+        )
 
     def check(self, problem: Problem) -> Budget:
         found = pools(problem.model, self.objects)
         if not any(found.values()):
-            raise InputError(f"method.objects=[{', '.join(self.objects)}]: this network has no such layers")
+            raise SettingError(f"{OWN}objects=[{', '.join(self.objects)}]: this network has no such layers")
         return problem.budget
 
     def _masks(self, model: nn.Module, percent: float) -> Masked:
@@ -108,9 +101,9 @@ class Magnitude:
             min_weights=self.min_weights,
         )
 
-    # -- sparsify ----------------------------------------------------------------------------------------------
+    # -- learn -------------------------------------------------------------------------------------------------
 
-    def sparsify(self, problem: Problem, work: Work) -> JSON:
+    def learn(self, problem: Problem, work: StageFolder) -> JSON:
         """All steps but the last, each with its training: one training in which the masks grow."""
         shares = percents(self.schedule, self.steps, problem.budget.value)[:-1]
         recipe = self.step_recipe()
@@ -135,7 +128,7 @@ class Magnitude:
 
     # -- prune -------------------------------------------------------------------------------------------------
 
-    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+    def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
         masked = self._masks(problem.model, problem.budget.value)
         # one number per pool, but of another kind: tables must not put it in the columns of thresholds of |w|
         unit = " std" if self.criterion == "std" else ""
@@ -159,9 +152,8 @@ class Magnitude:
             Plan(),
             masks=masked.masks,
             own=own,
-            percent=share_masked(masked.masks),
-            rounding_step=step,
             warnings=warnings,
+            evidence=Evidence(percent=share_masked(masked.masks), rounding_step=step),
         )
 
 

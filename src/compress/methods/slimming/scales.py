@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.graph.types import ChannelGraph, ChannelGroup
-from compress.prune.selection import Coupled, Scores, makers, together
+from compress.prune.scores import Coupled, Scores, per_channel, producers
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def scores(
     def gammas(part: Scale) -> Tensor:
         return model.get_parameter(f"{part.norm}.weight").detach().abs().cpu()[part.places]
 
-    return together({name: [gammas(part) for part in parts] for name, parts in scales.items()}, graph, coupled)
+    return per_channel({name: [gammas(part) for part in parts] for name, parts in scales.items()}, graph, coupled)
 
 
 def gammas(model: nn.Module, linear: bool = False) -> Tensor:
@@ -83,7 +83,7 @@ def coupled_groups(scales: Mapping[str, Sequence[Scale]], scored: Scores) -> lis
 
 def shared_norms(graph: ChannelGraph, scales: Mapping[str, Sequence[Scale]]) -> frozenset[str]:
     """The batch norms of which every channel is made by several layers, so that `coupled: keep` cuts none of them."""
-    alone = {part.norm for group in graph if makers(graph, group) == 1 for part in scales.get(group.name, ())}
+    alone = {part.norm for group in graph if producers(graph, group) == 1 for part in scales.get(group.name, ())}
     return frozenset(part.norm for parts in scales.values() for part in parts) - alone
 
 

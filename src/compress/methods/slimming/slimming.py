@@ -2,7 +2,7 @@
 
 Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. Where
 we differ: any network whose channels the graph understands, by coupled scales (`scales`); a budget in MACs beside
-the percentile (`prune.ranking`); no layer is emptied unless that is asked for.
+the percentile (`prune.selection`); no layer is emptied unless that is asked for.
 """
 
 import logging
@@ -15,12 +15,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from compress.errors import InputError
+from compress.errors import OWN, InputError, SettingError
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.methods.slimming.penalty import SPARSE, add_l1, look
 from compress.methods.slimming.scales import (
     Scale,
@@ -33,10 +33,11 @@ from compress.methods.slimming.scales import (
     scores,
     shared_norms,
 )
-from compress.prune.method import Decision, Problem
-from compress.prune.selection import Ranking, Scores
+from compress.prune.method import Decision, Problem, Traits
+from compress.prune.scores import Scores
+from compress.prune.selection import Selection, check_reach, decide, select
 from compress.schema.bounds import Fraction, NonNegative, Positive
-from compress.schema.settings import BUDGETS, Budget, Recipe
+from compress.schema.settings import Budget, Recipe
 from compress.train.loop import Hooks
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slimming(Ranking):
+class Slimming(Selection):
     """The method as `conf/method/slimming.yaml` sets it; every value's meaning stands there."""
 
     l1: NonNegative
@@ -60,29 +61,25 @@ class Slimming(Ranking):
     watch: list[Fraction]
     linear: bool
 
-    budgets: ClassVar = BUDGETS
-    learns: ClassVar = True
-    needs_sparsify: ClassVar = False  # scales that were trained elsewhere will do
-    cuts_channels: ClassVar = True
-    sparsify_trains_weights: ClassVar = True
-    sparsify_reads_budget: ClassVar = False
-    plan_only: ClassVar = frozenset(field.name for field in fields(Ranking))
-    files: ClassVar[Mapping[str, str]] = {}
+    # `plan` does without what is learned: scales that were trained elsewhere will do
+    traits: ClassVar = Traits(
+        learns=True, trains="network", plan_only=frozenset(field.name for field in fields(Selection))
+    )
 
     def check(self, problem: Problem) -> Budget:
         scales = self._scales(problem.model, problem.graph)
         scored = scores(problem.model, problem.graph, scales, self.coupled)
         if not scales:
-            raise InputError("method=slimming: no batch norm scales channels of this network; try filter_magnitude")
-        self.check_reach(problem.graph, problem.cost, problem.budget, set(scored))
+            raise SettingError("method=slimming: no batch norm scales channels of this network; try filter_magnitude")
+        check_reach(self, problem.graph, problem.cost, problem.budget, set(scored))
         return problem.budget
 
     def _scales(self, model: nn.Module, graph: ChannelGraph) -> Scales:
         return scales_of(model, graph, self.linear)
 
-    # -- sparsify ----------------------------------------------------------------------------------------------
+    # -- learn -------------------------------------------------------------------------------------------------
 
-    def sparsify(self, problem: Problem, work: Work) -> JSON:
+    def learn(self, problem: Problem, work: StageFolder) -> JSON:
         model, graph = problem.model, problem.graph
         if self.start == "scratch":
             torch.manual_seed(derive_seed(problem.seed, "sparse weights"))
@@ -102,7 +99,7 @@ class Slimming(Ranking):
         try:
             history = problem.train(self.training, hooks)
         except InputError as error:  # it diverged
-            raise InputError(*(f"{line}, or a method.l1 below {self.l1:g}" for line in error.problems)) from None
+            raise SettingError(*(f"{line}, or a {OWN}l1 below {self.l1:g}" for line in error.lines)) from None
         found = row(model)
         log.info(
             "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of the largest",
@@ -116,8 +113,8 @@ class Slimming(Ranking):
         """The cfg that `plan` would decide on at this percent; None where it would refuse."""
         graph, budget = problem.graph, Budget("percent", percent)
         try:
-            self.check_reach(graph, problem.cost, budget, set(scored))
-            plan = self.taken(graph, problem.cost, budget, scored).plan
+            check_reach(self, graph, problem.cost, budget, set(scored))
+            plan = select(self, graph, problem.cost, budget, scored).plan
         except InputError:
             return None
         return self._cfg(problem.model, graph, scales, plan)
@@ -127,11 +124,11 @@ class Slimming(Ranking):
 
     # -- prune -------------------------------------------------------------------------------------------------
 
-    def plan(self, problem: Problem, learned: Path | None) -> Decision:
+    def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
         model, graph = problem.model, problem.graph
         scales = self._scales(model, graph)
         scored = scores(model, graph, scales, self.coupled)
-        decision = self.decide(problem, scored)
+        decision = decide(self, problem, scored)
         own = {
             "cfg": self._cfg(model, graph, scales, decision.plan),
             **decision.own,
@@ -153,9 +150,10 @@ class Slimming(Ranking):
 
 def _diagnosis(decision: Decision) -> list[str]:
     """A warning where the threshold cuts into scales that are not close to nothing."""
-    assert decision.scores is not None
+    scored = decision.evidence.scores
+    assert scored is not None
     for name, threshold in decision.own["thresholds"].items():
-        pool = torch.cat([score for group, score in decision.scores.items() if name in ("all", group)])
+        pool = torch.cat([score for group, score in scored.items() if name in ("all", group)])
         kept = pool[pool > threshold]
         where = "" if name == "all" else f" of {name}"
         if threshold > 0 and not len(kept):
@@ -167,7 +165,7 @@ def _diagnosis(decision: Decision) -> list[str]:
         if threshold > SPARSE * median:
             return [
                 f"the scales{where} are not sparse: the threshold {threshold:.3g} is {threshold / median:.2f} of the "
-                f"median of those kept, {median:.3g}; expect a collapse before fine-tuning. More method.l1 "
-                "or a longer method.training makes them sparser"
+                f"median of those kept, {median:.3g}; expect a collapse before fine-tuning. More {OWN}l1 "
+                f"or a longer {OWN}training makes them sparser"
             ]
     return []

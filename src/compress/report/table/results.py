@@ -13,6 +13,8 @@ def results_table(summary: dict[str, Any]) -> str:
     if not results:
         return "no network was measured (stages without eval)"
     first = next(iter(results.values()))
+    # a method that begins with new weights has no dense row
+    dense_macs = first["macs"] if "dense" in results else budget.get("dense_macs", first["macs"])
     kind, asked = next(iter(budget["asked"].items()))
     compared = ["asked " + kind, "achieved"] if budget["achieved"] else []  # nothing was pruned
     sparse = any("sparsity" in row for row in results.values())
@@ -26,7 +28,7 @@ def results_table(summary: dict[str, Any]) -> str:
                 f"{row['top1']:.2f} %",
                 _epochs(row),
                 in_unit("flops_limit", row["macs"] / 1e6),
-                f"{100 * row['macs'] / first['macs']:.2f} %",
+                f"{100 * row['macs'] / dense_macs:.2f} %",
                 *figures,
                 f"{row['params']:,}",
                 *(_sparse(row) if sparse else []),

@@ -19,8 +19,11 @@ def needs(name: str, before: tuple[str, ...], method: Method) -> None:
     Raises:
         InputError: a stage whose input is made by one that is not in the list.
     """
-    required = ["pretrain"] if name != "pretrain" else []
-    if name == "prune" and method.needs_sparsify:
+    traits = method.traits
+    required = ["pretrain"] if name != "pretrain" and traits.begins == "trained" else []
+    if traits.begins == "fresh" and name in ("finetune", "eval"):
+        required = ["prune"]  # which leaves the first network there is
+    if name == "prune" and traits.needs_learned:
         required.append("sparsify")
     missing = [stage for stage in required if stage not in before]
     if missing:

@@ -33,4 +33,4 @@ def check_surgery(problem: Problem, small: nn.Module, plan: Plan) -> float:
 
 
 def digests_of_files(job: Job) -> JSON:
-    return {"files": dict(job.method.files)} if job.method.files else {}
+    return {"files": dict(files)} if (files := job.method.traits.files) else {}

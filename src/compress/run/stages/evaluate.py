@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.io.files import JSON, read_json
 from compress.io.paths import MODEL, ONNX, RESULT
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
 from compress.measure.counts import counts
 from compress.measure.latency import measure_latency
@@ -28,7 +28,7 @@ from compress.schema.settings import FROM_SCRATCH, NETWORK_NAMES
 log = logging.getLogger(__name__)
 
 
-def evaluate(state: RunState, work: Work) -> JSON:
+def evaluate(state: RunState, work: StageFolder) -> JSON:
     """What each network is worth. The one place that reads the test images, once per network."""
     job = state.job
     rows: JSON = {}

@@ -10,7 +10,7 @@ from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.macs import count_macs
 from compress.models.layers import initialise_convolutions
 from compress.models.masks import masks_of, set_masks
@@ -25,7 +25,7 @@ from compress.schema.settings import Recipe
 log = logging.getLogger(__name__)
 
 
-def finetune(state: RunState, work: Work) -> JSON:
+def finetune(state: RunState, work: StageFolder) -> JSON:
     """Recover, from the labels and a teacher if one joins."""
     job = state.job
     model, plan = state.network(state.latest())

@@ -7,7 +7,7 @@ import torch
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.prune.saved_network import save_network
 from compress.run.job import RunState
 from compress.run.stages.stage import Stage
@@ -16,7 +16,7 @@ from compress.run.stages.training import dense_depends_on, dense_trains, train_n
 log = logging.getLogger(__name__)
 
 
-def pretrain(state: RunState, work: Work) -> JSON:
+def pretrain(state: RunState, work: StageFolder) -> JSON:
     """The dense network: trained, or from a checkpoint or pretrained weights, in which case nothing is trained."""
     job = state.job
     torch.manual_seed(derive_seed(job.seed, "weights"))

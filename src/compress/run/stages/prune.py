@@ -4,9 +4,10 @@ import logging
 
 import torch
 
+from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.files import JSON, write_json
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.models.masks import set_masks
 from compress.prune.budget import achieved, preserve_ratio
 from compress.prune.controls import controlled
@@ -24,21 +25,23 @@ log = logging.getLogger(__name__)
 NEAR_BUDGET = 0.01  # relative; a result further off, and by more than one rounding step, is flagged
 
 
-def prune(state: RunState, work: Work) -> JSON:
+def prune(state: RunState, work: StageFolder) -> JSON:
     """The method decides, surgery cuts; nothing is saved before the cut network equals the masked one."""
     problem = state.problem()
     if state.control is None:
         warn_uncounted("prune", problem.cost.uncounted)
-    decision = state.job.method.plan(problem, state.learned())
+    job = state.job
+    with settings_under(job.method_key):
+        decision = job.method.plan(problem, state.learned(), work)
     if state.control is not None:
         decision = controlled(problem, decision, state.control)
     for level, lines in ((logging.INFO, decision.notes), (logging.WARNING, decision.warnings)):
         for line in lines:
-            log.log(level, "prune: %s", line)
+            log.log(level, "prune: %s", placed(line, job.method_key))
     with torch.no_grad():
-        parameters = dict(problem.model.named_parameters())
+        tensors = {**dict(problem.model.named_parameters()), **dict(problem.model.named_buffers())}
         for name, value in decision.weights.items():
-            parameters[name].copy_(value)
+            tensors[name].copy_(value)
     small = cut(problem.model, problem.graph, decision.plan)
     apart = check_surgery(problem, small, decision.plan)
     set_masks(small, decision.masks)
@@ -104,14 +107,20 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
 def _budget_json(problem: Problem, decision: Decision) -> JSON:
     noise = 1e-9  # a step that is taken whole must count as within it
     budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
-    if decision.percent is not None:
-        got["percent"] = decision.percent
+    by = decision.evidence
+    if by.percent is not None:
+        got["percent"] = by.percent
     if budget.kind == "percent":
-        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, decision.rounding_step) + noise
+        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, by.rounding_step) + noise
     else:
         asked = preserve_ratio(budget, problem.cost)
-        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, decision.rounding_step) + noise
-    return {"asked": {budget.kind: budget.value}, "achieved": got, "met": bool(met)}
+        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, by.rounding_step) + noise
+    return {
+        "asked": {budget.kind: budget.value},
+        "achieved": got,
+        "met": bool(met),
+        "dense_macs": problem.cost.full_macs,
+    }
 
 
 def depends_on(job: Job) -> JSON:

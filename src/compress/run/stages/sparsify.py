@@ -4,9 +4,11 @@ import logging
 
 from torch import nn
 
+from compress.errors import settings_under
 from compress.graph.plan import Plan
 from compress.io.files import JSON
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
+from compress.prune.method import Learning
 from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
@@ -19,7 +21,7 @@ from compress.train.loop import Hooks
 log = logging.getLogger(__name__)
 
 
-def sparsify(state: RunState, work: Work) -> JSON:
+def sparsify(state: RunState, work: StageFolder) -> JSON:
     """The method learns what can go, once surgery has shown on some plan that it is right for this network."""
 
     def train(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
@@ -29,15 +31,18 @@ def sparsify(state: RunState, work: Work) -> JSON:
     warn_uncounted("sparsify", problem.cost.uncounted)
     half = Plan({group.name: tuple(range((group.width + 1) // 2)) for group in problem.graph.groups})
     check_surgery(problem, cut(problem.model, problem.graph, half), half)
-    result = state.job.method.sparsify(problem, work)
-    if state.job.method.sparsify_trains_weights:
+    method = state.job.method
+    assert isinstance(method, Learning)
+    with settings_under(state.job.method_key):
+        result = method.learn(problem, work)
+    if method.traits.trains == "network":
         save_network(work.model, problem.model, state.job.model, Plan())
     return result
 
 
 def depends_on(job: Job) -> JSON:
-    settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.plan_only}
-    budget = {"budget": job.budget.to_json()} if job.method.sparsify_reads_budget else {}
+    settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.traits.plan_only}
+    budget = {"budget": job.budget.to_json()} if job.method.traits.learns_for_budget else {}
     # how images are augmented counts: a method may calibrate on augmented ones
     return {
         "method": settings,
@@ -51,7 +56,7 @@ def depends_on(job: Job) -> JSON:
 
 
 def trains_network(job: Job) -> bool:
-    return job.method.sparsify_trains_weights
+    return job.method.traits.trains != "nothing"
 
 
 STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=5, trains=trains_network)

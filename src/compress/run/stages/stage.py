@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from compress.io.files import JSON
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.run.job import Job, RunState
 
 log = logging.getLogger(__name__)
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    run: Callable[[RunState, Work], JSON]
+    run: Callable[[RunState, StageFolder], JSON]
     depends_on: Callable[[Job], JSON]  # what the result depends on, besides the parent stage
     makes: str  # in a word
     version: int  # goes up when the same settings give another result or other files

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.errors import SettingError
+from compress.errors import settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
+from compress.models.spec import ModelSpec
 from compress.prune.saved_network import save_network
 from compress.run.job import Job, RunState
 from compress.schema.settings import Recipe
@@ -29,7 +30,7 @@ def train_network(
     model: nn.Module,
     recipe: Recipe,
     stage: str,
-    work: Work,
+    work: StageFolder,
     plan: Plan,
     hooks: Hooks = NO_HOOKS,
 ) -> JSON:
@@ -51,10 +52,8 @@ def train_network(
         hooks=hooks,
         team=state.team,
     )
-    try:
+    with settings_under(recipe_key(job, stage)):
         history = train(training)
-    except SettingError as error:
-        raise error.under(recipe_key(job, stage)) from None
     if hooks.keep_best:
         best = copy.deepcopy(model)
         best.load_state_dict(history.pop("best_weights"))
@@ -63,10 +62,10 @@ def train_network(
 
 
 def recipe_key(job: Job, stage: str) -> str:
-    """Where the recipe that a stage trains by stands in the config."""
+    """Where the recipe that a stage trains by stands: in the config; in `sparsify`, among the method's settings."""
     if stage == "sparsify":
         of_method = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
-        return f"method.{of_method[0]}" if of_method else "method"
+        return of_method[0] if of_method else "recipe"
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
@@ -122,12 +121,18 @@ def training_images(job: Job) -> JSON:
     return {"fingerprint": job.data.fingerprint(), **settings}
 
 
-def dense_depends_on(job: Job) -> JSON:
-    spec = job.model
+def network_settings(spec: ModelSpec) -> JSON:
+    """All that decides which network it is, apart from its weights."""
     args = {key: value for key, value in spec.args.items() if key != "download"}
     settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
     if (source := source_digest(spec.target)) is not None:
         settings["source"] = source
+    return settings
+
+
+def dense_depends_on(job: Job) -> JSON:
+    spec = job.model
+    settings = network_settings(spec)
     if spec.checkpoint is not None:
         return {**settings, "checkpoint": spec.checkpoint_digest()}
     if spec.is_pretrained:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.measure.accuracy import Accuracy
 from compress.prune.cost import CostModel
@@ -51,14 +51,14 @@ def check_target(name: str, target: float, reach: tuple[float, float]) -> None:
     """
     low, high = reach
     if target < low:
-        raise InputError(
-            f"{name}: out of reach; with method.lbound and method.round_to as they are the smallest share of MACs is "
-            f"{low:.4f}; ask for at least that or lower method.lbound"
+        raise SettingError(
+            f"{name}: out of reach; with {OWN}lbound and {OWN}round_to as they are the smallest share of MACs is "
+            f"{low:.4f}; ask for at least that or lower {OWN}lbound"
         )
     if target > high:
-        raise InputError(
-            f"{name}: out of reach; with method.rbound as it is the largest share of MACs is {high:.4f}; ask for at "
-            "most that or raise method.rbound"
+        raise SettingError(
+            f"{name}: out of reach; with {OWN}rbound as it is the largest share of MACs is {high:.4f}; ask for at "
+            f"most that or raise {OWN}rbound"
         )
 
 

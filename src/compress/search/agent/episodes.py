@@ -20,7 +20,7 @@ from compress.agents.noise import decayed_sigma, truncated_normal
 from compress.agents.replay import Replay
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.io.stage_folder import Work
+from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Bound, Count, Natural, NonNegative, Positive
 from compress.search.agent.environment import ChannelEnv, Policy
 from compress.search.agent.observations import Vector
@@ -93,7 +93,7 @@ class Search:
         self.best: dict[int, JSON] = {}  # by place in `targets`
         self.done = 0  # episodes
 
-    def run(self, work: Work) -> dict[float, JSON]:
+    def run(self, work: StageFolder) -> dict[float, JSON]:
         """Train the agent in place; returns the best outcome per target."""
         if work.resumed is not None:
             self._load(work.resumed)
@@ -173,7 +173,7 @@ class Search:
                 self.agent.update(self.memory.sample(self.agent.settings.batch_size, generator))
         return task, outcome, sigma
 
-    def _note(self, task: int, outcome: JSON, sigma: float, work: Work) -> None:
+    def _note(self, task: int, outcome: JSON, sigma: float, work: StageFolder) -> None:
         """Keep the best, and write the episode down: a row, and a line in the log."""
         target = self.targets[task]
         better = task not in self.best or outcome["reward"] > self.best[task]["reward"]
