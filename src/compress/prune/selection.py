@@ -28,7 +28,7 @@ from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.order import plan_of
 from compress.prune.refit import input_moments, refitted
 from compress.prune.scores import Coupled, Scores, Threshold, check_ties, kept_counts, largest_percent, most_first
-from compress.prune.widths import Choices, all_choices, reachable, uniform_widths
+from compress.prune.widths import Choices, all_choices, largest_count, reachable, uniform_widths
 from compress.schema.bounds import Count, Natural
 from compress.schema.settings import Budget
 
@@ -317,12 +317,9 @@ def _narrowed(
         taken = np.bincount(goes[:count], minlength=len(options))
         return [int(widths[len(widths) - 1 - steps]) for widths, steps in zip(options, taken, strict=True)]
 
-    low, high = 0, len(goes)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(after(middle)) else (low, middle - 1)
-    more = one_more and holds(after(low)) and low < len(goes)
-    return after(low + more)
+    count = largest_count(len(goes), lambda steps: holds(after(steps)))
+    more = one_more and holds(after(count)) and count < len(goes)
+    return after(count + more)
 
 
 def _largest_gone(graph: ChannelGraph, scores: Scores, widths: Sequence[int]) -> dict[str, float]:

@@ -6,7 +6,7 @@ less than one step.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,17 @@ def uniform_widths(cost: CostModel, options: Choices, target: float) -> tuple[in
         taken = np.bincount(grows[:count], minlength=len(options))
         return np.array([widths[steps] for widths, steps in zip(options, taken, strict=True)])
 
-    low, high = 0, len(grows)
+    steps_paid = largest_count(len(grows), lambda count: cost.macs(after(count))[0] <= target * cost.full_macs)
+    return tuple(after(steps_paid).tolist())
+
+
+def largest_count(most: int, holds: Callable[[int], bool]) -> int:
+    """The largest number in [0, most] for which `holds`, by bisection.
+
+    It holds for 0, and for every number below one for which it holds.
+    """
+    low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        fits = cost.macs(after(middle))[0] <= target * cost.full_macs
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return tuple(after(low).tolist())
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low

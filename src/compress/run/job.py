@@ -24,7 +24,7 @@ from compress.prune.controls import Control
 from compress.prune.cost import cost_model
 from compress.prune.method import Method, Problem
 from compress.prune.saved_network import load_network
-from compress.schema.settings import Budget, EvalSettings, FinetuneRecipe, Recipe
+from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, Recipe
 from compress.train.loop import Hooks
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,9 @@ class RunState:
 
     def latest(self) -> str:
         """The stage that made the newest network."""
-        order = ("finetune", "prune", "sparsify", "pretrain")
-        return next(stage for stage in order if stage in self.done and (self.done[stage] / MODEL).is_file())
+        return next(
+            stage for stage in reversed(NETWORK_NAMES) if stage in self.done and (self.done[stage] / MODEL).is_file()
+        )
 
     def uncut(self) -> nn.Module:
         """The newest network of full width; where no stage has made one, with new weights."""

@@ -4,7 +4,7 @@ Values live in conf/; this file says what they may be.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from compress.schema.bounds import (
     Bound,
@@ -21,8 +21,8 @@ from compress.schema.bounds import (
 
 StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
 ControlKind = Literal["random", "uniform"]
-STAGE_ORDER: tuple[StageName, ...] = ("pretrain", "sparsify", "prune", "finetune", "eval")
-# The network that each stage leaves, as tables call it.
+STAGE_ORDER: tuple[StageName, ...] = get_args(StageName)
+# The network that each stage leaves, as tables call it, in the order of the stages.
 NETWORK_NAMES = {"pretrain": "dense", "sparsify": "sparsified", "prune": "pruned", "finetune": "finetuned"}
 FROM_SCRATCH = "from scratch"  # instead of finetuned: finetune.init=scratch
 

@@ -4,14 +4,10 @@ from compress.errors import InputError
 from compress.prune.method import Method
 from compress.run.stages import evaluate, finetune, pretrain, prune, sparsify
 from compress.run.stages.stage import Stage
+from compress.schema.settings import STAGE_ORDER
 
-STAGES: dict[str, Stage] = {
-    "pretrain": pretrain.STAGE,
-    "sparsify": sparsify.STAGE,
-    "prune": prune.STAGE,
-    "finetune": finetune.STAGE,
-    "eval": evaluate.STAGE,
-}
+PAGES = (pretrain, sparsify, prune, finetune, evaluate)
+STAGES: dict[str, Stage] = {name: page.STAGE for name, page in zip(STAGE_ORDER, PAGES, strict=True)}
 
 
 def needs(name: str, before: tuple[str, ...], method: Method) -> None:
