@@ -1,5 +1,6 @@
 """Every mistake of a command line is one line that names the key, the value and the rule."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from compress.config.resolvers import slug
 from compress.config.rules import check
 from compress.config.sweep import sweep_jobs
 from compress.io.paths import CONF
+from compress.schema.settings import Recipe
 
 
 def choices(group: str) -> list[str]:
@@ -75,7 +77,7 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["stages=[]"], "stages=[]: must be some of pretrain, "),
         (["stages=[pretrain,cook]"], "stages[1]=cook: must be one of pretrain, sparsify, "),
         (["stages=[pretrain]", "force=[eval]"], "force=[eval]: eval is not among the stages of this run"),
-        (["distill=kd"], "distill is set without teacher=zoo or teacher=run"),
+        (["distill=kd"], "distill is set without teacher=zoo, teacher=run or teacher=self"),
         (["teacher=zoo"], "teacher is set without distill=kd"),
         (["preserve_ratio=0.5", "percent=0.1"], "preserve_ratio=0.5 and percent=0.1: are two budgets"),
     ],
@@ -107,6 +109,11 @@ def test_all_mistakes_are_told_at_once() -> None:
             ["teacher=zoo", "distill=kd", "distill.stages=[sparsify]"],
             "distill.stages=[sparsify]: method=camc trains no weights in sparsify",
         ),
+        (
+            ["method=slimming", "teacher=self", "distill=kd", "stages=[finetune]"],
+            "teacher=self: is the network of pretrain, which is not among the stages of this run",
+        ),
+        (["teacher=zoo", "distill=kd", "distill.stages=[]"], "distill.stages=[]: must name at least one"),
         (["method.targets=[0.5,0.3]"], "method.targets=[0.5, 0.3]: must be ascending"),
         (["device=cuda:99"], "device=cuda:99: this machine has"),
         (["preserve_ratio=0.01"], "preserve_ratio=0.01: out of reach; with method.lbound"),
@@ -257,3 +264,22 @@ def test_what_a_search_cannot_do_is_told_before_it_starts(override: str, expecte
     problems = problems_of(compose_config(override))
     assert len(problems) == 1, problems
     assert problems[0].startswith(expected), problems
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "like"), [("slimming", "training", "pretrain"), ("magnitude", "retraining", "finetune")]
+)
+def test_a_recipe_of_a_method_follows_another_but_for_what_is_said(method: str, name: str, like: str) -> None:
+    """All of its keys, whatever they are: they are read off the list of settings."""
+    keys = [field.name for field in fields(Recipe)]
+    plain = compose_config(f"method={method}")
+    assert sorted(plain["method"][name]) == sorted(["_target_", *keys])
+    assert len(keys) >= 16
+    changed = compose_config(
+        f"method={method}", f"{like}.momentum=0.5", f"method.{name}.epochs=3", f"{like}.amp=bf16"
+    )
+    own = {key: value for key, value in changed["method"][name].items() if plain["method"][name][key] != value}
+    assert own == {"momentum": 0.5, "epochs": 3, "amp": "bf16"}
+    assert changed[like]["epochs"] == plain[like]["epochs"]
+    raw = [line for line in (CONF / "method" / f"{method}.yaml").read_text().splitlines() if f"${{{like}." in line]
+    assert raw == []

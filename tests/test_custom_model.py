@@ -159,3 +159,8 @@ def test_the_command_tells_it_too(folder: Path) -> None:
 def test_a_function_of_any_settings_takes_what_it_is_given(folder: Path) -> None:
     done = run(folder, "model._target_=my_nets.wide", "+model.num_classes=10", *QUICK, "stages=[pretrain]")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_code_of_this_package_is_no_part_of_a_key() -> None:
+    for ours in ("compress.models.resnet_cifar.resnet", "compress.data.digits.digits", "torch.nn.ReLU"):
+        assert source_digest(ours) is None, ours

@@ -21,7 +21,9 @@ from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.io.files import read_json
 from compress.parallel import batches as shares
-from compress.parallel.processes import Crew
+from compress.parallel import collectives
+from compress.parallel.collectives import ALONE, Team
+from compress.parallel.helpers import Crew
 from compress.run.folder import config_hash
 from compress.run.pipeline import stage_keys
 
@@ -210,7 +212,7 @@ def test_torchrun_leads_to_the_same_run(command: Command, tmp_path: Path) -> Non
 def _fails(meet: Any, error: Exception) -> None:
     group = meet(CPU)
 
-    def perform(order: Any) -> None:
+    def perform(order: Any, team: Team) -> None:
         assert order == "train"
         raise error
 
@@ -248,9 +250,9 @@ def test_shares_make_up_the_batches_of_one_device(digit_data: MemoryData) -> Non
 
 @pytest.mark.parametrize("sizes", [(3, 2), (1, 1, 0), (0, 4)])
 def test_the_mean_of_weighted_gradients_is_that_of_the_whole_batch(
-    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(shares, "world", lambda: len(sizes))
+    team = Team(0, len(sizes))
     torch.manual_seed(0)
     model, images, labels = (
         nn.Linear(4, 3).double(),
@@ -266,7 +268,7 @@ def test_the_mean_of_weighted_gradients_is_that_of_the_whole_batch(
     for x, y in zip(images.split(sizes), labels.split(sizes), strict=True):
         x, y, count = shares.never_empty(x, y)
         loss = nn.functional.cross_entropy(model(x), y)
-        found += gradient(shares.weighted(loss, count, sum(sizes))) / len(sizes)
+        found += gradient(shares.weighted(team, loss, count, sum(sizes))) / len(sizes)
     assert torch.allclose(found, expected, rtol=1e-12)
 
 
@@ -292,32 +294,26 @@ def test_statistics_of_batch_norms_become_their_means_and_other_buffers_those_of
         network[1].running_var.fill_(2 * value)
     at = {id(tensor): name for name, tensor in mine.named_buffers()}
     theirs = dict(other.named_buffers())
-    monkeypatch.setattr(shares, "world", lambda: 2)
-    monkeypatch.setattr(shares, "summed", lambda tensor: tensor.add_(theirs[at[id(tensor)]]))
-    monkeypatch.setattr(shares.dist, "broadcast", lambda tensor, src: tensor.fill_(7))
-    shares.agree_on_buffers(mine)
+    monkeypatch.setattr(collectives.dist, "all_reduce", lambda tensor: tensor.add_(theirs[at[id(tensor)]]))
+    monkeypatch.setattr(collectives.dist, "broadcast", lambda tensor, src: tensor.fill_(7))
+    shares.agree_on_buffers(Team(0, 2), mine)
     assert mine[1].running_mean.tolist() == [3.0] * 3
     assert mine[1].running_var.tolist() == [6.0] * 3
     assert int(mine.get_buffer("steps")) == int(mine[1].num_batches_tracked) == 7
 
 
-def test_dropout_of_every_process_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = []
-    for rank in range(3):
-        monkeypatch.setattr(shares, "rank", lambda rank=rank: rank)
-        parts.append(shares.apart())
+def test_dropout_of_every_process_has_a_seed_of_its_own() -> None:
+    parts = [shares.seed_part(Team(rank, 3)) for rank in range(3)]
     assert parts[0] == ()  # what one process draws alone
     assert len(set(parts)) == 3
 
 
-def test_batch_norm_leaves_out_batches_that_cannot_be_shared(
-    tiny: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert shares.least_batch(tiny, CPU) == 2
-    monkeypatch.setattr(shares, "world", lambda: 3)
-    assert shares.least_batch(tiny, CPU) == 6
-    assert shares.least_batch(tiny, torch.device("cuda")) == 3
-    assert shares.least_batch(nn.Linear(2, 2), CPU) == 2
+def test_batch_norm_leaves_out_batches_that_cannot_be_shared(tiny: nn.Module) -> None:
+    team = Team(0, 3)
+    assert shares.least_batch(ALONE, tiny, CPU) == 2
+    assert shares.least_batch(team, tiny, CPU) == 6
+    assert shares.least_batch(team, tiny, torch.device("cuda")) == 3
+    assert shares.least_batch(team, nn.Linear(2, 2), CPU) == 2
 
 
 def test_devices_are_part_of_what_trained_stages_depend_on() -> None:

@@ -268,6 +268,7 @@ def test_what_goes_wrong_in_a_run_is_told_on_standard_error(command: Command, tm
     bad = command("pretrain.lr=1e20", *QUICK)
     assert bad.returncode == 2
     assert bad.stderr.startswith("compress: pretrain: the loss became nan in epoch 1")
+    assert "; try pretrain.lr=1e+19, pretrain.warmup_epochs=5 or pretrain.clip_norm=1" in bad.stderr
     assert len(bad.stderr.splitlines()) == 1
     log = next(tmp_path.glob("outputs/*/*/compress.log")).read_text()
     assert "the loss became nan" in log
@@ -294,6 +295,43 @@ def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Com
     assert len(folders) == 2
     again = command(*sweep)
     assert again.stdout.count("is a finished run of this config: nothing to do") == 2
+
+
+def test_the_dense_network_of_a_run_teaches_what_becomes_of_it(command: Command, tmp_path: Path) -> None:
+    small = ("model.depth=8", "model.width=8", "method=filter_magnitude", "plots=false", *QUICK)
+    taught = command(*small, "teacher=self", "distill=kd", "hydra.run.dir=taught")
+    assert taught.returncode == 0, taught.stderr
+    summary, rows = read_json(tmp_path / "taught" / "summary.json"), read_rows(tmp_path / "taught")
+    assert list(summary["stages"]) == ["pretrain", "prune", "finetune", "eval"]  # nothing is trained for it alone
+    held_out = summary["stages"]["pretrain"]["held_out_top1"]
+    assert f"finetune: the teacher's held-out top-1 is {held_out:.2f} %" in taught.stdout
+    (row,) = [row for row in rows if row["stage"] == "finetune"]
+    assert row["loss"] == pytest.approx(row["loss_ce"] + row["loss_kd"], abs=1e-5)
+    assert not [key for row in rows if row["stage"] == "pretrain" for key in row if key.startswith("loss_")]
+    refused = command(*small, "teacher=self", "distill=kd", "stages=[finetune]")
+    assert refused.returncode == 2
+    assert "teacher=self: is the network of pretrain, which is not among the stages of this run" in refused.stderr
+
+
+def test_a_teacher_changes_the_keys_of_the_trainings_that_it_joins_and_of_no_others() -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        return stage_keys(build(compose_config("method=slimming", "device=cpu", *overrides)))
+
+    kd = ("teacher=self", "distill=kd")
+    plain = keys()
+    both = keys(*kd, "distill.stages=[sparsify,finetune]")
+    first, last = keys(*kd, "distill.stages=[sparsify]"), keys(*kd, "distill.stages=[finetune]")
+    for stage in ("pretrain", "sparsify", "prune"):
+        assert first[stage] == both[stage]
+        assert last[stage] == plain[stage]
+    assert first["sparsify"] != plain["sparsify"]
+    assert len({one["finetune"] for one in (plain, both, first, last)}) == 4
+    zoo = keys("teacher=zoo", "model@teacher.model=resnet32", "distill=kd")
+    other = keys("teacher=zoo", "model@teacher.model=resnet44", "distill=kd")
+    assert len({one["finetune"] for one in (plain, last, zoo, other)}) == 4
+    assert keys(*kd, "distill.ce_weight=0.5")["finetune"] != last["finetune"]
+    of_other = (keys(*overrides, "pretrain.epochs=3")["finetune"] for overrides in (kd, ("seed=0",)))
+    assert len({*of_other, plain["finetune"], last["finetune"]}) == 4
 
 
 def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp_path: Path) -> None:

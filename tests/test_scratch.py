@@ -22,7 +22,7 @@ from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.finetune import finetune, fresh_like, scratch_recipe
 from compress.schema.settings import FinetuneRecipe
-from compress.train.loop import learning_rate
+from compress.train.schedule import learning_rate
 
 
 def job_of(*overrides: str) -> Job:

@@ -20,7 +20,8 @@ from compress.data.memory import MemoryData
 from compress.io.stage_folder import StageFolder
 from compress.models.masks import MASK, set_masks
 from compress.schema.settings import Recipe
-from compress.train.loop import Hooks, cross_entropy, train
+from compress.train.loop import Hooks, Training, train
+from compress.train.objective import cross_entropy
 
 CLASSES, PIXELS = 3, 4
 
@@ -86,7 +87,8 @@ def black_is_0() -> nn.Sequential:
 def run(model: nn.Module, data: Any, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"stage": "pretrain", "seed": 3, "device": CPU, "work": StageFolder(folder)} | more
-    return train(model, data, recipe, cross_entropy(recipe), **settings)
+    settings = {"objective": cross_entropy(recipe)} | settings
+    return train(Training(model=model, data=data, recipe=recipe, **settings))
 
 
 def by_hand(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from compress.distill.distill import Distill, WeightedTerm
 from compress.distill.losses import kd
 from compress.errors import InputError
+from compress.train.objective import Outputs, total
 
 ORACLE = json.loads((ORACLES / "distill.json").read_text())
 CASE = ORACLE["inputs"]["A"]
@@ -44,14 +45,20 @@ def test_the_weighted_sum_and_the_teachers_stillness() -> None:
         stages=["finetune"], ce_weight=0.1,
         terms={"kd": WeightedTerm(weight=0.9, loss=lambda s, t, y: kd(s, t, y, temperature=4.0))},
     )  # fmt: skip
-    loss = distill.loss(make_recipe(), teacher)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    loss = distill.objective(make_recipe(), teacher, student, (1, 2, 2))
     images, logits, labels = (
         torch.randn(5, 1, 2, 2),
         torch.randn(5, 3, requires_grad=True),
         torch.tensor([0, 1, 2, 0, 1]),
     )
-    value = loss(logits, labels, images)
-    expected = 0.1 * F.cross_entropy(logits, labels) + 0.9 * kd(logits, teacher(images), labels, temperature=4.0)
+    terms = loss(Outputs(logits), labels, images, 0.0)
+    value = total(terms)
+    on_labels, on_teacher = F.cross_entropy(logits, labels), kd(logits, teacher(images), labels, temperature=4.0)
+    expected = 0.1 * on_labels + 0.9 * on_teacher
+    assert list(terms) == ["ce", "kd"]
+    assert terms["ce"].item() == pytest.approx(0.1 * on_labels.item(), rel=1e-6)
+    assert terms["kd"].item() == pytest.approx(0.9 * on_teacher.item(), rel=1e-6)
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
     value.backward()
     assert logits.grad is not None
@@ -71,14 +78,16 @@ def test_losses_are_computed_in_float32_under_autocast() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     with torch.autocast("cpu", torch.bfloat16):
         images = torch.randn(2, 1, 2, 2)
-        distill.loss(make_recipe(), nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))(
-            net(images), torch.tensor([0, 1]), images
-        )
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        objective = distill.objective(make_recipe(), teacher, net, (1, 2, 2))
+        objective(Outputs(net(images)), torch.tensor([0, 1]), images, 0.0)
     assert kinds == [torch.float32, torch.float32]
 
 
 def test_a_distillation_without_terms_or_stages_is_refused() -> None:
-    with pytest.raises(InputError, match=r"distill.terms=\{\}: must name at least one"):
+    with pytest.raises(InputError, match=r"^terms=\{\}: must name at least one"):
         Distill(stages=["finetune"], ce_weight=1.0, terms={})
-    with pytest.raises(InputError, match=r"distill.stages=\[\]: must name at least one"):
+    with pytest.raises(InputError, match=r"^stages=\[\]: must name at least one"):
         Distill(stages=[], ce_weight=1.0, terms={"kd": WeightedTerm(weight=1.0, loss=kd)})
+    with pytest.raises(InputError, match="^terms.ce: is the name of the cross entropy"):
+        Distill(stages=["finetune"], ce_weight=1.0, terms={"ce": WeightedTerm(weight=1.0, loss=kd)})

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from compress.config import rules
 from compress.data.base import Data
 from compress.distill.distill import Distill
-from compress.distill.teacher import RunTeacher, Teacher, ZooTeacher
+from compress.distill.teacher import Teacher
 from compress.errors import InputError, SettingError, settings_under
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
@@ -144,13 +144,22 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     return spec
 
 
-def make_teacher(node: Mapping[str, Any], data: Data | None) -> Teacher:
-    if "model" in node:
-        return ZooTeacher(make_spec(node["model"], data, "teacher.model"))
-    teacher: RunTeacher = make(node, "teacher")
-    if data is not None:
-        teacher.check(data.classes, data.shape)
-    return teacher
+def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | None) -> Teacher | None:
+    """Of any kind: one that takes a `spec` gets its own `model`, or else the network that the run compresses.
+
+    Without data or network, which is wrong in itself then, what can be told without it is told.
+    """
+    kind = find_target(node["_target_"])
+    own = {key: value for key, value in node.items() if key not in ("_target_", "name", "model")}
+    if "spec" in inspect.signature(kind).parameters:
+        own["spec"] = make_spec(node["model"], data, "teacher.model") if "model" in node else model
+        if own["spec"] is None:
+            return None
+    with settings_under("teacher"):
+        teacher: Teacher = kind(**own)
+        if data is not None:
+            teacher.check(data.classes, data.shape)
+        return teacher
 
 
 class _Parts:
@@ -192,7 +201,12 @@ def build(config: JSON) -> Job:
     spec = part("model", make_spec, config.get("model"), data, "model")
     method: Method | None = part("method", make, config.get("method"), "method")
     distill: Distill | None = part("distill", make, config["distill"], "distill") if config.get("distill") else None
-    teacher = part("teacher", make_teacher, config["teacher"], data) if config.get("teacher") else None
+    teacher = part("teacher", make_teacher, config["teacher"], data, spec) if config.get("teacher") else None
+    if teacher is not None and teacher.of_stage not in (None, *config["stages"]) and "stages" not in bad:
+        problems.append(
+            f"teacher={config['teacher']['name']}: is the network of {teacher.of_stage}, which is not among the "
+            "stages of this run"
+        )
     budget, _ = rules.choose_budget(config)
     if budget is not None and budget.kind in bad:
         budget = None
@@ -265,14 +279,16 @@ def _check_layouts(
     """The layouts of trainings of whole networks; what a cut network can take shows only when it is there."""
     recipe = Recipe(**config["pretrain"])
     trained = [spec] if "pretrain" in config["stages"] and not spec.comes_trained else []
-    trained += [teacher.spec] if isinstance(teacher, ZooTeacher) and not teacher.spec.comes_trained else []
+    also = teacher.to_train if teacher is not None else None
+    trained += [also] if also is not None and not also.comes_trained else []
     checked = [("pretrain", recipe, one) for one in trained]
     if "sparsify" in config["stages"]:
         own = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
         checked += [(f"method.{name}", value, spec) for name, value in own.items()]
     for key, recipe, one in checked:
         if recipe.channels_last == "on":
-            training_format(one.without_pretrained().build(check_forward=False), recipe, device, key)
+            with settings_under(key):
+                training_format(one.without_pretrained().build(check_forward=False), recipe, device)
 
 
 def _check_budget(

@@ -6,7 +6,7 @@ from compress.errors import InputError
 from compress.io.files import JSON, hash_of
 
 if TYPE_CHECKING:
-    from compress.run.stages import Job
+    from compress.run.job import Job
 
 MOST = 1000  # that are kept: a built job is settings, data that was not read yet and no network
 

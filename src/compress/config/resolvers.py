@@ -3,14 +3,16 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import omegaconf
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from compress.config.compose import plain
 from compress.run.folder import config_hash
-from compress.schema.settings import BUDGETS
+from compress.schema.settings import BUDGETS, Recipe
 
 # Overrides that stand first in the name of a sweep's folder.
 TELLING = ("method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "control", "experiment")
@@ -60,9 +62,20 @@ def pick(table: Mapping[str, Any], *words: Any) -> Any:
     return table["other"]
 
 
+def register_recipes() -> None:
+    """`recipe@training: pretrain` among the defaults of a method: a recipe of its own that follows that of pretrain,
+    setting by setting, but for what the method's YAML or the command line says."""
+    store = ConfigStore.instance()
+    for stage in ("pretrain", "finetune"):
+        settings = {field.name: f"${{{stage}.{field.name}}}" for field in fields(Recipe)}
+        node = {"_target_": f"{Recipe.__module__}.{Recipe.__qualname__}", **settings}
+        store.store(stage, node, group="method/recipe", provider="compress")
+
+
 def register_resolvers() -> None:
     """`${job_name:}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides,
-    `${pick:...}` for what depends on the kind of network or dataset."""
+    `${pick:...}` for what depends on the kind of network or dataset; and recipes that follow others."""
+    register_recipes()
     # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
     old = omegaconf.__version__.startswith("2.3")
     register: Callable[..., None] = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver

@@ -86,7 +86,11 @@ def check(config: JSON) -> list[str]:
         name = (config.get("reward") or {}).get("name")
         problems.append(f"reward={name}: this method has no reward; those that search have one (amc, camc)")
     if bool(config.get("teacher")) != bool(config.get("distill")):
-        has, lacks = ("teacher", "distill=kd") if config.get("teacher") else ("distill", "teacher=zoo or teacher=run")
+        has, lacks = (
+            ("teacher", "distill=kd")
+            if config.get("teacher")
+            else ("distill", "teacher=zoo, teacher=run or teacher=self")
+        )
         problems.append(f"{has} is set without {lacks}; a teacher needs a loss and a loss a teacher")
     return list(dict.fromkeys(problems))
 
@@ -110,4 +114,5 @@ def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
         model = {key: value for key, value in inner["model"].items() if key != "checkpoint"}
         extra = check_value("teacher.model.checkpoint", inner["model"].get("checkpoint"), str | None)
         return extra + check_node("teacher.model", model, given=GIVEN_BY_DATASET)
-    return check_compat(node) + check_node(group, inner)
+    given = {"spec"} if group == "teacher" else set()  # a network: `build` makes it
+    return check_compat(node) + check_node(group, inner, given=given)

@@ -1,16 +1,16 @@
 """A teacher in a training stage: cross entropy on the labels plus weighted terms on the teacher's logits."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.schema.bounds import NonNegative, Positive
 from compress.schema.settings import Recipe
-from compress.train.loop import Loss, cross_entropy
+from compress.train.objective import CrossEntropy, Outputs, Terms, cross_entropy
 
 # (student logits (B, C), teacher logits (B, C), labels (B,)) -> scalar
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -33,21 +33,35 @@ class Distill:
     def __post_init__(self) -> None:
         for name, value in (("terms", self.terms), ("stages", self.stages)):
             if not value:
-                raise InputError(f"distill.{name}={value}: must name at least one, such as distill=kd does")
+                raise SettingError(f"{OWN}{name}={value}: must name at least one, such as distill=kd does")
+        if "ce" in self.terms:
+            raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
 
-    def loss(self, recipe: Recipe, teacher: nn.Module) -> Loss:
-        """The teacher answers in eval mode, without gradient; all terms are computed in float32."""
-        on_labels = cross_entropy(recipe)
-        teacher.eval().requires_grad_(False)
+    def objective(
+        self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]
+    ) -> "Distillation":
+        """What is minimised in a stage; `student` is the network as it is trained there, pruned or not.
 
-        def total(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-            with torch.no_grad():
-                wanted = teacher(images)
-            with torch.autocast(images.device.type, enabled=False):
-                student, wanted = logits.float(), wanted.float()
-                value = self.ce_weight * on_labels(student, labels, images)
-                for term in self.terms.values():
-                    value = value + term.weight * term.loss(student, wanted, labels)
-            return value
+        It is made for the student's own widths, in activations of images (C, H, W). Logits need none of that.
+        """
+        return Distillation(teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms)
 
-        return total
+
+@dataclass(frozen=True)
+class Distillation:
+    """An `Objective`. The teacher answers in eval mode, without gradient; all terms are computed in float32."""
+
+    teacher: nn.Module
+    on_labels: CrossEntropy
+    ce_weight: float
+    terms: Mapping[str, WeightedTerm]
+    taps: tuple[str, ...] = ()
+    adapters: nn.Module = field(default_factory=nn.ModuleDict)
+
+    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
+        with torch.no_grad():
+            wanted = self.teacher(images)
+        with torch.autocast(images.device.type, enabled=False):
+            student, wanted = outputs.logits.float(), wanted.float()
+            on_teacher = {name: term.weight * term.loss(student, wanted, labels) for name, term in self.terms.items()}
+            return {"ce": self.ce_weight * self.on_labels.of(student, labels), **on_teacher}

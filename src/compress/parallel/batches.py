@@ -12,34 +12,33 @@ import warnings
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from compress.parallel.processes import rank, summed, world
+from compress.parallel.collectives import Team
 
 
-def mine() -> dict[str, Any]:
+def share_of(team: Team) -> dict[str, Any]:
     """What a `Data` is asked for besides, where it is not the whole."""
-    return {"share": (rank(), world())} if world() > 1 else {}
+    return {"share": (team.rank, team.world_size)} if team.world_size > 1 else {}
 
 
-def apart() -> tuple[int, ...]:
+def seed_part(team: Team) -> tuple[int, ...]:
     """Part of a seed: dropout draws others for other images."""
-    return (rank(),) if rank() else ()
+    return (team.rank,) if team.rank else ()
 
 
-def whole_size(labels: Tensor, size: int) -> int:
+def whole_size(team: Team, labels: Tensor, size: int) -> int:
     """Images of a batch in all shares: what one process has itself, or should be there."""
-    return len(labels) if world() == 1 else size
+    return len(labels) if team.world_size == 1 else size
 
 
-def least_batch(model: nn.Module, device: torch.device) -> int:
+def least_batch(team: Team, model: nn.Module, device: torch.device) -> int:
     """A smaller last batch is left out: batch norm cannot train on one image, and shares cannot be shared further."""
-    if world() == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if team.world_size == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return 2
-    return max(2, world()) if device.type == "cuda" else 2 * world()
+    return max(2, team.world_size) if device.type == "cuda" else 2 * team.world_size
 
 
 def never_empty(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -52,18 +51,18 @@ def never_empty(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
     return images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1), 0
 
 
-def weighted(loss: Tensor, count: int, size: int) -> Tensor:
+def weighted(team: Team, loss: Tensor, count: int, size: int) -> Tensor:
     """The loss of a share of `count` among `size` images, such that DDP's mean of gradients is the whole batch's."""
-    return loss if world() == 1 else loss * (count * world() / size)
+    return loss if team.world_size == 1 else loss * (count * team.world_size / size)
 
 
-def averaged(model: nn.Module, device: torch.device) -> nn.Module:
+def averaged(team: Team, model: nn.Module, device: torch.device) -> nn.Module:
     """What is called instead of the model while it trains: the same parameters, with gradients that are averaged over
     all processes.
 
     The model itself stays what it is; it is what hooks, masks, measuring and files see.
     """
-    if world() == 1:
+    if team.world_size == 1:
         return model
     seen = synchronised(model) if device.type == "cuda" else model
     with warnings.catch_warnings():
@@ -83,17 +82,21 @@ def synchronised(model: nn.Module) -> nn.Module:
     return same
 
 
-def agree_on_buffers(model: nn.Module) -> None:
-    """The statistics of batch norms become their means over all processes, other buffers the first one's."""
-    if world() == 1:
+def synchronise(team: Team, adapters: nn.Module, device: torch.device) -> None:
+    """Batch norms inside of modules that are only there to be trained see the whole batch from now on."""
+    if team.world_size > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(adapters)
+
+
+def agree_on_buffers(team: Team, model: nn.Module) -> None:
+    """The statistics of batch norms become their means over all processes, other buffers those of rank 0."""
+    if team.world_size == 1:
         return
     means = [t for m in model.modules() if isinstance(m, _BatchNorm) for t in (m.running_mean, m.running_var)]
     averaged = {id(tensor) for tensor in means}
     with torch.no_grad():
         for buffer in model.buffers():
             if id(buffer) in averaged:
-                summed(buffer).div_(world())
+                team.all_reduce(buffer).div_(team.world_size)
             else:
-                plain = buffer.byte() if buffer.dtype == torch.bool else buffer.contiguous()  # what gloo can send
-                dist.broadcast(plain, src=0)
-                buffer.copy_(plain)
+                team.broadcast(buffer)

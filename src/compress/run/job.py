@@ -19,6 +19,7 @@ from compress.io.files import JSON
 from compress.io.paths import MODEL
 from compress.io.seeds import derive_seed
 from compress.models.spec import ModelSpec
+from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
 from compress.prune.cost import cost_model
 from compress.prune.method import Method, Problem
@@ -63,6 +64,7 @@ class RunState:
     done: Mapping[str, Path]
     control: Control | None = None
     controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    team: Team = ALONE  # who trains the network of this stage together
 
     def fresh(self) -> nn.Module:
         """The uncut network, weights to be loaded."""

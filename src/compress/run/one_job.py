@@ -13,10 +13,10 @@ from compress.io.paths import MODEL
 from compress.measure.accuracy import accuracy
 from compress.prune.saved_network import load_network
 from compress.run.folder import foreign_run, put_run_aside
+from compress.run.job import Job
 from compress.run.objective import Objective, objective
 from compress.run.pipeline import finished_summary, run, show
 from compress.run.ranks import Build, follow, lead
-from compress.run.stages import Job
 from compress.run.store import Store
 from compress.run.sweep_jobs import SweepJob
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from compress.distill.teacher import ZooTeacher
 from compress.errors import is_users
 from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
 from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights
-from compress.parallel.processes import Crew
+from compress.parallel.collectives import Team
+from compress.parallel.helpers import Crew
 from compress.prune.controls import Control
 from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder
@@ -107,6 +107,7 @@ class Step:
     stage: str
     control: Control | None
     after: tuple[str, ...]
+    of_teacher: bool = False
 
     @property
     def name(self) -> str:
@@ -135,9 +136,9 @@ def steps(job: Job) -> list[Step]:
 
 def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path, crew: Crew) -> RunState:
     folders: dict[str, Path] = {}
-    if job.distill is not None and isinstance(job.teacher, ZooTeacher):
-        log.info("teacher: %s", job.teacher.spec.describe())
-        teacher = Step("pretrain", None, ())
+    if job.teacher is not None and job.teacher.to_train is not None:
+        log.info("teacher: %s", job.teacher.to_train.describe())
+        teacher = Step("pretrain", None, (), of_teacher=True)
         trained = _stage(store, teacher, RunState(teacher_job(job), {}), {}, False, _renamed(on_row, "teacher"), crew)
         summary["stages"]["teacher"] = _stage_json(trained)
         folders["teacher"] = trained.folder
@@ -189,15 +190,11 @@ class Order:
     control: Control | None
 
 
-def _is_teachers(job: Job) -> bool:
-    return isinstance(job.teacher, ZooTeacher) and job.model is job.teacher.spec
-
-
-def assist(job: Job, order: Order) -> None:
-    """A helper's part in a training: all that the first process does, with nothing of it kept."""
+def assist(job: Job, order: Order, team: Team) -> None:
+    """A helper's part in a training: all that rank 0 does, with nothing of it kept."""
     job = teacher_job(job) if order.of_teacher else job
     with TemporaryDirectory(prefix="compress-") as folder:
-        STAGES[order.stage].run(RunState(job, order.done, order.control), StageFolder(Path(folder)))
+        STAGES[order.stage].run(RunState(job, order.done, order.control, team=team), StageFolder(Path(folder)))
 
 
 def _stage(
@@ -215,8 +212,8 @@ def _stage(
         log.info("%s: running", step.name)
         if stage.trains(state.job):
             done = {name: path.absolute() for name, path in state.done.items()}
-            with crew.together(Order(step.stage, _is_teachers(state.job), done, state.control)):
-                result = stage.run(state, work)
+            with crew.together(Order(step.stage, step.of_teacher, done, state.control)) as team:
+                result = stage.run(replace(state, team=team), work)
         else:
             result = stage.run(state, work)
         seconds = round(work.seconds(), 3)

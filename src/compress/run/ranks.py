@@ -6,7 +6,8 @@ from pathlib import Path
 
 from compress.errors import InputError
 from compress.io.files import JSON
-from compress.parallel.processes import Crew, Meet, join_launched, quiet
+from compress.parallel.group import join_launched
+from compress.parallel.helpers import Crew, Meet, quiet
 from compress.parallel.rank import place
 from compress.run.job import Job
 from compress.run.pipeline import assist
@@ -20,11 +21,12 @@ def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str) -> Cre
     Raises:
         InputError: the processes of a launcher run different things.
     """
-    crew = Crew(job.devices, job.device, config["threads"], help_out, build, config)
+    rank = place()
+    crew = Crew(job.devices, job.device, config["threads"], help_out, build, config, rank=rank)
     if not crew.check(_word(folder, digest)):
         crew.close()
         raise InputError(
-            f"hydra.run.dir={folder}: the {place().world} processes of the launcher have other folders or other "
+            f"hydra.run.dir={folder}: the {rank.world_size} processes of the launcher have other folders or other "
             "settings; all must be started with the same command and one folder"
         )
     return crew
@@ -42,8 +44,8 @@ def follow(build: Build, config: JSON, folder: Path, digest: str) -> None:
     """What a process does that a launcher started beside the one that leads."""
     with quiet():
         job = build(config)
-        group = join_launched(job.device)
-        group.agree(place(), _word(folder, digest))
+        group = join_launched(place(), job.device)
+        group.agree(_word(folder, digest))
         group.serve(partial(assist, job))
         group.leave()
 

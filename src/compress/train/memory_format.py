@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.schema.settings import Recipe
 
 LEAST_SAFE = 8  # input channels
@@ -40,16 +40,16 @@ def unsafe_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def training_format(model: nn.Module, recipe: Recipe, device: torch.device, key: str) -> torch.memory_format:
-    """What `recipe.channels_last` means for this network on this device; `key` is where the recipe stands.
+def training_format(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.memory_format:
+    """What `recipe.channels_last` means for this network on this device.
 
     Raises:
-        InputError: channels_last is asked for where it would corrupt memory.
+        SettingError: channels_last is asked for where it would corrupt memory.
     """
     unsafe = unsafe_layers(model) if may_corrupt(recipe, device) else []
     if recipe.channels_last == "on" and unsafe:
-        raise InputError(
-            f"{key}.channels_last=on: corrupts memory on a CPU in the weight gradients of {KIND}, such as "
+        raise SettingError(
+            f"{OWN}channels_last=on: corrupts memory on a CPU in the weight gradients of {KIND}, such as "
             f"{unsafe[0]} of this network; use auto or off"
         )
     return torch.contiguous_format if recipe.channels_last == "off" or unsafe else torch.channels_last

@@ -31,7 +31,8 @@ from compress.prune.saved_network import load_network, save_network
 from compress.prune.scores import largest_percent
 from compress.prune.surgery import cut, difference
 from compress.schema.settings import Budget
-from compress.train.loop import cross_entropy, train
+from compress.train.loop import Training, train
+from compress.train.objective import cross_entropy
 
 SHAPE = (3, 32, 32)
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])
@@ -319,7 +320,8 @@ def test_a_selection_network_of_one_channel_everywhere_trains(digit_data: Memory
     assert set(problem.graph.widths(decision.plan)) == {1}
     small = cut(model, problem.graph, decision.plan)
     recipe = make_recipe(epochs=1)
-    train(small, digit_data, recipe, cross_entropy(recipe), stage="x", seed=0, device=CPU, work=StageFolder(tmp_path))
+    what = {"model": small, "data": digit_data, "recipe": recipe, "objective": cross_entropy(recipe)}
+    train(Training(**what, stage="x", seed=0, device=CPU, work=StageFolder(tmp_path)))
     assert all(bool(p.isfinite().all()) for p in small.parameters())
     assert [m.indices.numel() for m in small.modules() if hasattr(m, "indices")] == [1] * 7
 

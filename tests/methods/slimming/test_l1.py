@@ -25,7 +25,8 @@ from compress.models.resnet_cifar import resnet
 from compress.prune.method import Problem
 from compress.run.job import make_problem
 from compress.schema.settings import Budget, Recipe
-from compress.train.loop import NO_HOOKS, Hooks, cross_entropy, train
+from compress.train.loop import NO_HOOKS, Hooks, Training, train
+from compress.train.objective import cross_entropy
 
 STEP = json.loads((ORACLES / "slimming.json").read_text())["invariants_checked"]["l1_step"]
 SLIMMING: Slimming = make(compose_config("method=slimming")["method"])
@@ -100,8 +101,8 @@ def trained(
     model: nn.Module, data: MemoryData, folder: Path, l1: float | None, recipe: Recipe, row: Any = lambda _: {}
 ) -> None:
     hooks = NO_HOOKS if l1 is None else Hooks(on_gradient=partial(add_l1, strength=l1, linear=False), row=row)
-    work = StageFolder(folder)
-    train(model, data, recipe, cross_entropy(recipe), stage="s", seed=0, device=CPU, work=work, hooks=hooks)
+    what = {"model": model, "data": data, "recipe": recipe, "objective": cross_entropy(recipe)}
+    train(Training(**what, stage="s", seed=0, device=CPU, work=StageFolder(folder), hooks=hooks))
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
@@ -147,8 +148,8 @@ def problem_of(model: nn.Module, data: MemoryData, folder: Path, seed: int = 0) 
     work = StageFolder(folder)
 
     def learn(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
-        loss = cross_entropy(recipe)
-        history = train(model, data, recipe, loss, stage="sparsify", seed=seed, device=CPU, work=work, hooks=hooks)
+        what = {"model": model, "data": data, "recipe": recipe, "objective": cross_entropy(recipe)}
+        history = train(Training(**what, stage="sparsify", seed=seed, device=CPU, work=work, hooks=hooks))
         history.pop("best_weights")
         return history
 

@@ -2,23 +2,25 @@
 
 import copy
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from compress.distill.teacher import RunTeacher, ZooTeacher
+from compress.errors import settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
 from compress.io.files import JSON
-from compress.io.paths import MODEL
+from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
 from compress.models.spec import ModelSpec
-from compress.prune.saved_network import load_network, save_network
+from compress.prune.saved_network import save_network
 from compress.run.job import Job, RunState
 from compress.schema.settings import Recipe
-from compress.train.loop import NO_HOOKS, Hooks, Loss, cross_entropy, train
+from compress.train.loop import NO_HOOKS, Hooks, Training, train
+from compress.train.objective import Objective, cross_entropy
 
 log = logging.getLogger(__name__)
 
@@ -32,71 +34,79 @@ def train_network(
     plan: Plan,
     hooks: Hooks = NO_HOOKS,
 ) -> JSON:
-    """Train `model` in place, with the teacher if it joins, and keep its best epoch as best.safetensors beside it."""
+    """Train `model` in place, with the teacher if it joins, and keep its best epoch as best.safetensors beside it.
+
+    Raises:
+        SettingError: of the recipe, where it stands in the config.
+    """
     job = state.job
-    loss = _loss(state, recipe, stage)
-    history = train(
-        model,
-        job.data,
-        recipe,
-        loss,
+    training = Training(
+        model=model,
+        data=job.data,
+        recipe=recipe,
+        objective=_objective(state, model, recipe, stage),
+        work=work,
         stage=stage,
         seed=job.seed,
         device=job.device,
-        work=work,
         hooks=hooks,
-        recipe_key=recipe_key(job, stage),
+        team=state.team,
     )
-    best = copy.deepcopy(model)
-    best.load_state_dict(history.pop("best_weights"))
-    save_network(work.folder / "best.safetensors", best, job.model, plan)
+    with settings_under(recipe_key(job, stage)):
+        history = train(training)
+    if hooks.keep_best:
+        best = copy.deepcopy(model)
+        best.load_state_dict(history.pop("best_weights"))
+        save_network(work.folder / "best.safetensors", best, job.model, plan)
     return history
 
 
 def recipe_key(job: Job, stage: str) -> str:
-    """Where the recipe that a stage trains by stands in the config."""
+    """Where the recipe that a stage trains by stands: in the config; in `sparsify`, among the method's settings."""
     if stage == "sparsify":
         of_method = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
-        return f"method.{of_method[0]}" if of_method else "method"
+        return of_method[0] if of_method else "recipe"
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
-def _loss(state: RunState, recipe: Recipe, stage: str) -> Loss:
+def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str) -> Objective:
     job = state.job
     if job.distill is None or stage not in job.distill.stages:
         return cross_entropy(recipe)
     teacher = load_teacher(state).to(job.device)
     held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
     log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
-    return job.distill.loss(recipe, teacher)
+    torch.manual_seed(derive_seed(job.seed, stage, "adapters"))
+    return job.distill.objective(recipe, teacher, model, job.data.shape)
 
 
 def load_teacher(state: RunState) -> nn.Module:
-    job = state.job
-    assert job.teacher is not None
-    if isinstance(job.teacher, RunTeacher):
-        return load_network(job.teacher.file)[0]
-    return load_network(state.done["teacher"] / MODEL, job.teacher.spec.without_pretrained().build)[0]
+    teacher = state.job.teacher
+    assert teacher is not None
+    return teacher.load(state.done.get(teacher.of_stage or "teacher"))
 
 
 def teaching(job: Job, stage: str) -> JSON:
-    """What a training with a teacher depends on besides."""
+    """What a training with a teacher depends on besides; which other stages the teacher joins is none of it."""
     if job.distill is None or stage not in job.distill.stages:
         return {}
-    return {"distill": job.asked["distill"], "teacher": _teacher_settings(job)}
+    distill = {key: value for key, value in job.asked["distill"].items() if key != "stages"}
+    return {"distill": distill, "teacher": _teacher_settings(job)}
 
 
 def _teacher_settings(job: Job) -> Any:
-    if isinstance(job.teacher, ZooTeacher):
-        return dense_depends_on(teacher_job(job))
-    assert job.teacher is not None
-    return job.teacher.digest()
+    teacher = job.teacher
+    assert teacher is not None
+    if (digest := teacher.digest()) is not None:
+        return digest
+    return dense_depends_on(job if teacher.to_train is None else teacher_job(job))
 
 
 def teacher_job(job: Job) -> Job:
     """The same job with the teacher as its model: its pretrain stage is the teacher's training."""
-    assert isinstance(job.teacher, ZooTeacher)
-    return Job(**{**vars(job), "model": job.teacher.spec})
+    assert job.teacher is not None
+    assert job.teacher.to_train is not None
+    return replace(job, model=job.teacher.to_train)
 
 
 def world_size(job: Job) -> JSON:

@@ -1,0 +1,25 @@
+"""The learning rate over a training."""
+
+import math
+
+from compress.schema.settings import Recipe
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """The rate at a point of the training, in epochs from its start; steps fall on whole epochs.
+
+    Warm-up rises linearly to `lr`, which stays until `hold_epochs` are over (warm-up is part of them); then the
+    schedule runs to the end: cosine to 0 (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without
+    restarts), or steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at
+    150, 180, 210, whatever the warm-up (drops that would fall into it are left out).
+    """
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * epoch / recipe.warmup_epochs
+    if epoch < recipe.hold_epochs or recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "step":
+        covered = math.ceil((recipe.warmup_epochs - recipe.hold_epochs) / recipe.step_epochs) - 1
+        drops = (epoch - recipe.hold_epochs) // recipe.step_epochs - max(0, covered)
+        return recipe.lr * float(recipe.step_factor**drops)
+    start = max(recipe.warmup_epochs, recipe.hold_epochs)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epoch - start) / max(recipe.epochs - start, 1e-9), 1)))
