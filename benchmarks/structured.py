@@ -35,7 +35,8 @@ from compress.methods.slimming.slimming import Slimming
 from compress.models.weights import load_strictly, read_checkpoint
 from compress.run.job import Job
 from compress.schema.settings import Recipe
-from compress.train.loop import cross_entropy, train
+from compress.train.loop import Training, train
+from compress.train.objective import cross_entropy
 
 SHARED = [
     "dataset=cifar10",
@@ -117,16 +118,7 @@ def trained(job: Job, network: torch.nn.Module, recipe: Recipe, stage: str) -> t
     """Through the loop that ours are trained by."""
     with tempfile.TemporaryDirectory() as folder:
         work = StageFolder(Path(folder))
-        train(
-            network,
-            job.data,
-            recipe,
-            cross_entropy(recipe),
-            stage=stage,
-            seed=job.seed,
-            device=job.device,
-            work=work,
-        )
+        train(Training(network, job.data, recipe, cross_entropy(recipe), work, stage, job.seed, job.device))
     return network
 
 

@@ -24,6 +24,7 @@ from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
+from compress.measure.accuracy import count_correct
 from compress.models.masks import apply_masks
 from compress.parallel import batches as shares
 from compress.parallel.collectives import ALONE, Team

@@ -27,7 +27,8 @@ from compress.schema.settings import Budget
 from compress.search.agent.episodes import SearchSettings
 from compress.search.agent.rewards import acc, acc_normalize
 from compress.search.scorers.refit import CalibrationSettings
-from compress.train.loop import cross_entropy, train
+from compress.train.loop import Training, train
+from compress.train.objective import cross_entropy
 
 CAMC = Amc(
     targets=[0.3, 0.6],
@@ -68,7 +69,7 @@ def problem(digit_data: MemoryData, tmp_path_factory: pytest.TempPathFactory) ->
     model = resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
     recipe = make_recipe(epochs=6, lr=0.1)
     work = StageFolder(tmp_path_factory.mktemp("pretrain"))
-    train(model, digit_data, recipe, cross_entropy(recipe), stage="pretrain", seed=0, device=CPU, work=work)
+    train(Training(model, digit_data, recipe, cross_entropy(recipe), work, stage="pretrain", seed=0, device=CPU))
     graph = channel_graph(model, digit_data.shape)
     cost = cost_model(model, graph, digit_data.shape)
     return Problem(model, graph, cost, digit_data, Budget("preserve_ratio", 0.5), CPU, 0)
