@@ -118,7 +118,8 @@ def trained(job: Job, network: torch.nn.Module, recipe: Recipe, stage: str) -> t
     """Through the loop that ours are trained by."""
     with tempfile.TemporaryDirectory() as folder:
         work = StageFolder(Path(folder))
-        train(Training(network, job.data, recipe, cross_entropy(recipe), work, stage, job.seed, job.device))
+        how = {"recipe": recipe, "objective": cross_entropy(recipe), "work": work}
+        train(Training(model=network, data=job.data, **how, stage=stage, seed=job.seed, device=job.device))
     return network
 
 

@@ -69,7 +69,8 @@ def problem(digit_data: MemoryData, tmp_path_factory: pytest.TempPathFactory) ->
     model = resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
     recipe = make_recipe(epochs=6, lr=0.1)
     work = StageFolder(tmp_path_factory.mktemp("pretrain"))
-    train(Training(model, digit_data, recipe, cross_entropy(recipe), work, stage="pretrain", seed=0, device=CPU))
+    how = {"recipe": recipe, "objective": cross_entropy(recipe), "work": work}
+    train(Training(model=model, data=digit_data, **how, stage="pretrain", seed=0, device=CPU))
     graph = channel_graph(model, digit_data.shape)
     cost = cost_model(model, graph, digit_data.shape)
     return Problem(model, graph, cost, digit_data, Budget("preserve_ratio", 0.5), CPU, 0)
