@@ -47,9 +47,7 @@ class Recipe:
     clip_norm: Positive | None  # gradients are clipped to this norm
     early_stop_epochs: Count | None  # stop after this many epochs without a better held-out top-1
     amp: Literal["off", "bf16"]
-    channels_last: Literal[
-        "auto", "on", "off"
-    ]  # memory format; auto: where it is safe (compress.train.memory_format)
+    channels_last: Literal["auto", "on", "off"]  # auto: where it is safe (compress.train.memory_format)
 
 
 @dataclass(frozen=True, kw_only=True)
