@@ -1,4 +1,4 @@
-"""The walls of an action against brute force: as far as the budget can still be met, and no further."""
+"""Action bounds against brute force: as far as the budget can still be met, and no further."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from compress.graph.build import channel_graph
 from compress.graph.types import ChannelGraph
 from compress.prune.cost import CostModel, cost_model
 from compress.prune.widths import all_choices
-from compress.search.agent.action_bounds import BudgetMode, Upwards, Within, bias_macs
+from compress.search.agent.action_bounds import BudgetMode, PublishedBounds, RoundedBounds, bias_macs
 
 SIDE, FULL = 4, (8, 10, 12)
 
@@ -69,12 +69,12 @@ def prefixes(count: int) -> list[tuple[int, ...]]:
 def test_a_share_is_clipped_where_the_macs_by_hand_cross_the_budget(bias: bool, rbound: float) -> None:
     model, graph, cost = network(bias)
     biases, lbound, inside = bias_macs(model, graph), 0.2, 0
-    walls = {
-        mode: Upwards(cost, biases, lbound=lbound, rbound=rbound, round_to=1, mode=mode)
+    bounds = {
+        mode: PublishedBounds(cost, biases, lbound=lbound, rbound=rbound, round_to=1, mode=mode)
         for mode in ("upper", "exact")
     }
     full = macs_by_hand((1, 1, 1), bias)
-    assert walls["upper"].full_macs == pytest.approx(full)
+    assert bounds["upper"].full_macs == pytest.approx(full)
     for widths, budget in itertools.product(prefixes(13), (0.2, 0.35, 0.5, 0.65, 0.8)):
         decided = [width / most for width, most in zip(widths, FULL, strict=False)]
 
@@ -85,12 +85,12 @@ def test_a_share_is_clipped_where_the_macs_by_hand_cross_the_budget(bias: bool, 
         low = crossing(lambda share: after(share, rbound), budget * full)
         top = max(min(high, rbound), lbound)
         bottom = max(min(low, high, rbound), lbound)
-        assert walls["upper"].share(widths, 1.0, budget) == pytest.approx(top, abs=1e-9)
-        assert walls["upper"].share(widths, 0.0, budget) == lbound
-        assert walls["exact"].share(widths, 1.0, budget) == pytest.approx(top, abs=1e-9)
-        assert walls["exact"].share(widths, 0.0, budget) == pytest.approx(bottom, abs=1e-9)
+        assert bounds["upper"].share(widths, 1.0, budget) == pytest.approx(top, abs=1e-9)
+        assert bounds["upper"].share(widths, 0.0, budget) == lbound
+        assert bounds["exact"].share(widths, 1.0, budget) == pytest.approx(top, abs=1e-9)
+        assert bounds["exact"].share(widths, 0.0, budget) == pytest.approx(bottom, abs=1e-9)
         middle = (bottom + top) / 2
-        assert walls["exact"].share(widths, middle, budget) == pytest.approx(middle, abs=1e-9)
+        assert bounds["exact"].share(widths, middle, budget) == pytest.approx(middle, abs=1e-9)
         inside += (lbound < high < rbound) + (lbound < low < rbound)
     assert inside > 25
 
@@ -101,7 +101,7 @@ def test_a_width_is_the_nearest_from_which_the_budget_can_be_met(mode: BudgetMod
     """Every way to go on is tried."""
     _, graph, cost = network()
     options = [widths.tolist() for widths in all_choices(graph, round_to, 0.2, 1.0)]
-    walls = Within(cost, all_choices(graph, round_to, 0.2, 1.0), mode)
+    bounds = RoundedBounds(cost, all_choices(graph, round_to, 0.2, 1.0), mode)
     every = np.array(list(itertools.product(*options)))
     ratios = cost.macs(every) / cost.full_macs
     cases = 0
@@ -119,5 +119,5 @@ def test_a_width_is_the_nearest_from_which_the_budget_can_be_met(mode: BudgetMod
                 wished = min(max(share, 0.0), 1.0) * FULL[at]
                 nearest = min(options[at], key=lambda w: (abs(w - wished), w))
                 expected = min(max(nearest, allowed[0]), allowed[-1])
-                assert walls.width(widths, share, budget) == expected, (widths, budget, share)
+                assert bounds.width(widths, share, budget) == expected, (widths, budget, share)
     assert cases > 50

@@ -14,9 +14,9 @@ from compress.models.mobilenetv1 import mobilenetv1
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
 from compress.prune.widths import all_choices
-from compress.search.agent.action_bounds import BudgetMode, Within
+from compress.search.agent.action_bounds import BudgetMode, RoundedBounds
 from compress.search.agent.environment import ChannelEnv, check_target
-from compress.search.agent.observations import Clean
+from compress.search.agent.observations import CleanObserver
 from compress.search.agent.rewards import Outcome, acc, acc_normalize
 
 
@@ -36,8 +36,8 @@ def make_env(
         return Accuracy(share, min(100.0, share + 5))
 
     choices = all_choices(graph, round_to, lbound, 1.0)
-    state = Clean(model, graph, cost, choices, "scalar", [0.5])
-    return ChannelEnv(cost, choices, state, Within(cost, choices, mode), score, **({"reward": acc} | more))
+    state = CleanObserver(model, graph, cost, choices, "scalar", [0.5])
+    return ChannelEnv(cost, choices, state, RoundedBounds(cost, choices, mode), score, **({"reward": acc} | more))
 
 
 @pytest.mark.parametrize("net", ["resnet", "mobilenet"])

@@ -17,10 +17,10 @@ from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import Accuracy
 from compress.prune.cost import cost_model
 from compress.prune.widths import all_choices
-from compress.search.agent.action_bounds import BudgetMode, Within
+from compress.search.agent.action_bounds import BudgetMode, RoundedBounds
 from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.episodes import Search, SearchSettings, is_random, replay_size, sigma_of
-from compress.search.agent.observations import Clean
+from compress.search.agent.observations import CleanObserver
 from compress.search.agent.rewards import acc
 
 SETTINGS = SearchSettings(
@@ -58,8 +58,8 @@ def make_search(settings: SearchSettings = SETTINGS, mode: BudgetMode = "exact",
         share = 100 * float(np.mean(np.array(widths) / cost.full_widths))
         return Accuracy(share, share)
 
-    state = Clean(model, graph, cost, choices, "scalar", TARGETS)
-    env = ChannelEnv(cost, choices, state, Within(cost, choices, mode), score, acc, targets=TARGETS)
+    state = CleanObserver(model, graph, cost, choices, "scalar", TARGETS)
+    env = ChannelEnv(cost, choices, state, RoundedBounds(cost, choices, mode), score, acc, targets=TARGETS)
     settings = replace(settings, **changes)
     shapes = env.observation_space.shape[0], 1
     return Search(env, DDPG(*shapes, AGENT, 0), TARGETS, settings, 0)

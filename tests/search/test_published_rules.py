@@ -17,9 +17,9 @@ from compress.graph.types import ChannelGraph
 from compress.measure.accuracy import Accuracy
 from compress.prune.cost import CostModel, cost_model
 from compress.prune.widths import all_choices
-from compress.search.agent.action_bounds import BudgetMode, Upwards, bias_macs, rounded_up
+from compress.search.agent.action_bounds import BudgetMode, PublishedBounds, bias_macs, rounded_up
 from compress.search.agent.environment import ChannelEnv
-from compress.search.agent.observations import Original
+from compress.search.agent.observations import PublishedObserver
 from compress.search.agent.rewards import acc
 
 SEED = json.loads((ORACLES / "amc_seed.json").read_text())
@@ -34,15 +34,15 @@ def network() -> tuple[torch.nn.Module, ChannelGraph, CostModel]:
     return model, graph, cost_model(model, graph, (3, 224, 224))
 
 
-def walls(mode: BudgetMode = "upper", rbound: float = 1.0) -> Upwards:
+def published_bounds(mode: BudgetMode = "upper", rbound: float = 1.0) -> PublishedBounds:
     model, graph, cost = network()
-    return Upwards(cost, bias_macs(model, graph), lbound=0.2, rbound=rbound, round_to=8, mode=mode)
+    return PublishedBounds(cost, bias_macs(model, graph), lbound=0.2, rbound=rbound, round_to=8, mode=mode)
 
 
 def make_env(mode: BudgetMode = "upper", encoding: Any = "none", rbound: float = 1.0) -> ChannelEnv:
     model, graph, cost = network()
-    bounds, targets = walls(mode, rbound), [0.3, 0.5, 0.7]
-    state = Original(model, graph, bounds, encoding, targets, lbound=0.2)
+    bounds, targets = published_bounds(mode, rbound), [0.3, 0.5, 0.7]
+    state = PublishedObserver(model, graph, bounds, encoding, targets, lbound=0.2)
     choices = all_choices(graph, 8, 0.2, rbound)
     return ChannelEnv(cost, choices, state, bounds, lambda widths: Accuracy(50.0, 90.0), acc, targets=targets)
 
@@ -52,7 +52,7 @@ def test_fifteen_decisions_of_which_the_first_is_about_the_image() -> None:
     assert env.steps == 15
     assert env.observation_space.shape == (10,)
     assert len(env.walk(0.5, lambda step, seen: 0.5)) == 14
-    assert walls().full_macs == FULL
+    assert published_bounds().full_macs == FULL
 
 
 def test_static_rows_of_the_state() -> None:
@@ -104,15 +104,15 @@ def test_always_asking_for_all_overshoots_by_rounding(target: float, ratio: floa
     env = make_env()
     widths = env.walk(target, lambda step, seen: 1.0)
     shares = np.array([env.executed(widths)[1:]])
-    assert round(float(walls().macs(shares)[0]) / FULL, 4) == ratio
+    assert round(float(published_bounds().macs(shares)[0]) / FULL, 4) == ratio
 
 
 @pytest.mark.parametrize("row", SEED["strategies"], ids=lambda row: row["id"])
 def test_published_strategies_replay_through_the_walls(row: dict[str, Any]) -> None:
-    """Layer by layer: each entry is what the walls and the rounding make of it, with those before as published."""
+    """Layer by layer: each entry is what the bounds and the rounding make of it, with those before as published."""
     cost = network()[2]
     widths = tuple(round(share * full) for share, full in zip(row["strategy"][1:], cost.full_widths, strict=True))
-    env, bounds = make_env(), walls()
+    env, bounds = make_env(), published_bounds()
     wrong = [
         layer
         for layer, share in enumerate(row["strategy"][1:], start=1)
@@ -142,7 +142,7 @@ def test_all_eleven_are_there_and_one_was_played_without_a_budget() -> None:
 def test_ratios_as_the_original_counts_them(name: str) -> None:
     """Its classifier's bias is pruned along with the inputs: `ratio_env`, and to 4 digits what its log printed."""
     shares = np.array([FLOPS[name]["channels"][1:]]) / network()[2].full_widths
-    ratio = float(walls().macs(shares)[0]) / FULL
+    ratio = float(published_bounds().macs(shares)[0]) / FULL
     assert ratio == pytest.approx(FLOPS[name]["ratio_env"], abs=1e-12)
     if FLOPS[name]["done_ratio_seed"] is not None:
         assert round(ratio, 4) == float(FLOPS[name]["done_ratio_seed"])
@@ -189,5 +189,5 @@ def test_the_largest_share_holds_after_rounding_too(mode: BudgetMode, rbound: fl
     assert np.max(shares) <= rbound
     assert np.max(shares) > rbound - 0.05
     if mode == "exact":
-        ratios = [float(walls().macs(np.array([share]))[0]) / FULL for share in shares]
+        ratios = [float(published_bounds().macs(np.array([share]))[0]) / FULL for share in shares]
         assert np.mean(ratios) == pytest.approx(0.3, abs=0.005)

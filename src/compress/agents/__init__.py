@@ -1,1 +1,1 @@
-"""Reinforcement learning, vectors in and actions out: DDPG, its replay memory, exploration noise."""
+"""Reinforcement learning on vectors: DDPG, its replay memory, exploration noise."""

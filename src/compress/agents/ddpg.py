@@ -20,17 +20,19 @@ from compress.schema.bounds import Bound, Count, Positive, Share
 
 @dataclass(frozen=True, kw_only=True)
 class DDPGSettings:
-    hidden: Count  # units of both hidden layers of actor and critic
+    """conf/method/amc.yaml has the values."""
+
+    hidden: Count  # units of each of the two hidden layers of actor and critic
     actor_lr: Positive
     critic_lr: Positive
     discount: Annotated[float, Bound(ge=0, le=1)]
-    tau: Share  # step of the target networks towards the learned ones
+    tau: Share  # of the moving average that the target networks are
     batch_size: Count
-    baseline_rate: Share  # step of the moving reward baseline towards a batch's mean
+    baseline_rate: Share  # of the moving average of rewards that is the baseline
 
 
 class Critic(nn.Module):
-    """Value of acting: states (B, S), actions (B, A) -> (B,)."""
+    """Action values Q(s, a): states (B, S), actions (B, A) -> (B,)."""
 
     def __init__(self, state_size: int, action_size: int, hidden: int) -> None:
         super().__init__()
@@ -43,7 +45,7 @@ class Critic(nn.Module):
 
 
 def actor_network(state_size: int, action_size: int, hidden: int) -> nn.Sequential:
-    """(B, S) -> (B, A) in (0, 1)."""
+    """The policy: states (B, S) -> actions (B, A) in (0, 1)."""
     return nn.Sequential(
         nn.Linear(state_size, hidden),
         nn.ReLU(),
@@ -55,7 +57,8 @@ def actor_network(state_size: int, action_size: int, hidden: int) -> nn.Sequenti
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the loss, with gradients of the optimizer's own parameters only."""
+    """One optimizer step. Gradients are computed for the optimizer's parameters only: the actor's loss runs through
+    the critic, whose gradients must not accumulate."""
     parameters = optimizer.param_groups[0]["params"]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
@@ -63,7 +66,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 class DDPG:
-    """The agent. Rewards are centred by a moving baseline, one per task."""
+    """The agent: actor, critic and their target networks. Rewards are centred by a moving average per task."""
 
     def __init__(self, state_size: int, action_size: int, settings: DDPGSettings, seed: int) -> None:
         self.settings = settings
@@ -80,7 +83,7 @@ class DDPG:
         self.baselines: dict[int, float] = {}
 
     def act(self, state: Tensor, sigma: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """(S,) -> (A,), the policy's action under truncated normal noise of width `sigma`."""
+        """The policy's action with truncated normal noise of width `sigma`: (S,) -> (A,) in [0, 1]."""
         with torch.no_grad():
             mean: Tensor = self.actor(state[None])[0]
         if sigma <= 0:
@@ -89,18 +92,18 @@ class DDPG:
         return truncated_normal(mean, sigma, generator)
 
     def centred(self, rewards: Tensor, tasks: Tensor) -> Tensor:
-        """Rewards minus their task's baseline, after moving the baselines towards this batch: (B,), (B,) -> (B,)."""
+        """Rewards minus the baseline of their task, which this batch updates first: (B,), (B,) -> (B,)."""
         centred = rewards.clone()
         for task in tasks.unique().tolist():
-            mine = tasks == task
-            mean = float(rewards[mine].double().mean())
+            of_task = tasks == task
+            mean = float(rewards[of_task].double().mean())
             before = self.baselines.get(task, mean)
             self.baselines[task] = before + self.settings.baseline_rate * (mean - before)
-            centred[mine] -= self.baselines[task]
+            centred[of_task] -= self.baselines[task]
         return centred
 
     def update(self, batch: Transitions) -> float:
-        """One step of critic and actor; returns the critic's loss."""
+        """One step of critic, actor and target networks; returns the critic's loss."""
         rewards = self.centred(batch.reward, batch.task)
         with torch.no_grad():
             next_value = self.critic_target(batch.next_state, self.actor_target(batch.next_state))
@@ -125,5 +128,5 @@ class DDPG:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part in self._PARTS:
-            getattr(self, part).load_state_dict(copy.deepcopy(state[part]))  # optimizers keep what they are given
+            getattr(self, part).load_state_dict(copy.deepcopy(state[part]))  # optimizers keep references
         self.baselines = dict(state["baselines"])

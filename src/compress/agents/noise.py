@@ -1,4 +1,4 @@
-"""Exploration noise that stays inside the action range."""
+"""Exploration noise within the action range [0, 1]."""
 
 import math
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def truncated_normal(mean: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """Normal around `mean`, cut to [0, 1] by inverting the CDF: any shape in, the same shape out.
+    """A sample of the normal distribution around `mean` truncated to [0, 1], by inverse transform; any shape.
 
-    Exact for every mean and width, and one uniform number per entry, so that draws stay in step.
+    Exact for every mean and width. Uses one uniform number per element, so that the state of the generator does not
+    depend on the values.
     """
     uniform = torch.rand(mean.shape, generator=generator, dtype=torch.float64)
     if sigma <= 0:
@@ -25,5 +26,5 @@ def _cdf(x: Tensor) -> Tensor:
 
 
 def decayed_sigma(initial: float, decay: float, rounds: float) -> float:
-    """Width after `rounds` of exploring: initial * decay^rounds."""
+    """The width of the noise after `rounds` (episodes, possibly fractional): initial * decay^rounds."""
     return float(initial * decay**rounds)

@@ -1,4 +1,4 @@
-"""Past transitions in one ring of tensors."""
+"""Replay memory: past transitions in a ring buffer of tensors."""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class Transitions(NamedTuple):
-    """A batch: states (B, S), actions (B, A), rewards (B,), next states (B, S), ends (B,) 1 at the last step.
+    """A batch: states (B, S), actions (B, A), rewards (B,), next states (B, S), ends (B,), tasks (B,).
 
-    `task` (B,) tells apart problems whose rewards are not comparable.
+    `end` is 1 at the last step of an episode, else 0. Rewards of different tasks (int64) are not comparable.
     """
 
     state: Tensor
@@ -23,9 +23,10 @@ class Transitions(NamedTuple):
 class Replay:
     """The last `capacity` transitions.
 
-    `skips_first` draws from the entries that AMC's published code draws from: never the first step of an episode (its
-    sampler takes the entry after an episode's end for a filler), nor the newest entry; without repetition where there
-    are enough (the published sampler repeats an entry now and then, where it replaces a forbidden one).
+    With `skips_first` it draws from the entries that AMC's published code draws from: never the first step of an
+    episode (its sampler mistakes the entry after an episode's end for padding) nor the newest entry; without
+    replacement if there are enough (the published sampler occasionally repeats an entry, when it replaces an excluded
+    one).
     """
 
     def __init__(self, capacity: int, state_size: int, action_size: int, skips_first: bool = False) -> None:
@@ -52,7 +53,7 @@ class Replay:
         self._stored += 1
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """`count` transitions, uniformly."""
+        """`count` transitions, uniformly: with replacement; with `skips_first` without, if there are enough."""
         if not self._skips_first:
             index = torch.randint(len(self), (count,), generator=generator)
             return Transitions(*(part[index] for part in self._ring))
@@ -66,7 +67,7 @@ class Replay:
         return Transitions(*(part[places[chosen]] for part in self._ring))
 
     def _after_another(self) -> Tensor:
-        """Places of the entries, oldest first, that do not follow an episode's end; all but the newest."""
+        """Indices of the entries that are not the first of an episode, without the newest; oldest first."""
         oldest = self._stored % self.capacity if self._stored > self.capacity else 0
         places = (oldest + torch.arange(len(self))) % self.capacity
         follows_an_end = torch.cat([torch.zeros(1), self._ring.end[places[:-1]]]).bool()

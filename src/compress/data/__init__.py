@@ -1,1 +1,1 @@
-"""Image sets: what one must offer, CIFAR, digits, folders of images, augmentation in batches."""
+"""Image sets: their interface, CIFAR, digits, folders of images, augmentation in batches."""

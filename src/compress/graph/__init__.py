@@ -1,1 +1,1 @@
-"""What a network is to pruning: groups of coupled channels, and plans that say which of them stay."""
+"""The channel graph: groups of coupled channels of a network, and plans that say which channels are kept."""

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 FROZEN = 0  # the id of the set of all channels that cannot be cut
-INTEGER_STAND_IN = (
-    torch.int32
-)  # dtype that stands for an integer tensor of the network (indices): data, not channel ids
+INTEGER_STAND_IN = torch.int32  # stands for the dtype of an integer tensor of the network: data, not channel ids
 
 
 class ChannelIds:

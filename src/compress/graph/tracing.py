@@ -34,12 +34,7 @@ from compress.models.layers import ChannelPad, ChannelSelection, EmptyConv
 OUTPUT = "is the network's output"
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # normalise over several channels at once
 LEAVES = (ChannelPad, ChannelSelection, EmptyConv, *NORMS)  # never traced into, subclasses of users included
-BATCH_NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm2d,
-)  # normalise every channel by itself
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)  # each channel by itself
 
 ELEMENTWISE_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
@@ -232,11 +227,8 @@ class IdInterpreter(fx.Interpreter):
         def to_meta(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            dtype = (
-                torch.int64
-                if value.dtype == INTEGER_STAND_IN
-                else getattr(value, "stands_for", None) or self._found.dtype
-            )
+            integer = value.dtype == INTEGER_STAND_IN
+            dtype = torch.int64 if integer else getattr(value, "stands_for", None) or self._found.dtype
             return torch.empty(value.shape, device="meta", dtype=dtype)
 
         args, kwargs = pytree.tree_map(to_meta, without_counts((args, kwargs)))
@@ -647,7 +639,7 @@ class IdInterpreter(fx.Interpreter):
 
     def _counts_channels(self, count: Any, x: Tensor, dim: int) -> bool:
         """Whether a size is the number of channels on dimension `dim` of `x`. One that counts other channels, but
-        equally many, is made to be: the two are united."""
+        equally many, is united with them: from then on it counts both."""
         if not isinstance(count, ChannelCount) or len(count.channels) != x.shape[dim]:
             return False
         self.ids.union(count.channels, self._channels_along(x, dim, "a size"))

@@ -62,9 +62,7 @@ class ChannelGraph(Sequence[ChannelGroup]):
     layers: tuple[Layer, ...]
     frozen: Mapping[str, str]  # layers whose outputs cannot be cut, and why
     norms: Mapping[str, tuple[int, Axis]]  # layer and group norms: the activation dimension they see, and their axis
-    scaled_by: Mapping[str, str] = field(
-        default_factory=dict
-    )  # channel selection (its `indices`) -> the batch norm before it
+    scaled_by: Mapping[str, str] = field(default_factory=dict)  # indices of a selection -> the batch norm before it
     never_empty: Mapping[str, str] = field(default_factory=dict)  # groups that are not removable as a whole, and why
     calls: tuple[Calls, ...] = ()  # of the forward in eval mode and, where it differs, in train mode
 
@@ -142,7 +140,7 @@ class ChannelGraph(Sequence[ChannelGroup]):
                 out = torch.ones(group.width, dtype=torch.bool)
                 out[kept[group.name]] = False
                 missing = out.nonzero().flatten()
-                for axis, places in group.positions.items():
+                for axis, indices in group.positions.items():
                     if axes is None or axis in axes:
-                        gone[axis].append(places[missing].flatten())
+                        gone[axis].append(indices[missing].flatten())
         return {axis: parts[0] if len(parts) == 1 else torch.cat(parts) for axis, parts in gone.items()}

@@ -1,1 +1,1 @@
-"""Files: atomic writes, JSON, tensors, locks, names of what a run leaves, digests of code; seeds."""
+"""Files: atomic writes, JSON, tensors, locks, names of the files of a run, digests of code; seeds."""

@@ -1,1 +1,1 @@
-"""What a network costs and is worth: MACs, parameters, latency, accuracy."""
+"""Measuring a network: MACs, parameters, latency, accuracy."""

@@ -23,7 +23,7 @@ def einsum_macs(equation: str, shapes: Sequence[Sequence[int]], path: Sequence[i
     held = [
         {label for label, size in zip(labels, of, strict=True) if size > 1 or sizes[label] == 1}
         for labels, of in zip(operands, shapes, strict=True)
-    ]  # without dimensions of size one that broadcast
+    ]  # dimensions of size one that broadcast are left out
     total = 0
     steps = [*zip(path[::2], path[1::2], strict=True)] if path is not None else [(0, 1)] * (len(held) - 1)
     for one, other in steps:

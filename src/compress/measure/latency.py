@@ -23,9 +23,7 @@ def measure_latency(
     Repeats blocks of passes for about `seconds` on `threads` CPU threads; CUDA is synchronised around each block. The
     model must be on `device`.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(
-        logging.ERROR
-    )  # warns about missing CUDA compilers on import
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of missing CUDA compilers
     from torch.utils.benchmark import Timer
 
     image = torch.zeros(1, *shape, device=device)

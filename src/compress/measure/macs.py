@@ -23,9 +23,7 @@ from compress.errors import InputError, first_line
 from compress.measure.mac_formulas import MAC_FORMULAS, UnknownError
 from compress.measure.zero_mac_operators import ZERO_MAC_OPERATORS
 
-UncountedOperators = Mapping[
-    str, tuple[str, ...]
-]  # layer name ("": the network itself) -> operators without a formula
+UncountedOperators = Mapping[str, tuple[str, ...]]  # layer ("" is the network) -> operators without a formula
 OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # nodes of prim:: that run code
 
 
@@ -99,9 +97,7 @@ def _trace(model: nn.Module, shape: tuple[int, int, int]) -> Any:
     torch.backends.mha.set_fastpath_enabled(False)  # it would be one opaque operator
     try:
         with warnings.catch_warnings(), in_eval_mode(model), _hooks_kept(model), torch.no_grad():
-            warnings.simplefilter(
-                "ignore"
-            )  # tracer warnings, and the deprecation of torch.jit.script, which fvcore uses
+            warnings.simplefilter("ignore")  # of the tracer, and of torch.jit.script, which fvcore uses
             from fvcore.nn.jit_analysis import _get_scoped_trace_graph
 
             return _get_scoped_trace_graph(model, (images,), names)

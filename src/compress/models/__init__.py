@@ -1,1 +1,1 @@
-"""The networks of the zoo, and how a network is named, built and given weights."""
+"""The networks of the zoo, and how a network is described, built and given weights."""

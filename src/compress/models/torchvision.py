@@ -35,7 +35,7 @@ def _last(model: nn.Module, kinds: tuple[type[nn.Module], ...], width: int) -> s
 
 
 def with_input_channels(model: nn.Module, channels: int) -> None:
-    """Replace the first convolution by one of `channels` inputs, in place: each gets the old weights' sum over their
+    """Replace the first convolution by one of `channels` inputs, in place: each gets the sum of the old weights over
     input channels divided by `channels`, so that grey images in any number of channels give the same outputs."""
     name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if old.in_channels == channels:

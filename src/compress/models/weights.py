@@ -29,14 +29,7 @@ log = logging.getLogger(__name__)
 
 # Keys under which published checkpoints keep their state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
-PREFIXES = (
-    "_orig_mod.",
-    "module.",
-    "model.",
-    "net.",
-    "network.",
-    "backbone.",
-)  # may be nested
+PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.", "backbone.")  # possibly several in a row
 MOST_FORMS = 30  # combinations of prefixes that are tried; published files need fewer than 5
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # buffers of thop and of AveragedModel
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -1,1 +1,1 @@
-"""What a setting may be: types with bounds, and the check of a value against them."""
+"""The schema of settings: types with bounds, and the check of values against them."""

@@ -1,7 +1,7 @@
-"""Types of settings, with the limits of their values.
+"""Types of settings with the bounds of their values.
 
-Every callable that a config file names (`_target_`) states its settings in its signature with these:
-`def mobilenetv1(*, width: Annotated[float, Bound(gt=0)], ...)`. `compress.schema.check` reads them.
+A callable that a config file names (`_target_`) annotates its keyword parameters with these:
+`def mobilenetv1(*, width: Annotated[float, Bound(gt=0)], ...)`. `compress.schema.check` checks values against them.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Bound:
-    """Limits of a number; reads as people write them: `Bound(gt=0, le=1)` is "in (0, 1]".
+    """Bounds of a number. `str` is their usual notation: `Bound(gt=0, le=1)` is "in (0, 1]".
 
-    `most` is far above what anybody means (a run that never ends, a network that fits no memory), and is only told of
-    what exceeds it.
+    `most` is a safety limit far above any sensible value (a run that never ends, a network that fits no memory).
+    Error messages mention it only where it is exceeded.
     """
 
     gt: float | None = None
@@ -26,7 +26,7 @@ class Bound:
         return (self.most is None or value <= self.most) and self._within(value)
 
     def rule(self, value: float) -> str:
-        """What a value that is not allowed must be."""
+        """The violated rule, for the error message of a value that is not allowed."""
         return f"must be <= {self.most:,}" if self._within(value) else f"must be {self}"
 
     def _within(self, value: float) -> bool:
@@ -47,7 +47,7 @@ class Bound:
         return f"{'<' if self.lt is not None else '<='} {high:g}"
 
 
-# Upper bounds are far above what anybody means: what lies beyond would never end, or not fit what it is stored in.
+# `most` as in `Bound`: a run beyond it would never end, or a value not fit its storage.
 Count = Annotated[int, Bound(ge=1, most=10**9)]
 Natural = Annotated[int, Bound(ge=0, most=10**9)]
 Seed = Annotated[int, Bound(ge=0, most=2**63 - 1)]
@@ -58,8 +58,8 @@ Threads = Annotated[int, Bound(ge=1, le=1024)]
 Share = Annotated[float, Bound(gt=0, le=1)]
 Fraction = Annotated[float, Bound(ge=0, lt=1)]
 
-# Of networks. Far above all that is published: what lies beyond is a slip, or a file that wants to fill the memory.
+# Of networks. Far above all published ones: a larger value is a typo, or a file made to exhaust the memory.
 Width = Annotated[int, Bound(ge=1, most=65_536)]
 Classes = Annotated[int, Bound(ge=1, most=50_000)]
-Side = Annotated[int, Bound(ge=1, most=16_384)]  # of an image, and its channels
+Side = Annotated[int, Bound(ge=1, most=16_384)]  # height or width of an image in pixels; also its number of channels
 MOST_DEPTH = 2_000

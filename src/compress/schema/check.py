@@ -1,7 +1,7 @@
-"""Checks values against the annotations of what takes them, and collects every mistake.
+"""Checks settings against the signature of the callable that takes them, and collects every mistake.
 
-The rules are the annotations themselves (`compress.schema.bounds`): the keyword parameters of a function or dataclass
-say which settings there are, of which type, within which bounds. A config and somebody's file are checked alike.
+The schema is the signature (`compress.schema.bounds`): the keyword parameters of a function or dataclass define the
+settings, their types and bounds. Configs and the headers of files are checked in the same way.
 """
 
 import importlib
@@ -18,15 +18,15 @@ from compress.errors import first_line, nearest
 from compress.io.files import printable
 from compress.schema.bounds import Bound
 
-OUTSIDE = {"_target_", "_partial_", "name"}  # keys of a config node that its function does not take
-ANY_KEY = "**"
+NOT_SETTINGS = {"_target_", "_partial_", "name"}  # keys of a config node that its callable does not take
+ANY_KEY = "**"  # among parameters: the callable takes further keywords
 
 
 def find_target(path: str) -> Any:
     """The function or class of a dotted path.
 
     Raises:
-        ImportError, AttributeError: there is none.
+        ImportError, AttributeError: not a dotted path, or there is no such module or attribute.
     """
     module, _, name = path.rpartition(".")
     if not all(part.isidentifier() for part in path.split(".")) or not module:
@@ -35,9 +35,10 @@ def find_target(path: str) -> Any:
 
 
 def parameters_of(target: Any) -> dict[str, Any]:
-    """Keyword parameters of a function or class with their annotations; `**settings: Unpack[...]` is opened up.
+    """Keyword parameters of a function or class with their annotations, Any without one.
 
-    `ANY_KEY` among them stands for `**settings` of which nothing is said.
+    `**settings: Unpack[SomeTypedDict]` contributes the keys of the TypedDict, any other `**settings` contributes
+    `ANY_KEY`.
     """
     hints = typing.get_type_hints(
         target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target,
@@ -57,16 +58,16 @@ def parameters_of(target: Any) -> dict[str, Any]:
 
 
 def shown(value: Any, most: int = 120) -> str:
-    """A value as a line can hold it: printable, not longer than people read."""
+    """A value in an error message: printable, on one line, cut after `most` characters."""
     try:
         text = printable(str(value))
-    except (ValueError, RecursionError):  # a number of thousands of digits, say
+    except (ValueError, RecursionError):  # an int of thousands of digits
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def check_value(path: str, value: Any, annotation: Any) -> list[str]:
-    """Problems of one value, each a line that names the key, the value and the rule."""
+    """Problems of one value, [] if it is valid: each a line that names the key `path`, the value and the rule."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         problems = check_value(path, value, args[0])
@@ -107,9 +108,9 @@ def _check_plain(path: str, value: Any, wanted: type) -> list[str]:
 
 
 def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: Iterable[str] = ()) -> list[str]:
-    """Problems of one config node, against the callable it names (`_target_`) or a dataclass.
+    """Problems of one config node, checked against the callable that it names (`_target_`) or the dataclass `target`.
 
-    Keys in `given` are handed over by `build`, not by the config.
+    Parameters in `given` are passed by the program, not by the config.
     """
     if "_target_" in node:
         if not isinstance(node["_target_"], str):
@@ -118,18 +119,19 @@ def check_node(path: str, node: Mapping[str, Any], target: Any = None, given: It
             return [f"{path}._target_: must be given, the dotted path of your function or class"]
         try:
             target = find_target(node["_target_"])
-        except Exception as error:  # of somebody's module, too
+        except Exception as error:  # importing a user's module can raise anything
             return [f"{path}._target_={shown(node['_target_'])}: cannot be imported ({shown(first_line(error))})"]
     if target is None:
         return []
-    settings = {key: value for key, value in node.items() if key not in OUTSIDE}
+    settings = {key: value for key, value in node.items() if key not in NOT_SETTINGS}
     return check_settings(path, settings, target, given, is_whole=not node.get("_partial_"))
 
 
 def check_settings(
     path: str, settings: Mapping[str, Any], target: Any, given: Iterable[str] = (), is_whole: bool = True
 ) -> list[str]:
-    """Problems of what a callable is to be given, by name; `is_whole`: nothing is added later."""
+    """Problems of keyword arguments for a callable, without those in `given`. `is_whole`: none are added later, so
+    that all without a default must be there."""
     takes = {name: rule for name, rule in parameters_of(target).items() if name not in given}
     takes_any_key = takes.pop(ANY_KEY, None) is not None
     prefix = f"{path}." if path else ""

@@ -1,6 +1,7 @@
-"""The settings of a run that belong to no group of the config: recipes, budgets, evaluation and the root keys.
+"""The schema of conf/config.yaml: recipes, budgets, evaluation and the root keys; values and explanations are in
+conf/.
 
-Values live in conf/; this file says what they may be.
+The settings of config groups (dataset, model, method, ...) are the parameters of the callables that they name.
 """
 
 from dataclasses import dataclass
@@ -27,12 +28,12 @@ ControlKind = Literal["random", "uniform"]
 STAGE_ORDER: tuple[StageName, ...] = get_args(StageName)
 # The network that each stage leaves, as tables call it, in the order of the stages.
 NETWORK_NAMES = {"pretrain": "dense", "sparsify": "sparsified", "prune": "pruned", "finetune": "finetuned"}
-FROM_SCRATCH = "from scratch"  # instead of finetuned: finetune.init=scratch
+FROM_SCRATCH = "from scratch"  # instead of "finetuned", with finetune.init=scratch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a stage trains. Lengths are in epochs, `lr` is the peak rate."""
+    """How a stage trains. Durations are in epochs; `lr` is the peak learning rate."""
 
     epochs: Epochs
     batch_size: Annotated[int, Bound(ge=2, most=10**6)]  # batch norm cannot train on one image
@@ -41,20 +42,20 @@ class Recipe:
     nesterov: bool
     weight_decay: NonNegative
     schedule: Literal["cosine", "step", "constant"]
-    hold_epochs: Natural  # before `schedule` begins, warm-up among them
+    hold_epochs: Natural  # at the peak rate before `schedule` begins, warm-up included
     step_epochs: Count  # of schedule=step: epochs between two drops
-    step_factor: Annotated[float, Bound(gt=0, lt=1)]  # of schedule=step: what a drop multiplies the rate by
+    step_factor: Annotated[float, Bound(gt=0, lt=1)]  # of schedule=step: factor of the learning rate at a drop
     warmup_epochs: NonNegative  # linear from 0
     label_smoothing: Fraction
-    clip_norm: Positive | None  # largest gradient norm
-    early_stop_epochs: Count | None  # stop after so many epochs without a better held-out top-1
+    clip_norm: Positive | None  # gradients are clipped to this norm
+    early_stop_epochs: Count | None  # stop after this many epochs without a better held-out top-1
     amp: Literal["off", "bf16"]
     channels_last: Literal["auto", "on", "off"]  # auto: where it is safe (compress.train.memory_format)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe(Recipe):
-    """How the pruned network recovers."""
+    """How the pruned network is fine-tuned, or trained from scratch."""
 
     init: Literal["finetune", "scratch"]
     scratch_budget: Literal["E", "B"]
@@ -62,17 +63,17 @@ class FinetuneRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """How a finished model is measured."""
+    """How a network is evaluated and measured."""
 
     batch_size: Count
-    latency_seconds: Annotated[float, Bound(gt=0, most=3600)]  # measuring time per model
+    latency_seconds: Annotated[float, Bound(gt=0, most=3600)]  # spent on measuring, per network
     latency_threads: Threads
     onnx: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The keys at the root of the config that are not groups."""
+    """The keys at the root of the config that are not config groups."""
 
     seed: Seed
     device: str
@@ -87,8 +88,8 @@ class RunSettings:
     quick: bool
     tensorboard: bool
     plots: bool
-    preserve_ratio: Share | None  # share of MACs kept
-    percent: Fraction | None  # share of channels (or weights) removed
+    preserve_ratio: Share | None  # kept share of MACs
+    percent: Fraction | None  # removed share of channels, or of weights
     flops_limit: Positive | None  # MMACs
     pretrain: Recipe
     finetune: FinetuneRecipe
@@ -104,11 +105,11 @@ BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")
 
 @dataclass(frozen=True)
 class Budget:
-    """How small the network has to become: one of the three root keys and its value."""
+    """How small the network has to become: one of the three root keys, and its value in that key's unit."""
 
     kind: BudgetKind
     value: float
-    is_default: bool = False  # the method's own, none being asked for
+    is_default: bool = False  # of the method, as the user set none
 
     def to_json(self) -> dict[str, str | float]:
         return {"kind": self.kind, "value": self.value}

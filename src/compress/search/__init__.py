@@ -1,1 +1,1 @@
-"""Who proposes the next candidate (the agent), and what a candidate is worth (the scorers)."""
+"""Searches (who proposes the next candidate) and scorers (what a candidate is worth)."""

@@ -1,8 +1,8 @@
-"""A strategy in the form of AMC's published code, written and read: the kept input channels of every layer.
+"""Strategies in the format of AMC's published code, written and read: the kept input channels of every layer.
 
-There it is a list with one entry per convolution or linear layer that is not depthwise, in order: the share of its
-inputs that stays (`strategy`), or their number (`d_primes`); the first layer reads the image, all of it. One entry
-per channel group does as well.
+The format is a list with one entry per convolution or linear layer that is not depthwise, in order: the share of its
+input channels that is kept (`strategy`), or their number (`d_primes`); the first layer reads the whole image. A list
+with one entry per channel group is read too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from compress.prune.cost import CostModel
 
 
 def layer_form(graph: ChannelGraph, cost: CostModel, widths: Sequence[int]) -> JSON:
-    """`strategy`, `d_primes` and the `layers` that they are of."""
+    """Widths of all groups in the published format: `strategy`, `d_primes`, and `layers`, the names of their
+    layers."""
     full, kept = _inputs(graph, cost, cost.full_widths.tolist()), _inputs(graph, cost, widths)
     return {
         "strategy": [kept[name] / full[name] for name in full],
@@ -32,10 +33,11 @@ def _inputs(graph: ChannelGraph, cost: CostModel, widths: Sequence[int]) -> dict
 
 
 def read_strategy(given: Sequence[float] | str) -> list[float]:
-    """A list as it is, or from a file: a JSON list, numbers with commas or spaces between, or a run's plan.json.
+    """A list unchanged, or read from a path: a file with a JSON list, one with numbers separated by commas or spaces,
+    a run's plan.json, or a run folder.
 
     Raises:
-        InputError: no such file, or something else in it.
+        InputError: no such file, or its content is none of these.
     """
     if not isinstance(given, str):
         return list(given)
@@ -60,10 +62,11 @@ def read_strategy(given: Sequence[float] | str) -> list[float]:
 
 
 def widths_of(graph: ChannelGraph, cost: CostModel, listed: Sequence[float]) -> tuple[int, ...]:
-    """Widths of the groups from shares (all at most 1) or numbers of channels, per layer or per group.
+    """Widths of all groups from kept shares (if all entries are <= 1) or numbers of channels, per layer or per group.
 
     Raises:
-        InputError: another length, a number out of bounds, or layers that read one group and disagree.
+        InputError: a wrong length, an entry out of bounds, or contradicting entries of layers that read the same
+        group.
     """
     layers = _inputs(graph, cost, cost.full_widths.tolist())
     per_layer = len(listed) == len(layers)
@@ -89,32 +92,37 @@ def widths_of(graph: ChannelGraph, cost: CostModel, listed: Sequence[float]) -> 
 def _of_groups(
     graph: ChannelGraph, cost: CostModel, full: Mapping[str, int], counts: Mapping[str, int]
 ) -> tuple[int, ...]:
-    """From what the layers read, layer by layer: a layer that reads one group tells its width."""
+    """Widths of all groups from the input channels of the layers, `counts`; `full` are those of the uncut network.
+
+    A layer whose inputs are of one group determines that group's width. The other layers (behind a concatenation) are
+    checked at the end.
+    """
     layers = {layer.name: layer for layer in graph.layers}
-    told: dict[str, tuple[int, str]] = {}  # group -> width and the layer that said so
+    found: dict[str, tuple[int, str]] = {}  # group -> its width, and the layer that determined it
     for name, count in counts.items():
         axis = layers[name].in_axis
-        mine = [group for group in graph if axis in group.positions]
-        if len(mine) != 1:
+        groups = [group for group in graph if axis in group.positions]
+        if len(groups) != 1:
             continue
-        per_channel = mine[0].positions[axis].shape[1]  # type: ignore[index]
-        fixed = full[name] - per_channel * mine[0].width
-        width = (count - fixed) // per_channel
-        if not 1 <= width <= mine[0].width:
-            raise SettingError(f"{OWN}strategy: {count} for {name} leaves {width} of its {mine[0].width} channels")
-        before, said = told.setdefault(mine[0].name, (width, name))
+        group = groups[0]
+        per_channel = group.positions[axis].shape[1]  # type: ignore[index]
+        frozen = full[name] - per_channel * group.width
+        width = (count - frozen) // per_channel
+        if not 1 <= width <= group.width:
+            raise SettingError(f"{OWN}strategy: {count} for {name} leaves {width} of its {group.width} channels")
+        before, first = found.setdefault(group.name, (width, name))
         if before != width:
             raise SettingError(
-                f"{OWN}strategy: {said} and {name} read the same channels, and must keep as many of them; "
+                f"{OWN}strategy: {first} and {name} read the same channels, and must keep as many of them; "
                 f"got {before} and {width}"
             )
-    silent = [group.name for group in graph if group.name not in told]
-    if silent:
+    missing = [group.name for group in graph if group.name not in found]
+    if missing:
         raise SettingError(
-            f"{OWN}strategy: the layers' inputs do not tell the width of {silent[0]}; give {len(graph)} entries, "
+            f"{OWN}strategy: the layers' inputs do not tell the width of {missing[0]}; give {len(graph)} entries, "
             "one for every group of channels"
         )
-    widths = tuple(told[group.name][0] for group in graph)
+    widths = tuple(found[group.name][0] for group in graph)
     got = _inputs(graph, cost, widths)
     for name, count in counts.items():
         if got[name] != count:

@@ -39,12 +39,12 @@ from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.schema.bounds import Count, Natural, NonNegative, Share
 from compress.schema.settings import Budget
-from compress.search.agent.action_bounds import BudgetMode, Upwards, Walls, Within, bias_macs
+from compress.search.agent.action_bounds import ActionBounds, BudgetMode, PublishedBounds, RoundedBounds, bias_macs
 from compress.search.agent.environment import ChannelEnv, Metric, check_target
 from compress.search.agent.episodes import Search, SearchSettings, agent_policy
-from compress.search.agent.observations import Clean, Encoding, Original, State
+from compress.search.agent.observations import CleanObserver, Encoding, Observer, PublishedObserver
 from compress.search.agent.rewards import Outcome, Reward
-from compress.search.scorers.refit import CalibrationSettings, Lab
+from compress.search.scorers.refit import CalibrationSettings, RefitScorer
 from compress.search.strategy import read_strategy, widths_of
 
 log = logging.getLogger(__name__)
@@ -207,28 +207,28 @@ class Amc:
             "made": "agent",
             "episodes": self.search.episodes,
             "groups": [group.name for group in problem.graph],
-            "best": {f"{target:g}": lab.told(outcome) for target, outcome in best.items()},
-            "policy": {f"{target:g}": lab.told(env.play(target, agent_policy(agent))) for target in targets},
+            "best": {f"{target:g}": lab.report(outcome) for target, outcome in best.items()},
+            "policy": {f"{target:g}": lab.report(env.play(target, agent_policy(agent))) for target in targets},
         }
 
     def _targets(self, problem: Problem) -> list[float]:
         return self.targets or [self._share_of(problem.budget, problem.graph, problem.cost)]
 
-    def _ready(self, problem: Problem) -> tuple[Lab, ChannelEnv]:
+    def _ready(self, problem: Problem) -> tuple[RefitScorer, ChannelEnv]:
         """The network calibrated and scored, and the environment under the rules that are set."""
-        lab = Lab(problem, self.calibration, self.reward_images)
+        lab = RefitScorer(problem, self.calibration, self.reward_images)
         graph, cost, model = problem.graph, problem.cost, problem.model
         choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
-        upwards = Upwards(
+        upwards = PublishedBounds(
             cost, bias_macs(model, graph), lbound=self.lbound, rbound=self.rbound, round_to=self.round_to,
             mode=self.budget_mode,
         )  # fmt: skip
-        walls: Walls = upwards if self.rounding == "up" else Within(cost, choices, self.budget_mode)
+        walls: ActionBounds = upwards if self.rounding == "up" else RoundedBounds(cost, choices, self.budget_mode)
         targets = self._targets(problem)
-        state: State = (
-            Original(model, graph, upwards, self.target_encoding, targets, lbound=self.lbound)
+        state: Observer = (
+            PublishedObserver(model, graph, upwards, self.target_encoding, targets, lbound=self.lbound)
             if self.state == "original"
-            else Clean(model, graph, cost, choices, self.target_encoding, targets)
+            else CleanObserver(model, graph, cost, choices, self.target_encoding, targets)
         )
         return lab, ChannelEnv(cost, choices, state, walls, lab.score, self.reward, self.acc_metric, targets)
 
@@ -273,7 +273,7 @@ class Amc:
         plan, weights = lab.realise(outcome["widths"])
         own = {
             "source": source,
-            **lab.told(outcome),
+            **lab.report(outcome),
             "groups": [group.name for group in problem.graph],
             "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
         }
@@ -327,7 +327,7 @@ def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: Co
     return {name: share for name, (share, _) in found.items() if missed[name] <= least}
 
 
-def _unrewarded(lab: Lab, widths: Widths) -> JSON:
+def _unrewarded(lab: RefitScorer, widths: Widths) -> JSON:
     """The outcome of a strategy that was not searched for: there is nothing to reward."""
     ratio = float(lab.problem.cost.macs(widths)[0] / lab.problem.cost.full_macs)
     return {"widths": widths, "target": ratio, **lab.score(widths)._asdict(), "ratio": ratio, "reward": None}

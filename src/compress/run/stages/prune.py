@@ -133,4 +133,4 @@ def depends_on(job: Job) -> JSON:
     }
 
 
-STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=5)
+STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=6)

@@ -1,1 +1,1 @@
-"""Search by a reinforcement learning agent that walks the layers and sets one width after the other."""
+"""Search by a reinforcement learning agent, which walks the groups and sets one width after the other."""

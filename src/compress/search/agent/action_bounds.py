@@ -1,10 +1,9 @@
-"""How far one decision may go: the kept share that an agent asks for, turned into a width from which the budget can
-still be met.
+"""Action bounds: the kept share that an agent asks for, turned into a width from which the budget can still be met.
 
-He et al., AMC, arXiv:1802.03494, algorithm 1. `Within` differs from it: the budget is checked for the rounded widths
-that would really be cut, so that nothing overshoots, and coupled layers are one decision. `Upwards` keeps the
-published code's order: clip the share, then round up. Both can hold a strategy from below too, so that it spends its
-budget.
+He et al., "AMC", ECCV 2018, arXiv:1802.03494, algorithm 1, in two forms. `PublishedBounds` is the authors' code: clip
+the share by the MACs of unrounded widths, then round up, which may overshoot the budget by a rounding step.
+`RoundedBounds` computes the bounds for the rounded widths that are cut, so that nothing overshoots. In both a group
+of coupled layers is one decision. In mode "exact" actions are bounded from below too, so that the budget is spent.
 """
 
 import math
@@ -23,15 +22,20 @@ BudgetMode = Literal["upper", "exact"]
 Shares = NDArray[np.float64]
 
 
-class Walls(Protocol):
-    """What a strategy may choose from."""
+class ActionBounds(Protocol):
+    """Which widths a strategy may still choose."""
 
     def width(self, widths: Sequence[int], share: float, budget: float) -> int:
-        """Width of the group after those that have one, for a kept share in [0, 1] and a share of MACs."""
+        """Width of group number `len(widths)`, the groups before it having `widths`.
+
+        `share` is the kept share of its channels that the agent asks for, in [0, 1]; `budget` the share of the
+        network's MACs that may be kept.
+        """
 
 
-class Within:
-    """The allowed width nearest to the share, among those from which the budget can be met exactly as rounded."""
+class RoundedBounds:
+    """The allowed width nearest to the share, among those from which the budget can still be met with allowed
+    widths."""
 
     def __init__(self, cost: CostModel, choices: Choices, mode: BudgetMode) -> None:
         self._cost, self._choices, self._mode = cost, choices, mode
@@ -52,30 +56,31 @@ class Within:
         return min(max(nearest, low), high)
 
     def _priced(self, widths: Sequence[int], later: NDArray[np.int64]) -> Shares:
-        """Share of MACs for every choice of the current group, with later groups as given."""
+        """Share of MACs for every choice of the current group, with later groups at the widths `later`."""
         options = self._choices[len(widths)]
         batch = np.tile(np.concatenate([np.array(widths, dtype=np.int64), later[len(widths) :]]), (len(options), 1))
         batch[:, len(widths)] = options
         return self._cost.macs(batch) / self._cost.full_macs
 
 
-class Upwards:
+class PublishedBounds:
     """The published rule: clip the share by the MACs of unrounded widths, then round the width up to a multiple."""
 
     def __init__(
         self, cost: CostModel, biases: Shares, *, lbound: float, rbound: float, round_to: int, mode: BudgetMode
     ) -> None:
-        """`biases`: MACs that linear layers spend on their biases per group, which the original prunes along."""
+        """`biases` are those of `bias_macs`; `lbound` and `rbound` the smallest and largest kept share of a group."""
         self._cost, self.biases = cost, biases
         self._lbound, self._rbound, self._round_to, self._mode = lbound, rbound, round_to, mode
         self.full_macs = float(self.macs(np.ones((1, len(biases))))[0])
 
     def macs(self, shares: Shares) -> Shares:
-        """The original's count, of shares that need no rounding: (strategies, groups) -> (strategies,)."""
+        """MACs as the published code counts them, for unrounded kept shares: (strategies, groups) ->
+        (strategies,)."""
         return self._cost.divisible_macs(shares * self._cost.full_widths) + shares @ self.biases
 
     def share(self, widths: Sequence[int], share: float, budget: float) -> float:
-        """The action between the walls, before it is rounded."""
+        """The share after clipping to its bounds, before it is rounded."""
         limit = budget * self.full_macs
         share = min(max(share, 0.0), 1.0)
         if self._mode == "exact":
@@ -92,7 +97,7 @@ class Upwards:
         return min(rounded, max(most, rounded_up(self._lbound, full, self._round_to)))
 
     def _curve(self, widths: Sequence[int], later: float) -> tuple[float, float, float]:
-        """MACs where the current group keeps nothing, half and all, later groups at one share."""
+        """MACs with 0, half and all of the current group kept, and the share `later` of every later group."""
         at = len(widths)
         shares = np.full((3, len(self.biases)), later)
         shares[:, :at] = np.array(widths) / self._cost.full_widths[:at]
@@ -102,20 +107,21 @@ class Upwards:
 
 
 def _root(none: float, half: float, whole: float, limit: float) -> float:
-    """Where a parabola through (0, none), (1/2, half), (1, whole) reaches `limit`, growing.
+    """The x at which the parabola through (0, none), (1/2, half), (1, whole) reaches `limit`, on its rising side.
 
-    A group that reads itself (a residual stream) costs its width squared; in a chain the curve is a line.
+    The MACs of a group whose layers read and produce it (a residual stream) are quadratic in its width, else linear.
     """
     square, slope = 2 * (none - 2 * half + whole), -3 * none + 4 * half - whole
     assert whole > none, "a group without MACs"
     if abs(square) < 1e-9 * abs(whole):
         return (limit - none) / (whole - none)
-    inside = slope * slope + 4 * square * (limit - none)
-    return (math.sqrt(inside) - slope) / (2 * square) if inside > 0 else 0.0
+    discriminant = slope * slope + 4 * square * (limit - none)
+    return (math.sqrt(discriminant) - slope) / (2 * square) if discriminant > 0 else 0.0
 
 
 def rounded_up(share: float, full: int, multiple: int) -> int:
-    """The published code's width: half to even, then up to a multiple, down where that is more than there is."""
+    """The published code's width for a share: rounded half to even, then up to a multiple; down if that exceeds
+    `full`."""
     if share >= 1:
         return full
     channels = max(1, round(full * share))
@@ -124,7 +130,10 @@ def rounded_up(share: float, full: int, multiple: int) -> int:
 
 
 def bias_macs(model: nn.Module, graph: ChannelGraph) -> Shares:
-    """One addition per output of the linear layers with a bias that read a group: (groups,)."""
+    """Per group one addition per output of the linear layers with a bias that read it: (groups,).
+
+    The published code counts these in proportion to the inputs that are kept.
+    """
     linear = {layer.name for layer in graph.layers if layer.kind == "linear"}
     counted = []
     for group in graph:

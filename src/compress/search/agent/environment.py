@@ -2,9 +2,9 @@
 
 He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, arXiv:1802.03494,
 sections 3.1-3.3; Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE SPL 2021,
-arXiv:2009.09724. What the agent sees is `states`, what it may do `walls`, what it earns `rewards`.
+arXiv:2009.09724. Observations, action bounds and rewards are in the modules of these names.
 
-The interface is Gymnasium's (`reset`, `step`), without the dependency.
+The interface is Gymnasium's (`reset`, `step`, the two spaces), without the dependency.
 """
 
 import random
@@ -19,8 +19,8 @@ from compress.io.files import JSON
 from compress.measure.accuracy import Accuracy
 from compress.prune.cost import CostModel
 from compress.prune.widths import Choices, reachable, uniform_widths
-from compress.search.agent.action_bounds import Walls
-from compress.search.agent.observations import State, Vector
+from compress.search.agent.action_bounds import ActionBounds
+from compress.search.agent.observations import Observer, Vector
 from compress.search.agent.rewards import Outcome, Reward
 
 Policy = Callable[[int, Vector], float]  # (step, observation) -> action
@@ -29,7 +29,7 @@ Metric = Literal["top1", "top5"]
 
 @dataclass(frozen=True)
 class Box:
-    """A space of vectors between two bounds, with what agents ask of Gymnasium's class of this name."""
+    """A space of vectors between two bounds: what agents use of Gymnasium's class of this name."""
 
     low: float
     high: float
@@ -47,7 +47,8 @@ class Box:
 def check_target(name: str, target: float, reach: tuple[float, float]) -> None:
     """
     Raises:
-        InputError: no strategy can meet this share of MACs, asked for by `name`; names what can be met.
+        InputError: no strategy reaches the share of MACs `target`. `reach` is the smallest and largest possible
+        share; `name` begins the message: the setting that asks for `target`.
     """
     low, high = reach
     if target < low:
@@ -63,10 +64,10 @@ def check_target(name: str, target: float, reach: tuple[float, float]) -> None:
 
 
 class ChannelEnv:
-    """One episode decides the kept share of every group under a target share of MACs.
+    """One episode decides the kept share of every group, under a target share of MACs.
 
-    Observation: `state.size` numbers. Action (1,): kept share of the next group, in [0, 1]. The reward is 0 until the
-    last step.
+    Observation: float32 (observer.size,). Action (1,): kept share of the next group, in [0, 1]. The reward is 0 until
+    the last step.
     """
 
     action_space = Box(0.0, 1.0, (1,))
@@ -75,32 +76,33 @@ class ChannelEnv:
         self,
         cost: CostModel,
         choices: Choices,
-        state: State,
-        walls: Walls,
+        observer: Observer,
+        bounds: ActionBounds,
         score: Callable[[tuple[int, ...]], Accuracy],
         reward: Reward,
         metric: Metric = "top1",
         targets: Sequence[float] = (0.5,),
     ) -> None:
-        """`score` gives the accuracy of the widths of a finished strategy, without the test set."""
-        self._cost, self.choices, self._state, self._walls = cost, choices, state, walls
+        """`score` maps the widths of a complete strategy to held-out accuracy; `metric` is the one that is rewarded;
+        `targets` are shares of MACs, of which `reset` draws one."""
+        self._cost, self.choices, self._observer, self._bounds = cost, choices, observer, bounds
         self._score, self._reward, self._metric = score, reward, metric
-        self.observation_space = Box(0.0, 1.0, (state.size,))
+        self.observation_space = Box(0.0, 1.0, (observer.size,))
         self.reachable = reachable(cost, choices)
-        self.steps = state.steps
+        self.steps = observer.steps
         self._references: dict[float, float] = {}
         self._targets, self._random = list(targets), random.Random()
         self._target = self._budget = self._targets[0]
         self._step = 0
         self._widths: list[int] = []
-        self._seen = state(0, [], self._target)
+        self._observation = observer(0, [], self._target)
 
     # -- Gymnasium ---------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: JSON | None = None) -> tuple[Vector, JSON]:
-        """Begin an episode for `options={"target": share of MACs}`, else for one of the targets, drawn.
+        """Begin an episode for `options={"target": share of MACs}`, or else for one of the targets, drawn at random.
 
-        `budget` among the options sets the walls apart from the target that the agent is told.
+        The option `budget`, a share of MACs too, is what actions are bounded by, if not the target.
         """
         if seed is not None:
             self._random.seed(seed)
@@ -108,27 +110,30 @@ class ChannelEnv:
         self._target = float((options or {}).get("target", drawn))
         self._budget = float((options or {}).get("budget", self._target))
         self._step, self._widths = 0, []
-        self._seen = self._state(0, [], self._target)
-        return self._seen, {"target": self._target}
+        self._observation = self._observer(0, [], self._target)
+        return self._observation, {"target": self._target}
 
     def step(self, action: Any) -> tuple[Vector, float, bool, bool, JSON]:
+        """Observation, reward, terminated, truncated (never), and at the end the `outcome` as info."""
         self._take(float(np.asarray(action, dtype=np.float64).reshape(-1)[0]))
         done = self._step == self.steps
         info = self.outcome(tuple(self._widths)) if done else {}
-        return self._seen, info.get("reward", 0.0), done, False, info
+        return self._observation, info.get("reward", 0.0), done, False, info
 
     def _take(self, share: float) -> None:
-        """Give the next group its width, and look; the last state is repeated at the end: nothing follows it."""
-        if self._step >= self._state.idle:
-            self._widths.append(self._walls.width(self._widths, share, self._budget))
+        """Set the width of the next group and observe. After the last step the observation stays the one before it:
+        no decision follows."""
+        if self._step >= self._observer.idle:
+            self._widths.append(self._bounds.width(self._widths, share, self._budget))
         self._step += 1
         if self._step < self.steps:
-            self._seen = self._state(self._step, self._widths, self._target)
+            self._observation = self._observer(self._step, self._widths, self._target)
 
-    # -- what the episode is measured by -----------------------------------------------------------------------
+    # -- scoring of widths -------------------------------------------------------------------------------------
 
     def outcome(self, widths: tuple[int, ...]) -> JSON:
-        """Score finished widths for the current target: widths, target, accuracies, ratio of MACs, reward."""
+        """Score the widths of all groups for the current target: widths, target, top1 and top5, accuracy (the metric
+        of the two that is rewarded), ratio (share of MACs), reward."""
         accuracy = self._score(widths)
         outcome = Outcome(
             accuracy=getattr(accuracy, self._metric),
@@ -148,46 +153,47 @@ class ChannelEnv:
         }
 
     def rounding_step(self, widths: tuple[int, ...]) -> float:
-        """Largest share of MACs that taking the next allowed width in one group changes."""
+        """The largest change in the share of MACs from moving one group to the next allowed width."""
         batch = np.tile(widths, (len(self.choices), 1))
         for at, options in enumerate(self.choices):
-            place = int(np.searchsorted(options, widths[at]))
-            batch[at, at] = options[place + 1 if place + 1 < len(options) else max(place - 1, 0)]
+            current = int(np.searchsorted(options, widths[at]))
+            batch[at, at] = options[current + 1 if current + 1 < len(options) else max(current - 1, 0)]
         steps = np.abs(self._cost.macs(batch) - self._cost.macs(widths)) / self._cost.full_macs
         return float(steps.max())
 
     def walk(self, target: float, policy: Policy, budget: float | None = None) -> tuple[int, ...]:
-        """The widths of one whole episode, not scored."""
+        """The widths that a policy chooses in one episode, not scored. Actions are bounded by `budget`, default
+        `target`."""
         self.reset(options={"target": target, "budget": target if budget is None else budget})
         while self._step < self.steps:
-            self._take(policy(self._step, self._seen))
+            self._take(policy(self._step, self._observation))
         return tuple(self._widths)
 
     def play(self, target: float, policy: Policy, budget: float | None = None) -> JSON:
-        """One whole episode; returns its outcome."""
+        """One whole episode of a policy; returns its outcome."""
         return self.outcome(self.walk(target, policy, budget))
 
     def scored(self, widths: tuple[int, ...], target: float) -> JSON:
-        """The outcome of given widths under a target."""
+        """The outcome of given widths for a target."""
         self.reset(options={"target": target})
         return self.outcome(widths)
 
     def executed(self, widths: tuple[int, ...]) -> list[float]:
-        """The action of every step as it was carried out: kept shares, 1 where nothing is decided."""
+        """The action of every step after bounding and rounding: kept shares; 1 for idle steps."""
         shares = np.array(widths) / self._cost.full_widths
-        return [1.0] * self._state.idle + [float(share) for share in shares]
+        return [1.0] * self._observer.idle + [float(share) for share in shares]
 
     def replay(self, widths: tuple[int, ...]) -> Policy:
-        """The policy that asks for these widths."""
+        """The policy whose actions are the kept shares of these widths."""
         shares = self.executed(widths)
-        return lambda step, seen: shares[step]
+        return lambda step, observation: shares[step]
 
     def uniform_widths(self, target: float) -> tuple[int, ...]:
-        """Every group at about the same share, as many MACs as the target allows."""
+        """All groups at about the same kept share, the largest with at most the target's share of MACs."""
         return uniform_widths(self._cost, self.choices, target)
 
     def reference(self, target: float) -> float:
-        """Accuracy of uniform widths at a target, measured once."""
+        """Accuracy of uniform widths for a target, in percent, cached."""
         if target not in self._references:
             self._references[target] = getattr(self._score(self.uniform_widths(target)), self._metric)
         return self._references[target]

@@ -1,8 +1,8 @@
-"""The search: episodes of the agent in the environment, the best strategy of every target, resumable.
+"""The search: training of the agent in episodes, remembering the best strategy for every target; resumable.
 
-Everything random in an episode comes from (seed, episode), so that a resumed search is the search that was not
-interrupted. He et al., AMC, arXiv:1802.03494, section 3.3: random episodes first, then a truncated normal of decaying
-width around the policy; every transition of an episode carries its final reward.
+Every episode seeds its random numbers by (seed, episode), so that a resumed search equals an uninterrupted one.
+He et al., "AMC", ECCV 2018, arXiv:1802.03494, section 3.3: random episodes first, then truncated normal noise of
+decaying width around the policy; every transition of an episode is stored with the episode's final reward.
 """
 
 import logging
@@ -28,12 +28,12 @@ from compress.search.agent.observations import Vector
 log = logging.getLogger(__name__)
 
 Explorer = Callable[[int, Tensor], Tensor]  # (step, state) -> action, each (1,)
-SAVE_EVERY_SECONDS = 1.0  # an episode can take milliseconds; at most so much of the search is repeated after a kill
+SAVE_EVERY_SECONDS = 1.0  # not after every episode, which may take milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """`conf/method/amc.yaml` says what each means."""
+    """Settings of the search; conf/method/amc.yaml explains each."""
 
     episodes: Annotated[int, Bound(ge=1, most=10**7)]
     warmup: Natural
@@ -53,7 +53,7 @@ class SearchSettings:
 
 
 def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
-    """What the agent has learned, with noise if asked for; the same noise for the same seed."""
+    """The agent's policy, with truncated normal noise if `sigma` > 0; every episode has the noise of `seed`."""
     generator = torch.Generator().manual_seed(seed)
 
     def policy(step: int, observation: Vector) -> float:
@@ -65,22 +65,23 @@ def agent_policy(agent: DDPG, sigma: float = 0.0, seed: int = 0) -> Policy:
 
 
 def is_random(episode: int, settings: SearchSettings) -> bool:
-    """Whether an episode (from 0) is of the warm-up, whose actions are drawn and teach nothing yet."""
+    """Whether an episode (from 0) belongs to the warm-up, with random actions and without updates of the agent."""
     return episode < settings.warmup + settings.warmup_inclusive
 
 
 def sigma_of(episode: int, settings: SearchSettings, targets: int) -> float:
-    """Width of the noise in an episode after warm-up."""
+    """Width of the noise in an episode after warm-up; `targets` is their number."""
     rounds = (episode - settings.warmup) / (targets if settings.decay_per_target else 1)
     return decayed_sigma(settings.sigma, settings.sigma_decay, rounds)
 
 
 def replay_size(steps: int, targets: int, settings: SearchSettings) -> int:
+    """Capacity of the replay memory in transitions; `targets` is their number."""
     return settings.replay_episodes * steps * (targets if settings.replay_per_target else 1)
 
 
 class Search:
-    """One agent's training; `run` goes on where `work` was left."""
+    """The training of one agent. `targets` are shares of MACs; `best` and `done` are the results so far."""
 
     def __init__(
         self, env: ChannelEnv, agent: DDPG, targets: Sequence[float], settings: SearchSettings, seed: int
@@ -90,11 +91,11 @@ class Search:
         self.memory = Replay(
             size, env.observation_space.shape[0], env.action_space.shape[0], settings.replay_skips_first
         )
-        self.best: dict[int, JSON] = {}  # by place in `targets`
+        self.best: dict[int, JSON] = {}  # index in `targets` -> outcome
         self.done = 0  # episodes
 
     def run(self, work: StageFolder) -> dict[float, JSON]:
-        """Train the agent in place; returns the best outcome per target."""
+        """Train the agent in place, from where `work` was interrupted; returns the best outcome per target."""
         if work.resumed is not None:
             self._load(work.resumed)
         elif self.settings.uniform_first:
@@ -137,7 +138,8 @@ class Search:
         return random.Random(derive_seed(self.seed, "target", episode)).randrange(len(self.targets))
 
     def _explorer(self, episode: int, task: int, generator: torch.Generator) -> tuple[Explorer, float]:
-        """Who acts in an episode, and how widely: chance while it warms up, then the policy with noise."""
+        """How actions are chosen in an episode, and the width of the noise: at random during warm-up, then by the
+        policy with noise."""
         if not is_random(episode, self.settings):
             sigma = sigma_of(episode, self.settings, len(self.targets))
             return lambda step, state: self.agent.act(state, sigma, generator), sigma
@@ -148,7 +150,10 @@ class Search:
         return lambda step, state: truncated_normal(uniform[step : step + 1], width, generator), width
 
     def _episode(self, episode: int) -> tuple[int, JSON, float]:
-        """Play, then remember step by step, learning after each once warm-up is over: task, outcome, sigma."""
+        """Play an episode, then store its transitions, with an update of the agent after each once warm-up is over.
+
+        Returns its task (index of its target), outcome and sigma.
+        """
         settings, task = self.settings, self._task(episode)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "episode", episode))
         explorer, sigma = self._explorer(episode, task, generator)
@@ -160,8 +165,8 @@ class Search:
             actions.append(explorer(step, states[-1]))
             return float(actions[-1])
 
-        walled = episode > 0 or settings.wall_first_episode
-        outcome = self.env.play(self.targets[task], policy, None if walled else 1.0)
+        has_budget = episode > 0 or settings.wall_first_episode
+        outcome = self.env.play(self.targets[task], policy, None if has_budget else 1.0)
         if settings.store_action == "executed":
             actions = [torch.tensor([share]) for share in self.env.executed(outcome["widths"])]
         learns = not is_random(episode, settings)
@@ -174,7 +179,7 @@ class Search:
         return task, outcome, sigma
 
     def _note(self, task: int, outcome: JSON, sigma: float, work: StageFolder) -> None:
-        """Keep the best, and write the episode down: a row, and a line in the log."""
+        """Remember the outcome if it is the best; write a row of metrics and a line of the log."""
         target = self.targets[task]
         better = task not in self.best or outcome["reward"] > self.best[task]["reward"]
         if better:

@@ -1,9 +1,10 @@
-"""What an agent sees before each decision.
+"""Observations: the state that an agent sees before each decision.
 
-He et al., AMC, arXiv:1802.03494, equation 1, as the published code has it (seven columns that describe a layer and
-three that change), with the target of Liu et al., arXiv:2009.09724, between them. `Clean` counts MACs: what is gone,
-later groups whole, and what later groups can still decide. `Original` keeps the published code's definitions, its
-first decision about the image's channels included.
+He et al., "AMC", ECCV 2018, arXiv:1802.03494, equation 1, as its published code has it: seven features that describe
+the layer and three that change during an episode; between them the target of Liu et al., IEEE SPL 2021,
+arXiv:2009.09724. `CleanObserver` counts MACs: removed so far with later groups whole, and removable from later
+groups. `PublishedObserver` keeps the definitions of the published code, including its first decision, about the
+image's channels.
 """
 
 from collections.abc import Sequence
@@ -16,28 +17,29 @@ from torch import nn
 from compress.graph.types import ChannelGraph, Layer
 from compress.prune.cost import CostModel
 from compress.prune.widths import Choices
-from compress.search.agent.action_bounds import Upwards
+from compress.search.agent.action_bounds import PublishedBounds
 
 Vector = NDArray[np.float32]
 Encoding = Literal["none", "scalar", "onehot"]
 
 
-class State(Protocol):
-    """A vector of `size` numbers before each of `steps` decisions, of which the first `idle` decide nothing."""
+class Observer(Protocol):
+    """Called before each decision of an episode, returns float32 (size,)."""
 
     size: int
-    steps: int
-    idle: int
+    steps: int  # decisions per episode
+    idle: int  # how many of these, the first ones, have no effect
 
     def __call__(self, step: int, widths: Sequence[int], target: float) -> Vector:
-        """`widths` of the groups decided so far."""
+        """`widths` are those of the groups decided so far, `target` a share of MACs."""
 
 
 def raw_features(model: nn.Module, graph: ChannelGraph) -> NDArray[np.float64]:
-    """What does not change during an episode, (groups, 7).
+    """The features of every group that do not change during an episode, unscaled: (groups, 7).
 
-    Columns: index, share of linear readers, channels, outputs of the readers, stride and kernel of the first reader,
-    weights of the readers. A linear layer has stride 0 and kernel 1.
+    Columns: index; share of linear layers among the layers that read the group; its channels; output channels of
+    these layers; stride and kernel of the first of them; their number of weights. A linear layer has stride 0 and
+    kernel 1.
     """
     layers = {layer.name: layer for layer in graph.layers}
     rows = [
@@ -62,14 +64,15 @@ def _row(model: nn.Module, index: int, readers: list[Layer], channels: int) -> l
 
 
 def scaled(table: NDArray[np.float64], constant: Literal["zero", "raw"]) -> NDArray[np.float64]:
-    """Every column to [0, 1]; one that does not vary becomes 0, or stays as it was: (n, 7) -> (n, 7)."""
+    """Columns scaled to [0, 1]; a constant column becomes 0 ("zero") or stays as it is ("raw"): (n, 7) -> (n, 7)."""
     low, high = table.min(0), table.max(0)
     result: NDArray[np.float64] = (table - low) / np.where(high > low, high - low, 1)
     return np.where(high > low, result, table) if constant == "raw" else result
 
 
 def target_columns(encoding: Encoding, targets: Sequence[float], target: float) -> list[float]:
-    """How the state tells the target: not at all, as a number, or as the place of the nearest trained one."""
+    """The target as features: none, itself, or a one-hot vector of the nearest of `targets`, those of the
+    training."""
     if encoding == "none":
         return []
     if encoding == "scalar":
@@ -78,9 +81,9 @@ def target_columns(encoding: Encoding, targets: Sequence[float], target: float) 
     return [float(i == nearest) for i in range(len(targets))]
 
 
-class Clean:
-    """Seven features of the next group, the target, the share of MACs removed so far, the share that later groups can
-    still decide, the last group's kept share."""
+class CleanObserver:
+    """Seven features of the next group; the target; the share of MACs removed so far; the share of MACs that can
+    still be removed from groups not yet decided; the previous group's kept share."""
 
     idle = 0
 
@@ -106,27 +109,27 @@ class Clean:
         share = self._cost.macs(np.stack([now, least])) / self._cost.full_macs
         last = widths[-1] / full[step - 1] if step else 1.0
         dynamic = [1 - share[0], share[0] - share[1], last]
-        told = target_columns(self._encoding, self._targets, target)
-        return np.concatenate([self._features[step], told, dynamic]).astype(np.float32)
+        target_features = target_columns(self._encoding, self._targets, target)
+        return np.concatenate([self._features[step], target_features, dynamic]).astype(np.float32)
 
 
-class Original:
-    """The published code's state, with its quirks: `reduced` takes groups not yet decided at `lbound`, `rest` counts
-    all depthwise layers as still to come, the first state's `rest` counts weights instead of MACs, and columns
-    without variation are not scaled."""
+class PublishedObserver:
+    """The state of the published code, with its quirks: the removed share takes groups not yet decided at `lbound`;
+    the remaining share counts all depthwise layers as still to come, and before the first decision weights instead of
+    MACs; constant columns are not scaled."""
 
-    idle = 1  # the agent also "decides" about the image's channels, which stay
+    idle = 1  # the agent also decides about the image's channels, without effect
 
     def __init__(
         self,
         model: nn.Module,
         graph: ChannelGraph,
-        walls: Upwards,
+        bounds: PublishedBounds,
         encoding: Encoding,
         targets: Sequence[float],
         lbound: float,
     ) -> None:
-        self._walls, self._encoding, self._targets, self._lbound = walls, encoding, targets, lbound
+        self._bounds, self._encoding, self._targets, self._lbound = bounds, encoding, targets, lbound
         self._full = np.array([group.width for group in graph])
         self.steps = len(graph) + self.idle
         self.size = 7 + len(target_columns(encoding, targets, 0.0)) + 3
@@ -140,24 +143,26 @@ class Original:
 
         sizes = {layer.name: model.get_parameter(f"{layer.name}.weight").numel() for layer in graph.layers}
         reads: set[str] = set()
-        macs = []  # of the layers that read each group, depthwise ones aside
+        macs = []  # per group of the layers that read it, without depthwise ones; a layer counts once
         for group in graph:
-            mine = [layer for layer in graph.layers if layer.name in group.consumers and layer.name not in reads]
-            reads.update(layer.name for layer in mine)
-            macs.append(sum(layer.macs_per_weight * sizes[layer.name] for layer in mine))
-        macs = list(np.array(macs) + self._walls.biases)
+            new = [layer for layer in graph.layers if layer.name in group.consumers and layer.name not in reads]
+            reads.update(layer.name for layer in new)
+            macs.append(sum(layer.macs_per_weight * sizes[layer.name] for layer in new))
+        macs = list(np.array(macs) + self._bounds.biases)
         depthwise = [layer for layer in graph.layers if layer.in_axis is None]
-        buffers = sum(layer.macs_per_weight * sizes[layer.name] for layer in depthwise)
-        later = [sum(macs[at:]) + buffers for at in range(1, len(macs) + 1)]
+        depthwise_macs = sum(layer.macs_per_weight * sizes[layer.name] for layer in depthwise)
+        later = [sum(macs[at:]) + depthwise_macs for at in range(1, len(macs) + 1)]
         weights = sum(sizes.values())
-        self._rest = [1 - sizes[image.name] / weights, *(rest / walls.full_macs for rest in later)]
+        self._rest = [1 - sizes[image.name] / weights, *(rest / bounds.full_macs for rest in later)]
 
     def __call__(self, step: int, widths: Sequence[int], target: float) -> Vector:
         reduced, last = 0.0, 1.0
         if step:
             done = np.array(widths) / self._full[: len(widths)]
             shares = np.concatenate([done, np.full(len(self._full) - len(done), self._lbound)])
-            reduced = 1 - float(self._walls.macs(shares[None])[0]) / self._walls.full_macs
+            reduced = 1 - float(self._bounds.macs(shares[None])[0]) / self._bounds.full_macs
             last = float(done[-1]) if len(done) else 1.0
-        told = target_columns(self._encoding, self._targets, target)
-        return np.concatenate([self._features[step], told, [reduced, self._rest[step], last]]).astype(np.float32)
+        target_features = target_columns(self._encoding, self._targets, target)
+        return np.concatenate([self._features[step], target_features, [reduced, self._rest[step], last]]).astype(
+            np.float32
+        )

@@ -1,9 +1,9 @@
-"""What an episode is worth. A reward is one function of an `Outcome`; the config group `reward` names it.
+"""Rewards of an episode. A reward is a function of an `Outcome`; the config group `reward` names it.
 
 He et al., AMC, arXiv:1802.03494, section 3.4: `acc` (R = -Error there, the same up to a constant), `acc_flops`
-(-Error * log FLOPs) and `acc_params` (-Error * log #params). `acc_normalize` and `acc_pres` are the conditional
-agent's (arXiv:2009.09724), which make targets comparable; in its code the references of `acc_normalize` are three
-constants.
+(-Error * log FLOPs) and `acc_params` (-Error * log #params). `acc_normalize` and `acc_pres` are those of the
+conditional agent (Liu et al., IEEE SPL 2021, arXiv:2009.09724), which make targets comparable; in its code the
+references of `acc_normalize` are three constants.
 """
 
 import math
@@ -17,10 +17,10 @@ from compress.schema.bounds import Positive
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished strategy on held-out images. Accuracies in percent, without fine-tuning."""
+    """A complete strategy. Accuracies are on held-out images, in percent, without fine-tuning."""
 
     accuracy: float
-    reference: float  # accuracy of uniform widths at the same target
+    reference: float  # accuracy of uniform widths for the same target
     target: float  # share of MACs asked for
     macs: int  # kept
     full_macs: int
@@ -32,7 +32,7 @@ class Outcome:
         return self.macs / self.full_macs
 
 
-LEAST_REFERENCE = 1.0  # percent: uniform widths that get nothing right must not make every other strategy a wonder
+LEAST_REFERENCE = 1.0  # percent: divisor if uniform widths get (almost) no image right
 
 Reward = Callable[[Outcome], float]
 
@@ -52,9 +52,10 @@ def acc_params(outcome: Outcome) -> float:
 def acc_normalize(
     outcome: Outcome, *, references: Literal["measured", "published"], published: Mapping[float, Positive]
 ) -> float:
-    """
+    """Accuracy relative to a reference of the target: that of uniform widths, or `published`, by target.
+
     Raises:
-        InputError: a target without a published reference.
+        InputError: references="published" and a target that is not among them.
     """
     if references == "measured":
         return outcome.accuracy / max(outcome.reference, LEAST_REFERENCE)
@@ -68,5 +69,5 @@ def acc_normalize(
 
 
 def acc_pres(outcome: Outcome) -> float:
-    """Mostly accuracy, and a tenth for meeting the target."""
+    """0.9 times accuracy, plus up to 0.1 for meeting the target."""
     return 0.009 * outcome.accuracy + 0.1 * (1 - abs(outcome.ratio / outcome.target - 1))

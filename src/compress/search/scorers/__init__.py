@@ -1,1 +1,1 @@
-"""What a candidate is worth before fine-tuning: cut, refitted, evaluated on held-out images."""
+"""Scorers: what a candidate is worth before fine-tuning, on held-out images."""

@@ -1,7 +1,8 @@
-"""What a strategy is worth before any fine-tuning: held-out accuracy of the network really cut, as fast as it goes.
+"""Held-out accuracy of a candidate before fine-tuning, made fast.
 
-The original evaluates the dense network with zeros in it. Here the candidate is cut, its batch norms are folded into
-its convolutions, and the images lie ready in memory. Same answers to float noise; nothing of it touches the network.
+AMC's published code evaluates the dense network with zeros in it. Here the candidate is cut, its batch norms are
+folded into its convolutions, and it runs in channels_last memory format on images that are kept in memory. The
+outputs are equal to float noise, and the network is not changed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from compress.measure.accuracy import Accuracy, accuracy
 from compress.prune.folding import fold, foldable
 from compress.prune.surgery import cut
 
-PIXELS = 2**18  # of one batch: fastest at 32 px on one core, where a layer's activations still fit the cache
+PIXELS = 2**18  # per batch: fastest at 32 px on one core, where a layer's activations still fit the cache
 
 
 def batch_size(shape: tuple[int, int, int]) -> int:
@@ -23,8 +24,8 @@ def batch_size(shape: tuple[int, int, int]) -> int:
     return min(max(PIXELS // (shape[1] * shape[2]), 16), 2048)
 
 
-class Scores:
-    """Accuracy of any plan of one network on the same images."""
+class HeldOutAccuracy:
+    """Accuracy of plans of one network on fixed held-out images, `batches` of (images, labels)."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         self._model, self._graph = model, graph
@@ -32,6 +33,6 @@ class Scores:
         self._batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
     def __call__(self, plan: Plan, weights: Mapping[str, Tensor]) -> Accuracy:
-        """`weights` takes the place of parameters, by name and at full shape."""
+        """`weights` replace parameters, by name and in the shape of the uncut network."""
         small = fold(cut(self._model, self._graph, plan, weights).eval(), self._pairs)
         return accuracy(small.to(memory_format=torch.channels_last), self._batches)

@@ -1,4 +1,8 @@
-"""A network made ready for a search: calibrated least squares, and held-out scores of any widths."""
+"""`RefitScorer`: cut to given widths, refit the remaining weights by least squares, score on held-out images.
+
+He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, as AMC uses it.
+`compress.prune.refit` has the least squares.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +18,13 @@ from compress.prune.method import Problem
 from compress.prune.order import channel_orders, plan_of
 from compress.prune.refit import Moments, Reconstructor, input_moments, refitted
 from compress.schema.bounds import Count
-from compress.search.scorers.evaluate import Scores, batch_size
+from compress.search.scorers.evaluate import HeldOutAccuracy, batch_size
 from compress.search.strategy import layer_form
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
-    """`conf/method/amc.yaml` says what each means."""
+    """Settings of the least squares; conf/method/amc.yaml explains each."""
 
     images: Count
     batch_size: Count
@@ -31,7 +35,7 @@ class CalibrationSettings:
 
 
 def calibration_images(problem: Problem, settings: CalibrationSettings, seed: int) -> Iterator[Tensor]:
-    """Training images in batches, as many in all as asked for (if there are)."""
+    """Batches of training images (B, C, H, W), `settings.images` in all or as many as one epoch has."""
     if not settings.augmented:
         for x, _ in problem.data.drawn("train", settings.images, settings.batch_size, seed, problem.device):
             yield x
@@ -44,8 +48,11 @@ def calibration_images(problem: Problem, settings: CalibrationSettings, seed: in
             return
 
 
-class Lab:
-    """Of one network, which is not touched."""
+class RefitScorer:
+    """Scores candidates, tuples of the widths of all groups, of one network, which is not changed.
+
+    The Gram matrices of the least squares and the held-out images are computed once, at construction.
+    """
 
     def __init__(self, problem: Problem, calibration: CalibrationSettings, reward_images: int) -> None:
         self.problem = problem
@@ -56,7 +63,7 @@ class Lab:
         moments = self._moments()
         self._reconstructor = Reconstructor(model, problem.graph, moments, self.orders, calibration.doubles_bias)
         held_out = problem.data.drawn("held_out", reward_images, batch_size(problem.data.shape), seed, device)
-        self._accuracy = Scores(model, problem.graph, held_out)
+        self._accuracy = HeldOutAccuracy(model, problem.graph, held_out)
         self._scored: dict[tuple[int, ...], Accuracy] = {}
 
     def _moments(self) -> dict[str, Moments]:
@@ -67,23 +74,25 @@ class Lab:
         return input_moments(problem.model, problem.graph, images, settings.points, generator, settings.repeats)
 
     def refit(self, plan: Plan) -> dict[str, Tensor]:
-        """New weights for a plan that is none of the orders', such as a control's."""
+        """Refitted weights for a plan that keeps other channels than the first ones of `orders`, such as a
+        control's."""
         return refitted(self.problem.model, self.problem.graph, self._moments(), plan)
 
     def realise(self, widths: tuple[int, ...]) -> tuple[Plan, dict[str, Tensor]]:
-        """The plan of these widths and the refitted weights that go with it."""
+        """The plan that keeps the most important channels of every group, and its refitted weights, by parameter name
+        and in the shapes of the uncut network."""
         groups = self.problem.graph.groups
         kept = {g.name: self.orders[g.name][:width].sort().values for g, width in zip(groups, widths, strict=True)}
         return plan_of(self.problem.graph, self.orders, widths), self._reconstructor.weights(kept)
 
     def score(self, widths: tuple[int, ...]) -> Accuracy:
-        """Held-out accuracy in percent, without fine-tuning; the same widths are scored once."""
+        """Held-out accuracy in percent, without fine-tuning; cached by widths."""
         if widths not in self._scored:
             self._scored[widths] = self._accuracy(*self.realise(widths))
         return self._scored[widths]
 
-    def told(self, outcome: JSON) -> JSON:
-        """An outcome for people and files, in the form of the published code too."""
+    def report(self, outcome: JSON) -> JSON:
+        """An outcome for files: its numbers, its widths, and these in the published format."""
         numbers = {key: outcome[key] for key in ("target", "ratio", "top1", "top5", "reward")}
         form = layer_form(self.problem.graph, self.problem.cost, outcome["widths"])
         return {**numbers, "widths": list(outcome["widths"]), **form}
