@@ -25,7 +25,8 @@ import torch_pruning
 from hydra import compose, initialize_config_dir
 
 from compress.config.build import build
-from compress.config.compose import plain, register_resolvers
+from compress.config.compose import plain
+from compress.config.resolvers import register_resolvers
 from compress.io.paths import CONF
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
@@ -34,7 +35,8 @@ from compress.methods.slimming.slimming import Slimming
 from compress.models.weights import load_strictly, read_checkpoint
 from compress.run.job import Job
 from compress.schema.settings import Recipe
-from compress.train.loop import cross_entropy, train
+from compress.train.loop import Training, train
+from compress.train.objective import cross_entropy
 
 SHARED = [
     "dataset=cifar10",
@@ -116,16 +118,8 @@ def trained(job: Job, network: torch.nn.Module, recipe: Recipe, stage: str) -> t
     """Through the loop that ours are trained by."""
     with tempfile.TemporaryDirectory() as folder:
         work = StageFolder(Path(folder))
-        train(
-            network,
-            job.data,
-            recipe,
-            cross_entropy(recipe),
-            stage=stage,
-            seed=job.seed,
-            device=job.device,
-            work=work,
-        )
+        how = {"recipe": recipe, "objective": cross_entropy(recipe), "work": work}
+        train(Training(model=network, data=job.data, **how, stage=stage, seed=job.seed, device=job.device))
     return network
 
 

@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from compress.cli import register_resolvers
 from compress.config.compose import plain
+from compress.config.resolvers import register_resolvers
 from compress.config.zoo import zoo_spec
 from compress.data.digits import digits
 from compress.data.memory import MemoryData
@@ -59,7 +59,7 @@ def compose_config(*overrides: str) -> dict[str, Any]:
 
 def zoo(name: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, **changes: Any) -> nn.Module:
     """A network as conf/model/<name>.yaml has it, but for `changes` of its settings."""
-    return zoo_spec(name, shape, classes, **changes).build(tried=False)
+    return zoo_spec(name, shape, classes, **changes).build(check_forward=False)
 
 
 def livened(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -215,7 +215,9 @@ def test_misuse_is_told_in_one_line() -> None:
 def test_groups_print_in_a_line() -> None:
     groups = compress.channel_groups(Own(), IMAGES)
     assert repr(groups) == "1 groups of 3 layers, 0 of them frozen"
-    assert repr(groups[0]) == "ChannelGroup(name='stem', width=16, consumers=('body.2', 'head'), copies=1)"
+    assert (
+        repr(groups[0]) == "ChannelGroup(name='stem', width=16, consumers=('body.2', 'head'), outputs_per_channel=1)"
+    )
     assert set(dir(compress)) == set(compress.__all__)
 
 

@@ -16,7 +16,7 @@ from conftest import run_command
 from compress.errors import InputError
 from compress.io.files import read_json, write_json
 from compress.report.compare import main
-from compress.report.read.find import run_folders
+from compress.report.read.run_folders import run_folders
 
 SMALL = ("experiment=quick", "device=cpu", "plots=false", "tensorboard=false", "model.depth=8", "model.width=8")
 

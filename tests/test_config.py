@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from conftest import compose_config
 
-from compress.cli import problems_of
-from compress.config.compose import diagnose, slug, sweep_jobs
+from compress.config.built_jobs import problems_of
+from compress.config.diagnose import diagnose
+from compress.config.resolvers import slug
 from compress.config.rules import check
+from compress.config.sweep import sweep_jobs
 from compress.io.paths import CONF
 from compress.schema.settings import Recipe
 

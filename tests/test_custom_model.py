@@ -10,8 +10,8 @@ import torch
 from conftest import compose_config, run_command
 
 import compress
-from compress.cli import problems_of
-from compress.config.compose import diagnose
+from compress.config.built_jobs import problems_of
+from compress.config.diagnose import diagnose
 from compress.errors import InputError
 from compress.io.code_digest import source_digest
 from compress.io.files import read_json

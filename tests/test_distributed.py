@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import compress
-from compress.cli import problems_of
 from compress.config import build
-from compress.config.compose import config_hash
+from compress.config.built_jobs import problems_of
 from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.io.files import read_json
@@ -25,6 +24,7 @@ from compress.parallel import batches as shares
 from compress.parallel import collectives
 from compress.parallel.collectives import ALONE, Team
 from compress.parallel.helpers import Crew
+from compress.run.folder import config_hash
 from compress.run.pipeline import stage_keys
 
 NET = """

@@ -73,7 +73,7 @@ ODD = (
 TARGETS = (
     "os.system", "evil.sub", "compress.models.onnx.find_spec", "compress.models.spec.ModelSpec", "compress.models.",
     "compress.models.vgg", "compress.models.vgg.VGG", "compress.models.torchvision.models.resnet18",
-    "compress.models.layers.Nothing", "compress.cli.main", "builtins.exec", "compress.models.vgg.vgg\n", *BUILDERS,
+    "compress.models.layers.EmptyConv", "compress.cli.main", "builtins.exec", "compress.models.vgg.vgg\n", *BUILDERS,
 )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from conftest import Command, compose_config, run_command, zoo
 
 import compress
 from compress.config.build import build
-from compress.config.compose import foreign_run, put_run_aside
 from compress.io.files import read_json, read_rows, write_json
+from compress.run.folder import foreign_run, put_run_aside
 from compress.run.pipeline import finished_summary, stage_keys
 
 QUICK = ("experiment=quick", "device=cpu")

@@ -13,11 +13,11 @@ from conftest import CPU, compose_config
 from torch import Tensor
 
 from compress.config.build import build
-from compress.config.compose import config_hash
-from compress.data.base import WHOLE, Batch, Data, Share
+from compress.data.base import WHOLE_BATCH, Batch, BatchShare, Data
 from compress.io.files import JSON
 from compress.parallel.helpers import Crew
 from compress.prune.saved_network import load_network
+from compress.run.folder import config_hash
 from compress.run.job import Job
 from compress.run.pipeline import run
 from compress.run.store import Store
@@ -62,10 +62,14 @@ class Guarded:
             self.images[part] += len(labels)
             yield images, labels
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
         return self._read("train", self._data.shuffled(batch_size, seed, device, share))
 
-    def ordered(self, part: Any, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+    def ordered(
+        self, part: Any, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
         return self._read(part, self._data.ordered(part, batch_size, device, share))
 
     def drawn(self, part: Any, *args: Any) -> Iterator[Batch]:

@@ -11,9 +11,29 @@ def main() -> None:
         from compress.report.compare import main as compare
 
         raise SystemExit(compare(sys.argv[2:]))
+    if "--version" in sys.argv[1:]:  # Hydra has one of its own
+        print(versions())
+        return
+    if sys.argv[1:] == ["help"]:
+        sys.argv[1:] = ["--help"]
     from compress.cli import main as run
 
     run()
+
+
+def versions() -> str:
+    """Of compress and of what it computes with, none of which is loaded for it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    others = ", ".join(f"{name} {of(name)}" for name in ("torch", "torchvision", "hydra-core"))
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"compress {of('compress-lab')} ({others}, Python {python})"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from compress.graph.types import ChannelGraph
 from compress.io.paths import MODEL
 from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
-from compress.measure.macs import Uncounted, count_operators, describe_uncounted
+from compress.measure.macs import UncountedOperators, count_operators, describe_uncounted
 from compress.models import onnx
 from compress.prune import surgery
 from compress.prune.cost import CostModel, cost_model
@@ -192,7 +192,7 @@ def cost(model: nn.Module, example: Example) -> CostModel:
     return prices
 
 
-def _warn_of(model: nn.Module, uncounted: Uncounted) -> None:
+def _warn_of(model: nn.Module, uncounted: UncountedOperators) -> None:
     """Called by what the user calls, whose line the warning names."""
     if uncounted:
         told = f"{type(model).__name__}: {describe_uncounted(uncounted)}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.measure.accuracy import accuracy, hits
+from compress.measure.accuracy import accuracy, count_correct
 from compress.measure.latency import measure_latency
 from compress.measure.macs import count_macs, count_params
 
@@ -77,7 +77,7 @@ def test_top_5_of_a_table_by_hand() -> None:
         assert found == (100 * 3 / 8, 100 * 6 / 8)
     for (row, label, larger), at in zip(TABLE, range(8), strict=True):
         assert sum(value > row[label] for value in row) == larger
-        one = hits(nn.Identity(), [(logits[at : at + 1], labels[at : at + 1])])
+        one = count_correct(nn.Identity(), [(logits[at : at + 1], labels[at : at + 1])])
         assert one.tolist() == [larger < 1, larger < 5, 1]
 
 

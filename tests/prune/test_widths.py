@@ -81,5 +81,5 @@ def test_a_larger_budget_never_gives_a_narrower_group(name: str, round_to: int) 
 def test_layers_of_grouped_networks_get_multiples_of_eight(name: str) -> None:
     graph, _ = looked_at(name)
     for group, options in zip(graph, all_choices(graph, 8), strict=True):
-        assert all(width * group.copies % 8 == 0 for width in options[:-1])
+        assert all(width * group.outputs_per_channel % 8 == 0 for width in options[:-1])
         assert options[-1] == group.width

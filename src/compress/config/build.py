@@ -288,7 +288,7 @@ def _check_layouts(
     for key, recipe, one in checked:
         if recipe.channels_last == "on":
             with settings_under(key):
-                training_format(one.without_pretrained().build(tried=False), recipe, device)
+                training_format(one.without_pretrained().build(check_forward=False), recipe, device)
 
 
 def _check_budget(

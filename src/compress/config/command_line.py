@@ -1,41 +1,38 @@
 """What is wrong with a command line as text, told before Hydra reads it: its own words for it are pages or none."""
 
-import argparse
+import os
 import re
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
-
+from compress.config.hydra_private import option_names, options
 from compress.io.files import printable
 
+NOTHING = {"teacher=null", "distill=null", "experiment=null"}  # what they are anyway; Hydra has no word for it
 MOST_DIGITS = 400  # of a number; a float has 17 that count
 GROUP_AS_VALUE = re.compile(r"^(dataset|model|method|teacher|distill|reward|experiment)=\s*([\[{].*)$", re.DOTALL)
 
 
-class _OptionError(Exception):
-    pass
+def arguments(argv: Sequence[str]) -> list[str]:
+    """The command line as Hydra wants it: `key=~/folder` opened up, groups that are set to nothing left out."""
+    return [
+        re.sub(r"^([\w.@]+=)(~[\w.-]*/)", lambda m: m[1] + os.path.expanduser(m[2]), a)
+        for a in argv
+        if a not in NOTHING
+    ]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Hydra's parser, which raises instead of printing how it is used."""
-
-    def error(self, message: str) -> NoReturn:
-        raise _OptionError(message)
-
-
-def options(argv: Sequence[str]) -> argparse.Namespace:
-    """Hydra's options and the overrides.
-
-    Raises:
-        ValueError: options that Hydra does not have, or that stand behind overrides.
-    """
-    parser = get_args_parser()
-    parser.__class__ = _Parser
-    try:
-        return parser.parse_args(list(argv))
-    except _OptionError as error:
-        raise ValueError(str(error)) from None
+def missing_folders(argv: Sequence[str]) -> list[str]:
+    """Folders of configs that are named and not there; Hydra passes over them."""
+    if not os.environ.get("COMPRESS_CONF", "x"):
+        del os.environ["COMPRESS_CONF"]
+    folder = options(argv).config_dir
+    missing = [f"--config-dir {folder}: no such folder"] if folder and not Path(folder).is_dir() else []
+    mine = os.environ.get("COMPRESS_CONF", "")
+    is_folder = mine and ("://" not in mine or mine.startswith("file://"))
+    if is_folder and not Path(mine.removeprefix("file://")).is_dir():
+        missing.append(f"COMPRESS_CONF={mine}: no such folder")
+    return missing
 
 
 def mistakes(argv: Sequence[str]) -> list[str]:
@@ -77,7 +74,7 @@ def mistakes(argv: Sequence[str]) -> list[str]:
 
 def _of_options(argv: Sequence[str]) -> list[str]:
     """What argparse refused, in terms of this command."""
-    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    known = option_names()
     unknown = [word for word in argv if word.startswith("-") and word.partition("=")[0] not in known]
     if unknown:
         shown = printable(unknown[0])[:60]

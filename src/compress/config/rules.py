@@ -1,11 +1,11 @@
 """Checks a composed config against the signatures of what it names, and its parts together."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from compress.io.files import JSON
 from compress.schema.check import check_node, check_value, shown
-from compress.schema.settings import BUDGETS, STAGE_ORDER, Budget, RunSettings
+from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Figure, RunSettings
 
 # Keys that `build` hands on itself.
 OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
@@ -50,10 +50,22 @@ def check_stages(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def check_objective(config: Mapping[str, Any]) -> list[str]:
+    """Figures that the run will not have: all but the held-out one are measured by its last stage."""
+    stages, asked = config.get("stages"), config.get("objective")
+    if not isinstance(stages, list) or "eval" in stages:
+        return []
+    wanted = [asked] if isinstance(asked, str) else asked if isinstance(asked, list) else []
+    missing = [name for name in wanted if name in get_args(Figure) and name != HELD_OUT]
+    return [
+        f"objective={name}: eval is not among the stages of this run; only {HELD_OUT} needs none" for name in missing
+    ]
+
+
 def check_root(config: JSON) -> list[str]:
     """Problems that show without what the config names: the settings that are of no group."""
     root = {key: value for key, value in config.items() if key not in GROUPS}
-    problems = check_node("", root, RunSettings) + check_stages(config)
+    problems = check_node("", root, RunSettings) + check_stages(config) + check_objective(config)
     if config.get("outputs") == "":
         problems.append("outputs=: must name a folder")
     return problems

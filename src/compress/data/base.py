@@ -1,4 +1,4 @@
-"""What every image set offers to training, search and measuring."""
+"""`Data`: the interface of an image set to training, search and measuring."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,48 +11,56 @@ from compress.errors import InputError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
-Share = tuple[int, int]  # of a batch: the first, second, ... of so many processes has this one
-WHOLE: Share = (0, 1)
+BatchShare = tuple[int, int]  # (rank, world size): the part of every batch that one process of a training reads
+WHOLE_BATCH: BatchShare = (0, 1)
 
 
 class Data(Protocol):
-    """An image set in three parts. `held_out` is cut from the official training images; whatever searches or
-    selects sees `train` and `held_out` only, `test` is read once per reported model."""
+    """An image set in three parts. `held_out` is split off the official training images. Whatever trains, searches or
+    selects reads `train` and `held_out` only; `test` is read once per reported model."""
 
     name: str
     classes: int
     shape: tuple[int, int, int]  # of one image as the network sees it: C, H, W
 
     def fingerprint(self) -> str:
-        """Changes when any image, label or the split changes."""
+        """A digest that changes when any image, label, preprocessing or the split changes."""
 
     def split(self) -> dict[str, Tensor]:
-        """Indices of `train` and `held_out` among the official training images, and of `test`."""
+        """Sorted indices, int64: of `train` and `held_out` among the official training images, of `test` among the
+        official test images."""
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
-        """One epoch of `train`, shuffled and augmented, the same for the same seed.
+    def shuffled(
+        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
+        """One epoch of `train`, shuffled and augmented, determined by the seed.
 
-        Of each batch a `share`, which may be empty: the shares together are the batch, image by image.
+        Yields this `share` of every batch, which may be empty. The shares of all ranks, concatenated in order of
+        rank, are the batch of a single process, image for image.
         """
 
-    def ordered(self, part: Part, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
-        """All of one part in its fixed order, not augmented; of each batch a share."""
+    def ordered(
+        self, part: Part, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
+        """All of one part in its fixed order, not augmented; this `share` of every batch."""
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
-        """At most `count` images of one part, drawn without repetition, not augmented; the same for the same seed."""
+        """At most `count` images of one part, drawn without replacement, not augmented; determined by the seed."""
 
 
-def shared(size: int, share: Share) -> slice:
-    """The places of a share in a batch: sizes differ by one at most."""
+def share_slice(size: int, share: BatchShare) -> slice:
+    """Where a share is in a batch of `size` images; the sizes of shares differ by one at most."""
     rank, world = share
     return slice(rank * size // world, (rank + 1) * size // world)
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split images into (train, held out), class by class: (N,) -> sorted indices of both.
+    """A stratified split into (train, held out): labels (N,) -> sorted indices of both, int64.
+
+    `share` of every class is held out, rounded.
 
     Raises:
-        InputError: one of the two would be empty.
+        InputError: one of the two parts would be empty.
     """
     generator = torch.Generator().manual_seed(seed)
     held = []
@@ -73,7 +81,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 def check_classes(source: str, labels: Sequence[int], classes: int) -> None:
     """
     Raises:
-        InputError: less than two classes, or a class without an image.
+        InputError: fewer than two classes, or a class without a training image. `source` begins the message.
     """
     if classes < 2:
         raise InputError(f"{source}: has {classes} class; a classifier needs two at least")
@@ -83,10 +91,10 @@ def check_classes(source: str, labels: Sequence[int], classes: int) -> None:
 
 
 def check_labels(source: str, labels: Tensor, classes: int) -> None:
-    """Of images (N,).
+    """Check labels (N,).
 
     Raises:
-        InputError: no image, or a label that is none of the classes.
+        InputError: no image, or a label that is not in [0, classes). `source` begins the message.
     """
     if not len(labels):
         raise InputError(f"{source}: holds no image")
@@ -98,7 +106,7 @@ def check_labels(source: str, labels: Tensor, classes: int) -> None:
 def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
     """
     Raises:
-        InputError: not one value per channel, or a spread that is not positive.
+        InputError: not one value per channel, or a standard deviation that is not positive.
     """
     for key, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
@@ -108,12 +116,12 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
 
 
 def draw(size: int, count: int, seed: int) -> Tensor:
-    """At most `count` of `size` places, ascending, without repetition: -> (min(size, count),)."""
+    """Random indices in [0, size), ascending, without replacement: (min(size, count),) int64."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def digest(*parts: Tensor | str) -> str:
-    """A short name for content: the same tensors and words, the same digest."""
+    """SHA-256 of the bytes of tensors and text, as 16 hex digits."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part.encode() if isinstance(part, str) else part.contiguous().numpy().tobytes())

@@ -2,7 +2,7 @@
 
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 https://www.cs.toronto.edu/~kriz/cifar.html describes both layouts. The python layout is pickled; it is read by an
-unpickler that knows arrays and nothing else, so that a foreign file cannot run code.
+unpickler that allows numpy arrays and builtin containers only, so that a manipulated file cannot run code.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ IMAGE_BYTES = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Layout:
-    """One official form of one set: its folder and archive, and the files of each part."""
+    """One official distribution of one set: its folder and archive, and the files of each part."""
 
     folder: str
     archive: str
     md5: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    label_bytes: int = 0  # before each image of the binary form; the last one is the label
-    label_key: bytes = b""  # of the python form
+    label_bytes: int = 0  # per image, before it, in the binary layout; the last one is the label (CIFAR-100: fine)
+    label_key: bytes = b""  # of the python layout
 
 
 LAYOUTS: dict[int, tuple[Layout, ...]] = {
@@ -98,7 +98,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def parse(raw: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """One official file -> images (N, 3, 32, 32) uint8 and labels (N,) int64."""
+    """The bytes of one official file -> images (N, 3, 32, 32) uint8 and labels (N,) int64."""
     if layout.label_bytes:
         rows = np.frombuffer(raw, np.uint8).reshape(-1, layout.label_bytes + IMAGE_BYTES)
         images, labels = rows[:, layout.label_bytes :], rows[:, layout.label_bytes - 1]
@@ -109,7 +109,7 @@ def parse(raw: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_files(source: Path, layout: Layout) -> dict[str, bytes]:
-    """The files of a layout, from its folder or straight from its archive."""
+    """The files of a layout by name; `source` is its folder or its archive, which need not be unpacked."""
     names = (*layout.train, *layout.test)
     if source.is_dir():
         return {name: (source / name).read_bytes() for name in names}
@@ -123,9 +123,10 @@ def read_files(source: Path, layout: Layout) -> dict[str, bytes]:
 
 
 def read_cifar(source: Path, layout: Layout, classes: int) -> Pixels:
-    """
+    """All images of a set; `source` is its folder or archive.
+
     Raises:
-        InputError: a file is missing, cut short or not of the layout.
+        InputError: a file is missing, truncated or not of the layout.
     """
     try:
         contents = read_files(source, layout)
@@ -136,17 +137,17 @@ def read_cifar(source: Path, layout: Layout, classes: int) -> Pixels:
             if images.dtype != np.uint8 or len(images) != count or labels.min() < 0 or labels.max() >= classes:
                 raise ValueError(f"{len(images)} {images.dtype} images where {count} of bytes belong")
             arrays += [torch.from_numpy(images.copy()), torch.from_numpy(labels)]
-    except Exception as error:  # a foreign file can fail in any way
+    except Exception as error:  # a damaged file can raise anything
         reason = first_line(error)
         raise InputError(f"{source}: not the official cifar{classes} files ({reason}); fetch them again") from None
     return Pixels(*arrays)
 
 
 def fetch_archive(folder: Path, layout: Layout) -> Path:
-    """Fetch the official archive into `folder` and check its MD5.
+    """Download the official archive into `folder`, check its MD5, and return its path.
 
     Raises:
-        InputError: no network, or other bytes than the official ones.
+        InputError: no network, or an MD5 that is not the official one.
     """
     target = folder / layout.archive
     md5 = hashlib.md5(usedforsecurity=False)
@@ -169,7 +170,7 @@ def fetch_archive(folder: Path, layout: Layout) -> Path:
 
 
 def find(root: Path, classes: int) -> tuple[Path, Layout] | None:
-    """The first official form under `root`, which may also be the set's own folder."""
+    """The first layout found in `root`, as a folder or an archive; `root` may also be the layout's folder itself."""
     for layout in LAYOUTS[classes]:
         for source in (root / layout.folder, root, root / layout.archive):
             whole = all((source / name).is_file() for name in (*layout.train, *layout.test))
@@ -185,10 +186,10 @@ def cifar(
     download: bool,
     **settings: Unpack[MemorySettings],
 ) -> MemoryData:
-    """CIFAR-10 or CIFAR-100 under `root`.
+    """CIFAR-10 or CIFAR-100 from the folder `root`. Files are read (or downloaded) when images are first needed.
 
     Raises:
-        InputError: the files are not there and may not be downloaded.
+        InputError: the files are not there and `download` is False.
     """
     folder = Path(root).expanduser()
     if find(folder, classes) is None and not download:

@@ -18,16 +18,16 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from compress.data.base import (
-    WHOLE,
+    WHOLE_BATCH,
     Batch,
+    BatchShare,
     Part,
-    Share,
     check_classes,
     check_normalisation,
     digest,
     draw,
     hold_out,
-    shared,
+    share_slice,
 )
 from compress.errors import InputError, few, first_line
 from compress.io.files import printable
@@ -36,7 +36,8 @@ from compress.schema.bounds import Bound, Count, Seed
 
 
 class Folder(ImageFolder):  # type: ignore[misc]  # torchvision carries no types
-    """torchvision's, with hidden folders left out and files that cannot be read named."""
+    """torchvision's `ImageFolder`, but hidden folders are no classes, and an error names the file that it is
+    about."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")
@@ -48,14 +49,14 @@ class Folder(ImageFolder):  # type: ignore[misc]  # torchvision carries no types
         path, _ = self.samples[index]
         try:
             image: tuple[Any, Any] = super().__getitem__(index)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # as Pillow tells
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # of Pillow
             raise InputError(f"{path}: cannot be read as an image ({printable(first_line(error))})") from None
         return image
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
-    """Images in the order of one epoch, each augmented by its place in it: whichever process decodes it, and whatever
-    it decoded before."""
+    """One epoch of augmented images, in the order `order` (indices of images). Random numbers are seeded per position
+    in the epoch, so that a crop depends neither on the worker process that makes it nor on earlier ones."""
 
     def __init__(self, images: Folder, order: list[int], seed: int) -> None:
         self._images, self._order, self._seed = images, order, seed
@@ -63,15 +64,15 @@ class Crops(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, place))
-            image: tuple[Tensor, int] = self._images[self._order[place]]
+            torch.manual_seed(derive_seed(self._seed, position))
+            image: tuple[Tensor, int] = self._images[self._order[position]]
             return image
 
 
 class ImageFolderData:
-    """A `Data` over two folders of files."""
+    """A `Data` over a folder of training images and one of test images."""
 
     name = "imagefolder"
 
@@ -105,7 +106,7 @@ class ImageFolderData:
 
     @cached_property
     def _digest(self) -> str:
-        """Of names, sizes and the split: reading every pixel of ImageNet would take an hour."""
+        """Of file names, file sizes and the split: reading every pixel of ImageNet would take an hour."""
         files = [
             f"{Path(file).relative_to(folder.root)} {Path(file).stat().st_size}"
             for folder in (self._plain, self._test)
@@ -117,41 +118,46 @@ class ImageFolderData:
         return self._split
 
     def _load(
-        self, data: Dataset[Any], size: int, batch_size: int, device: torch.device, share: Share
+        self, data: Dataset[Any], size: int, batch_size: int, device: torch.device, share: BatchShare
     ) -> Iterator[Batch]:
-        """A share of every batch; only that is decoded."""
+        """This share of every batch of `size` images; only these are decoded."""
         batches = [range(at, min(at + batch_size, size)) for at in range(0, size, batch_size)]
         loader = DataLoader(
             data,
-            batch_sampler=[list(places[shared(len(places), share)]) for places in batches],
+            batch_sampler=[list(places[share_slice(len(places), share)]) for places in batches],
             num_workers=self._workers,
             pin_memory=device.type == "cuda",
             collate_fn=partial(_stack, shape=self.shape),
-            generator=torch.Generator(),  # it draws a number that nobody uses; the caller's random numbers stay
+            generator=torch.Generator(),  # DataLoader draws a base seed, which would advance the global generator
         )
-        with _of_workers():
+        with _worker_errors():
             for x, y in loader:
                 yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
         places = self._split["train"]
         order = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))].tolist()
         return self._load(Crops(self._augmented, order, seed), len(order), batch_size, device, share)
 
-    def ordered(self, part: Part, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+    def ordered(
+        self, part: Part, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
         return self._load(self._part(part), len(self._split[part]), batch_size, device, share)
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         chosen = draw(len(self._split[part]), count, seed).tolist()
-        return self._load(Subset(self._part(part), chosen), len(chosen), batch_size, device, WHOLE)
+        return self._load(Subset(self._part(part), chosen), len(chosen), batch_size, device, WHOLE_BATCH)
 
     def _part(self, part: Part) -> "Subset[Any]":
         return Subset(self._test if part == "test" else self._plain, self._split[part].tolist())
 
 
 @contextmanager
-def _of_workers() -> Iterator[None]:
-    """What a worker process raised comes with its traceback as text; the last line is what it told."""
+def _worker_errors() -> Iterator[None]:
+    """An `InputError` of a worker process arrives with the worker's traceback as its text: keep the last line, the
+    message."""
     try:
         yield
     except InputError as error:
@@ -160,16 +166,18 @@ def _of_workers() -> Iterator[None]:
 
 
 def _stack(images: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> Batch:
-    """(C, H, W) of each -> (B, C, H, W), for no images too."""
+    """Images (C, H, W) and labels -> (B, C, H, W) and (B,) int64; B may be 0. `shape` is (C, H, W)."""
     labels = torch.tensor([label for _, label in images], dtype=torch.int64)
     return (torch.stack([image for image, _ in images]) if images else torch.empty(0, *shape)), labels
 
 
 def differing_classes(train: ImageFolder, test: ImageFolder) -> str:
-    """Which folders the two parts do not share, in words; nothing if they are the same."""
-    apart = [(part, sorted(set(part.classes) - set(other.classes))) for part, other in ((train, test), (test, train))]
-    told = [f"{Path(part.root).name} alone has {few(names)}" for part, names in apart if names]
-    return f"the parts hold different classes ({'; '.join(told)})" if told else ""
+    """Class folders that only one of the two parts has, for an error message; "" if they have the same."""
+    only_in = [
+        (part, sorted(set(part.classes) - set(other.classes))) for part, other in ((train, test), (test, train))
+    ]
+    texts = [f"{Path(part.root).name} alone has {few(names)}" for part, names in only_in if names]
+    return f"the parts hold different classes ({'; '.join(texts)})" if texts else ""
 
 
 def imagefolder(
@@ -183,9 +191,10 @@ def imagefolder(
     held_out: Annotated[float, Bound(gt=0, lt=1)],
     split_seed: Seed,
 ) -> ImageFolderData:
-    """
+    """The folder `root` as an image set; `workers` is the number of processes that decode images (0: none).
+
     Raises:
-        InputError: a folder is missing, or the two parts hold different classes.
+        InputError: a folder is missing, the two parts have different classes, or settings contradict each other.
     """
     folder = Path(root).expanduser()
     tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]

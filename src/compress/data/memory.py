@@ -1,7 +1,7 @@
 """Image sets that fit in memory: uint8 on the device, augmented a batch at a time.
 
-One strided view holds every shifted crop of every padded image, so that a random crop of a whole batch is a
-single gather: no worker processes, the same code on CPU and GPU.
+A strided view exposes every shifted crop of every padded image, so that random crops of a whole batch are one gather:
+no worker processes, the same code on CPU and GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,22 +14,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.data.base import (
-    WHOLE,
+    WHOLE_BATCH,
     Batch,
+    BatchShare,
     Part,
-    Share,
     check_labels,
     check_normalisation,
     digest,
     draw,
     hold_out,
-    shared,
+    share_slice,
 )
 from compress.schema.bounds import Bound, Seed
 
 
 class MemorySettings(TypedDict):
-    """What every set in memory lets the user set."""
+    """Settings that all image sets in memory have; units are pixels."""
 
     image_size: Annotated[int, Bound(ge=4, le=512)] | None
     mean: list[float]
@@ -51,19 +51,21 @@ class Pixels:
 
 
 def shifted_crops(images: Tensor, pad: int) -> Tensor:
-    """Every crop of the zero-padded images, as a view: (N, C, H, W) -> (N, C, 2*pad+1, 2*pad+1, H, W)."""
+    """Every crop of the zero-padded images, as a view: (N, C, H, W) -> (N, C, 2*pad+1, 2*pad+1, H, W), the crop's
+    shift down and right being dimensions 2 and 3."""
     height, width = images.shape[-2:]
     return F.pad(images, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Bilinear with antialias, rounded back to bytes: (N, C, H, W) -> (N, C, size, size)."""
+    """Bilinear with antialiasing, rounded to uint8: (N, C, H, W) -> (N, C, size, size)."""
     scaled = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
     return scaled.round().clamp(0, 255).byte()
 
 
 class MemoryData:
-    """A `Data` whose pixels are read by `read()` when first needed."""
+    """A `Data` in memory. `read()` is called when images are first needed; `shape` is (C, H, W) of what it
+    returns."""
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class MemoryData:
         return {}
 
     def _resident(self, part: Part, device: torch.device) -> Batch:
-        """The bytes of one part, copied to the device once."""
+        """Images (uint8) and labels of one part, copied to the device once."""
         key = (part, device)
         if key not in self._on_device:
             x, y = self._part(part)
@@ -132,23 +134,29 @@ class MemoryData:
         return self._on_device[key]
 
     def _normal(self, images: Tensor) -> Tensor:
+        """uint8 -> float, scaled to [0, 1] and normalised per channel; same shape."""
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self._mean, self._std))
         return (images.float() / 255 - mean) / std
 
-    def shuffled(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
         x, y = self._resident("train", device)
         random = torch.Generator(device).manual_seed(seed)
         crops = shifted_crops(x, self._pad)
         for batch in torch.randperm(len(x), generator=random, device=device).split(batch_size):
-            mine = shared(len(batch), share)  # what is drawn is drawn for all, so that shares make up the batch
-            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, mine]
-            images = self._normal(crops[batch[mine], :, dy, dx])
+            # Random numbers are drawn for the whole batch, so that all ranks stay in step.
+            in_share = share_slice(len(batch), share)
+            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, in_share]
+            images = self._normal(crops[batch[in_share], :, dy, dx])
             if self._flip:
-                mirrored = torch.rand(len(batch), generator=random, device=device)[mine] < 0.5
+                mirrored = torch.rand(len(batch), generator=random, device=device)[in_share] < 0.5
                 images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-            yield images, y[batch[mine]]
+            yield images, y[batch[in_share]]
 
-    def ordered(self, part: Part, batch_size: int, device: torch.device, share: Share = WHOLE) -> Iterator[Batch]:
+    def ordered(
+        self, part: Part, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+    ) -> Iterator[Batch]:
         return self._batches(*self._resident(part, device), batch_size, share)
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
@@ -156,7 +164,7 @@ class MemoryData:
         chosen = draw(len(y), count, seed).to(device)
         return self._batches(x[chosen], y[chosen], batch_size)
 
-    def _batches(self, x: Tensor, y: Tensor, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+    def _batches(self, x: Tensor, y: Tensor, batch_size: int, share: BatchShare = WHOLE_BATCH) -> Iterator[Batch]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            mine = shared(len(labels), share)
-            yield self._normal(images[mine]), labels[mine]
+            in_share = share_slice(len(labels), share)
+            yield self._normal(images[in_share]), labels[in_share]

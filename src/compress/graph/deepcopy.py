@@ -1,4 +1,4 @@
-"""Copies of a network in which some tensors are others than in the original."""
+"""Deep copies of a network in which chosen tensors are shared with the original or replaced by others."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from compress.errors import InputError, first_line
 
 
-def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module:
-    """A deep copy with these tensors replaced; whatever is replaced is not copied.
+def copy_replacing(model: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module:
+    """A deep copy with these tensors replaced (old -> new); the old ones are not copied.
 
-    Activations that the network has kept from its last forward (a feature map for a loss) are copied without their
-    history.
+    Activations that the network has kept from its last forward (a feature map for a loss) are detached and copied:
+    torch cannot deep-copy tensors with a gradient history.
 
     Raises:
         InputError: something in the network cannot be copied.
@@ -33,12 +33,19 @@ def copied(model: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module:
     return twin
 
 
-def shadow(model: nn.Module) -> nn.Module:
-    """A copy that shares every parameter and buffer, without hooks: what is done to it leaves the model alone."""
+def copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    """New modules around the same parameters and buffers, without hooks: tracing or changing the mode of the copy
+    leaves the model as it is.
+
+    Hooks of leaf modules stay: they may compute the weights (weight norm, parametrizations).
+
+    Raises:
+        InputError: something in the network cannot be copied.
+    """
     tensors = [*model.parameters(), *model.buffers()]
-    twin = copied(model, {tensor: tensor for tensor in tensors})
+    twin = copy_replacing(model, {tensor: tensor for tensor in tensors})
     for module in twin.modules():
-        if next(module.children(), None) is not None:  # those of single layers may compute their weights
+        if next(module.children(), None) is not None:
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
     return twin

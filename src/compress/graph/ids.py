@@ -1,7 +1,7 @@
-"""Channel numbers with union-find, and tensors of them.
+"""Channel ids: a union-find (disjoint-set forest) of them, and tensors that hold them.
 
-An activation on numbers is an int64 tensor of the activation's shape; usually one number per channel, expanded in
-space without memory.
+The channel graph runs a network on ids instead of activations. Such a tensor is int64 and has the activation's shape;
+usually every channel has one id, expanded over the other dimensions with stride 0, which takes no memory.
 """
 
 from collections.abc import Sequence
@@ -10,99 +10,109 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FROZEN = 0  # the number of all channels that nothing may cut
-INDEX = torch.int32  # stands for a whole-number buffer of the network, which is no activation
+FROZEN = 0  # the id of the set of all channels that cannot be cut
+INTEGER_STAND_IN = (
+    torch.int32
+)  # dtype that stands for an integer tensor of the network (indices): data, not channel ids
 
 
-class Numbers:
-    """Channel numbers with union-find; number 0 is the frozen one."""
+class ChannelIds:
+    """A union-find of channel ids: two channels are coupled when their ids have the same root. Id 0 is frozen."""
 
     def __init__(self) -> None:
         self._parent = [FROZEN]
-        self._why: dict[int, str] = {}
+        self._reasons: dict[int, str] = {}  # id -> why it was frozen
 
     def fresh(self, count: int) -> Tensor:
+        """New ids, each a set of its own: (count,)."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return torch.arange(start, start + count)
 
-    def root(self, number: int) -> int:
+    def find(self, channel: int) -> int:
+        """The root of an id, with path halving."""
         parent = self._parent
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
+        while parent[channel] != channel:
+            parent[channel] = parent[parent[channel]]
+            channel = parent[channel]
+        return channel
 
-    def roots(self, numbers: Tensor) -> Tensor:
+    def find_all(self, ids: Tensor) -> Tensor:
+        """The roots of many ids: any shape -> the same shape."""
         parent = torch.tensor(self._parent)
         while not torch.equal(parent, above := parent[parent]):
             parent = above
-        return parent[numbers]
+        return parent[ids]
 
-    def unite(self, a: Tensor, b: Tensor) -> None:
-        """Element by element, after broadcasting."""
+    def union(self, a: Tensor, b: Tensor) -> None:
+        """Merge the sets of `a` and `b` element by element, after broadcasting; the smaller root stays a root."""
         a, b = torch.broadcast_tensors(a, b)
         differ = a != b
         count = len(self._parent)
-        pairs = (a[differ] * count + b[differ]).unique()  # of one number each: sorted far faster than pairs are
+        pairs = (a[differ] * count + b[differ]).unique()  # each pair coded as one integer: faster to sort than pairs
         for left, right in zip((pairs // count).tolist(), (pairs % count).tolist(), strict=True):
-            x, y = self.root(left), self.root(right)
+            x, y = self.find(left), self.find(right)
             if x != y:
                 self._parent[max(x, y)] = min(x, y)
 
-    def freeze(self, numbers: Tensor, why: str) -> None:
-        for number in compact(numbers).unique().tolist():
-            root = self.root(number)
+    def freeze(self, ids: Tensor, reason: str) -> None:
+        """Merge the sets of these ids into the frozen one."""
+        for channel in unexpanded(ids).unique().tolist():
+            root = self.find(channel)
             if root != FROZEN:
-                self._why.setdefault(number, why)
+                self._reasons.setdefault(channel, reason)
                 self._parent[root] = FROZEN
 
-    def why(self, numbers: Tensor) -> str | None:
-        """Why a frozen channel of these is frozen."""
-        frozen = [number for number in numbers.flatten().tolist() if self.root(number) == FROZEN]
-        reasons = (self._why[number] for number in frozen if number in self._why)
+    def reason(self, ids: Tensor) -> str | None:
+        """Why the first frozen one of these ids is frozen; None if none is."""
+        frozen = [channel for channel in ids.flatten().tolist() if self.find(channel) == FROZEN]
+        reasons = (self._reasons[channel] for channel in frozen if channel in self._reasons)
         return next(reasons, "is united with channels that cannot be cut" if frozen else None)
 
 
-def compact(numbers: Tensor) -> Tensor:
-    """Broadcast dimensions narrowed to one: most activations hold one number per channel, expanded in space."""
-    for dim, stride in enumerate(numbers.stride()):
-        if stride == 0 and numbers.shape[dim] > 1:
-            numbers = numbers.narrow(dim, 0, 1)
-    return numbers
+def unexpanded(ids: Tensor) -> Tensor:
+    """`expand` undone: dimensions of stride 0 narrowed to size one, so that few elements are left to look at."""
+    for dim, stride in enumerate(ids.stride()):
+        if stride == 0 and ids.shape[dim] > 1:
+            ids = ids.narrow(dim, 0, 1)
+    return ids
 
 
-def varying(numbers: Tensor) -> list[int]:
-    """Dimensions along which the numbers change."""
-    few = compact(numbers)
+def channel_dims(ids: Tensor) -> list[int]:
+    """Dimensions along which the ids change: those that channels lie on."""
+    few = unexpanded(ids)
     return [dim for dim, size in enumerate(few.shape) if size > 1 and not bool((few == few.narrow(dim, 0, 1)).all())]
 
 
-def line(numbers: Tensor, dim: int) -> Tensor:
-    """The numbers along one dimension, at the first place of the others: (C,)."""
-    for other in range(numbers.dim()):
+def ids_along(ids: Tensor, dim: int) -> Tensor:
+    """The ids along one dimension, at index 0 of all others: (C,)."""
+    for other in range(ids.dim()):
         if other != dim:
-            numbers = numbers.narrow(other, 0, 1)
-    return numbers.flatten()
+            ids = ids.narrow(other, 0, 1)
+    return ids.flatten()
 
 
-def is_numbers(value: Any) -> bool:
+def is_ids(value: Any) -> bool:
+    """Whether a value of the run is an activation on channel ids."""
     return isinstance(value, Tensor) and value.dtype == torch.int64 and value.dim() > 0
 
 
-def _bounds(shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Elements per step and per whole of each dimension, from the last: what lies in memory between them."""
-    bounds, step = [], 1
+def _strides(shape: Sequence[int]) -> list[tuple[int, int]]:
+    """For each dimension of a contiguous tensor its stride, and its stride times its size, in elements."""
+    strides, step = [], 1
     for size in reversed(shape):
-        bounds.append((step, step * size))
+        strides.append((step, step * size))
         step *= size
-    return bounds[::-1]
+    return strides[::-1]
 
 
-def home(shape: Sequence[int], out: Sequence[int], dim: int) -> int | None:
-    """The dimension of `out` that holds all of dimension `dim` of `shape`, or None if it is split."""
-    low, high = _bounds(shape)[dim]
-    for other, (start, end) in enumerate(_bounds(out)):
+def reshaped_dim(shape: Sequence[int], out: Sequence[int], dim: int) -> int | None:
+    """Where dimension `dim` of `shape` is after a reshape to `out`: the one that contains it whole, None if split.
+
+    It is contained if its range of strides is: (2, 6, 5) to (2, 30) has 6 in dimension 1; to (4, 15) it is split.
+    """
+    low, high = _strides(shape)[dim]
+    for other, (start, end) in enumerate(_strides(out)):
         if start <= low and high <= end:
             return other
     return None

@@ -8,13 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Plan:
-    """For each group the kept channels, ascending; a group that is not named keeps all of its channels.
+    """For each group by name the indices of its kept channels, ascending; a group that is not named keeps all.
 
-    Any whole numbers will do (a list, a range, a tensor); they are kept as tuples of ints. A group that keeps none is
-    emptied, which a network allows where it is exact: `ChannelGraph.emptiable`.
+    Any sequence of integers will do (list, range, tensor); it is stored as a tuple of ints. An empty one cuts the
+    group as a whole, which is possible for removable groups only (`ChannelGraph.emptiable`).
 
     Raises:
-        ValueError: channels that are not whole numbers, each once, ascending.
+        ValueError: indices that are not integers, repeated, or not ascending.
     """
 
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -44,10 +44,10 @@ def _indices(name: str, given: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_plan(plan: Plan, widths: Mapping[str, int]) -> None:
-    """Against the groups of a network and their widths.
+    """Check a plan against the groups of a network: `widths`, number of channels by group name.
 
     Raises:
-        ValueError: the plan names a group or a channel that is not there.
+        ValueError: the plan names an unknown group, or an index that is not in [0, width).
     """
     for name, channels in plan.kept.items():
         if name not in widths:

@@ -1,12 +1,13 @@
-"""Which groups of channels may go as a whole.
+"""Removable groups: those of which every channel may be cut.
 
-A convolution that reads no channel gives zeros, and its bias. Where every reader of a group is such a convolution,
-and nothing else sees its channels, the network without the group is exact: a residual block without inner channels
-is its shortcut (in a post-activation block, and the constant that the following batch norm makes of zeros). Wanted
-where one threshold for all channels leaves a block without any, as in network slimming (Liu et al., ICCV 2017,
-arXiv:1708.06519).
+A convolution without input channels outputs zeros and its bias. Where every reader of a group is a convolution, and
+nothing else sees the group's channels, the network cut to none of them still equals the masked one: a residual block
+without inner channels is its shortcut (in a post-activation block its shortcut plus the constant that the last batch
+norm makes of zeros). Needed where one threshold for all channels leaves a block without any, as in Liu et al.,
+"Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519.
 
-What is not sure is refused: a group that could be emptied and is not costs a channel.
+Conservative: a removable group that is not recognised keeps one channel more than necessary; the opposite mistake
+would give a wrong network.
 """
 
 from collections import Counter, defaultdict
@@ -15,48 +16,49 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from compress.graph.liveness import Flow, what_is_lost
+from compress.graph.liveness import Calls, liveness_error
 from compress.graph.tracing import ELEMENTWISE, ELEMENTWISE_MODULES, SPATIAL, SPATIAL_MODULES
 from compress.graph.types import Axis, ChannelGroup
 
-Uses = Mapping[str, Sequence[fx.Node]]  # by module: its calls, and where `forward` takes a tensor of it
+Uses = Mapping[str, Sequence[fx.Node]]  # module name -> nodes that call it or read one of its tensors
 
 
-def why_never_empty(
-    model: nn.Module, groups: Sequence[ChannelGroup], runs: Sequence[fx.Graph], flows: Sequence[Flow]
+def why_not_removable(
+    model: nn.Module, groups: Sequence[ChannelGroup], traces: Sequence[fx.Graph], calls: Sequence[Calls]
 ) -> dict[str, str]:
-    """For each group that must keep a channel a relative clause that says why.
+    """For each group that is not removable the reason, as a relative clause.
 
-    `runs` are the calls of evaluation and of training, `flows` the same as `flow_of` has them.
+    `traces` are the forward in eval mode and, where it differs, in train mode; `calls` are `calls_of` each.
     """
     owners = Counter(id(t) for m in model.modules() for t in [*m._parameters.values(), *m._buffers.values()])
-    uses = [_uses(run) for run in runs]
+    uses = [_uses(trace) for trace in traces]
     reasons = {}
     for group in groups:
-        seen = next(_seen_elsewhere(model, group, owners, uses), None)
-        lost = (lost for flow in flows if (lost := what_is_lost(flow, group.consumers)))
-        if why := next(lost, None) if seen is None else f"which {seen}":
+        seen = next(_other_readers(model, group, owners, uses), None)
+        errors = (error for forward in calls if (error := liveness_error(forward, group.consumers)))
+        if why := next(errors, None) if seen is None else f"which {seen}":
             reasons[group.name] = why
     return reasons
 
 
-def _seen_elsewhere(
+def _other_readers(
     model: nn.Module, group: ChannelGroup, owners: Counter[int], uses: Sequence[Uses]
 ) -> Iterator[str]:
-    """What sees the group's channels beside its own convolutions and batch norms, and convolutions that read it."""
+    """What sees the group's channels besides the convolutions and batch norms that they are produced by, and the
+    convolutions that read them. `owners` counts in how many modules a tensor (by its id) is."""
     names = sorted({_owner(axis) for axis in group.positions})
-    yield from (why for axis, places in group.positions.items() if (why := _other_axis(model, axis, places)))
-    yield from (f"shares weights of {name}" for name in names if _shares(model, name, owners))
-    yield from (why for use in uses if (why := _other_reader(model, group, names, use)))
+    yield from (why for axis, indices in group.positions.items() if (why := _other_axis(model, axis, indices)))
+    yield from (f"shares weights of {name}" for name in names if _shares_weights(model, name, owners))
+    yield from (why for use in uses if (why := _other_calls(model, group, names, use)))
 
 
 def _owner(axis: Axis) -> str:
     return axis.tensor.rpartition(".")[0]
 
 
-def _uses(run: fx.Graph) -> Uses:
+def _uses(trace: fx.Graph) -> Uses:
     found = defaultdict(list)
-    for node in run.nodes:
+    for node in trace.nodes:
         if node.op == "call_module":
             found[str(node.target)].append(node)
         elif node.op == "get_attr":
@@ -64,27 +66,27 @@ def _uses(run: fx.Graph) -> Uses:
     return found
 
 
-def _other_axis(model: nn.Module, axis: Axis, places: Tensor) -> str | None:
-    """Why an axis is more than all channels of a convolution or a batch norm, each once."""
+def _other_axis(model: nn.Module, axis: Axis, indices: Tensor) -> str | None:
+    """Why an axis is anything else than the whole axis of a convolution or batch norm, each channel once."""
     name, _, attribute = axis.tensor.rpartition(".")
     module = model.get_submodule(name)
     if type(module) not in (nn.Conv2d, nn.BatchNorm2d):
         return f"runs through {name or 'the network itself'}, a {type(module).__name__}"
-    value: Any = getattr(module, attribute)  # a number where a norm has no tensors
+    value: Any = getattr(module, attribute)  # an int (num_features) where a norm has no tensors
     length = value.shape[axis.dim] if isinstance(value, Tensor) else value
-    if tuple(places.shape) != (length, 1):
+    if tuple(indices.shape) != (length, 1):
         return f"is not all that {name} {'reads' if axis.dim == 1 else 'holds'}, each channel once"
     return None
 
 
-def _shares(model: nn.Module, name: str, owners: Counter[int]) -> bool:
+def _shares_weights(model: nn.Module, name: str, owners: Counter[int]) -> bool:
     module = model.get_submodule(name)
     tensors = [*module._parameters.values(), *module._buffers.values()]
     return any(owners[id(tensor)] > 1 for tensor in tensors if tensor is not None)
 
 
-def _other_reader(model: nn.Module, group: ChannelGroup, names: Sequence[str], uses: Uses) -> str | None:
-    """Why the group's channels go elsewhere than from its layers to its readers, one by one."""
+def _other_calls(model: nn.Module, group: ChannelGroup, names: Sequence[str], uses: Uses) -> str | None:
+    """Why the calls between the group's producers and its consumers are not channelwise operations only."""
     for name in names:
         calls = uses.get(name, ())
         if len(calls) != 1 or calls[0].op != "call_module":
@@ -101,7 +103,7 @@ def _other_reader(model: nn.Module, group: ChannelGroup, names: Sequence[str], u
 
 
 def _is_channelwise(model: nn.Module, node: fx.Node) -> bool:
-    """Whether every channel passes by itself, through an op without weights and without another operand."""
+    """Whether an operation treats every channel by itself, without weights and without a second operand."""
     if len(node.all_input_nodes) != 1:
         return False
     if node.op == "call_module":

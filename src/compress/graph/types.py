@@ -1,4 +1,7 @@
-"""What a channel graph is: groups of channels that live and die together, and the layers they run through."""
+"""The channel graph as data: groups of coupled channels, and the layers that produce and read them.
+
+Start here; `compress.graph.build` makes one, `compress.prune` prices and cuts plans of it.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +11,7 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
-from compress.graph.liveness import Flow, what_is_lost
+from compress.graph.liveness import Calls, liveness_error
 from compress.graph.plan import Plan, check_plan
 
 
@@ -26,41 +29,44 @@ class Layer:
     name: str
     kind: str  # "conv" or "linear"
     out_axis: Axis
-    in_axis: Axis | None  # None: depthwise, the channel passes through
-    macs_per_weight: int  # how often each weight is used for one image
-    kernel: int
-    stride: int
+    in_axis: Axis | None  # None: depthwise, an output channel belongs to the input channel of the same group
+    macs_per_weight: int  # how often each weight is used for one image: output positions, over all calls
+    kernel: int  # height, in pixels; 1 for a linear layer
+    stride: int  # in height, in pixels; 0 for a linear layer
     groups: int
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that live and die together; a name, a width, and where each channel sits.
+    """Coupled channels: cutting channel i removes its slices from every tensor of the group at once.
 
-    `positions[axis]` is (width, m): the m places of every channel on that axis (m > 1 after a flatten).
+    `positions[axis]` is (width, m) int64: the m indices of every channel on that axis. m > 1 after a flatten, where
+    one channel is one column per pixel.
     """
 
     name: str
     width: int
     positions: Mapping[Axis, Tensor] = field(repr=False)
     consumers: tuple[str, ...]  # layers that read these channels, in order of execution
-    copies: int = 1  # how many outputs of a layer one channel is: one per conv group of a grouped convolution
+    outputs_per_channel: int = 1  # outputs of a layer that one channel is: one per group of a grouped convolution
 
 
 @dataclass(frozen=True, repr=False)
 class ChannelGraph(Sequence[ChannelGroup]):
-    """All groups of a network in order of execution, its weighted layers, and what could not be cut and why.
+    """All groups of a network in order of execution, its layers with weights, and what cannot be cut and why.
 
-    A sequence of its groups: `graph[0].width`, `for group in graph`.
+    It is the sequence of its groups: `graph[0].width`, `for group in graph`.
     """
 
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
-    frozen: Mapping[str, str]
-    norms: Mapping[str, tuple[int, Axis]]  # layer and group norms, which see all channels: on which dimension, axis
-    scaled_by: Mapping[str, str] = field(default_factory=dict)  # indices of a selection: the batch norm before it
-    never_empty: Mapping[str, str] = field(default_factory=dict)  # groups that must keep a channel, and why
-    flows: tuple[Flow, ...] = ()  # of evaluation, and of training
+    frozen: Mapping[str, str]  # layers whose outputs cannot be cut, and why
+    norms: Mapping[str, tuple[int, Axis]]  # layer and group norms: the activation dimension they see, and their axis
+    scaled_by: Mapping[str, str] = field(
+        default_factory=dict
+    )  # channel selection (its `indices`) -> the batch norm before it
+    never_empty: Mapping[str, str] = field(default_factory=dict)  # groups that are not removable as a whole, and why
+    calls: tuple[Calls, ...] = ()  # of the forward in eval mode and, where it differs, in train mode
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)
@@ -80,21 +86,22 @@ class ChannelGraph(Sequence[ChannelGroup]):
 
     @property
     def emptiable(self) -> frozenset[str]:
-        """Groups that a plan may empty, each for itself: `masked` and `cut` are the same without any channel.
+        """Removable groups: a plan may keep none of their channels, and `cut` still equals `masked`.
 
-        All that reads such a group is convolutions, whose outputs are then zeros (and their bias): a residual block
-        without inner channels is its shortcut. Several together may still be too many; `kept` tells.
+        All readers of such a group are convolutions, which then output zeros and their bias: a residual block without
+        inner channels is its shortcut. That holds for each group alone; `kept` checks several together.
         """
         return frozenset(group.name for group in self.groups) - self.never_empty.keys()
 
     def emptied(self, plan: Plan) -> list[ChannelGroup]:
+        """The groups that a plan keeps no channel of."""
         return [group for group in self.groups if not plan.kept.get(group.name, True)]
 
     def kept(self, plan: Plan) -> dict[str, Tensor]:
-        """Kept channels of every group, checked against its width.
+        """Kept channels of every group, ascending int64 (kept,), checked against the group's width.
 
         Raises:
-            ValueError: the plan names a group or a channel that is not there, or empties what must keep a channel.
+            ValueError: the plan names an unknown group or channel, or empties groups that are not removable.
         """
         widths = {group.name: group.width for group in self.groups}
         check_plan(plan, widths)
@@ -112,17 +119,22 @@ class ChannelGraph(Sequence[ChannelGroup]):
         for group in emptied:
             if group.name in self.never_empty:
                 raise ValueError(f"plan empties group {group.name!r}, {self.never_empty[group.name]}; {rule}")
-        silent = {name for group in emptied for name in group.consumers}
-        lost = next((lost for flow in self.flows if (lost := what_is_lost(flow, silent))), None)
-        if lost:
+        dead_layers = {name for group in emptied for name in group.consumers}
+        why = next((why for calls in self.calls if (why := liveness_error(calls, dead_layers))), None)
+        if why:
             names = ", ".join(repr(group.name) for group in emptied)
-            raise ValueError(f"plan empties groups {names}, {lost}; {rule}, but not all of these")
+            raise ValueError(f"plan empties groups {names}, {why}; {rule}, but not all of these")
 
     def widths(self, plan: Plan) -> list[int]:
+        """Number of kept channels of every group, in the order of the groups; the plan is not checked."""
         return [len(plan.kept.get(group.name, range(group.width))) for group in self.groups]
 
     def dropped(self, plan: Plan, axes: Collection[Axis] | None = None) -> dict[Axis, Tensor]:
-        """Places on each axis (of these, if given) that the plan takes away."""
+        """Indices that the plan removes, per axis (of `axes`, if given): int64 (removed,).
+
+        Raises:
+            ValueError: as `kept`.
+        """
         kept = self.kept(plan)
         gone: dict[Axis, list[Tensor]] = defaultdict(list)
         for group in self.groups:

@@ -1,6 +1,6 @@
-"""The code that a run depends on and that is not this package's: a function of somebody's own, and what it imports.
+"""Digests of user code: of a module that a config names, and of everything that it imports and that is not installed.
 
-An edited network or method is another one, so its source is part of the key of what is computed with it.
+A network or method that was edited is a different one, so a digest of its source is part of the cache key of a stage.
 """
 
 import ast
@@ -18,7 +18,8 @@ _INSTALLED = [str(folder.resolve()) for folder in _FOLDERS]
 
 
 def source_digest(target: str) -> str | None:
-    """Of the module that a dotted path lies in, and of all that it imports which is not installed; None if ours."""
+    """Digest of the module of a dotted path and of all modules that it imports, transitively, without those of this
+    package, the standard library and site-packages; None if no module is left."""
     importlib.import_module(target.rpartition(".")[0])
     files: dict[str, Path] = {}
     _collect(target.rpartition(".")[0], files)
@@ -29,7 +30,7 @@ def source_digest(target: str) -> str | None:
 
 
 def source_digests(node: Any) -> dict[str, str]:
-    """Of every `_target_` in a config node."""
+    """`source_digest` of every `_target_` in a config node, by dotted path, where it is not None."""
     if isinstance(node, list):
         return {name: digest for item in node for name, digest in source_digests(item).items()}
     if not isinstance(node, Mapping):
@@ -40,6 +41,7 @@ def source_digests(node: Any) -> dict[str, str]:
 
 
 def _collect(name: str, files: dict[str, Path]) -> None:
+    """Add the file of an imported module to `files` (module name -> file), and those of its imports."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name in files:
         return
@@ -52,6 +54,7 @@ def _collect(name: str, files: dict[str, Path]) -> None:
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
+    """Absolute names of everything that a module's source may import; `from a import b` may mean the module a.b."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Files written whole: under another name first, then renamed, so that a reader sees a whole file or none."""
+"""Atomic writes, JSON and JSON lines, checksums, text that is safe to print."""
 
 import errno
 import hashlib
@@ -23,7 +23,7 @@ from compress.io.paths import METRICS
 log = logging.getLogger(__name__)
 
 MOST_JSON = 2**28  # bytes
-CHUNK = 2**20  # bytes that have a checksum of their own
+CHUNK = 2**20  # bytes per CRC-32
 
 JSON = dict[str, Any]
 Row = Mapping[str, Any]
@@ -31,7 +31,12 @@ Row = Mapping[str, Any]
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what is written there becomes `path` when the block ends well."""
+    """Write a file atomically: yields a temporary name beside `path`, which is renamed to `path` when the block ends
+    without an error. A reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; names `path`.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -40,14 +45,14 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         if error.filename is None or str(part) in (error.filename, error.filename2):
-            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that people know
+            raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary one
         raise
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented, with lists of numbers on one line: people read these files too."""
+    """Write JSON atomically, indented, but lists of numbers on one line: people read these files too."""
     text = re.sub(
         r"\[\n([-+.\deE,\s]+?)\n\s*\]", lambda m: f"[{' '.join(m[1].split())}]", json.dumps(content, indent=1)
     )
@@ -58,7 +63,7 @@ def write_json(path: Path, content: Any) -> None:
 def parse_json(text: str | bytes) -> Any:
     """
     Raises:
-        ValueError: no JSON, or one that is nested as nobody nests it.
+        ValueError: not JSON, or nested deeper than Python's recursion limit.
     """
     try:
         return json.loads(text)
@@ -66,17 +71,17 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def need_regular(path: Path) -> None:
+def require_regular_file(path: Path) -> None:
     """
     Raises:
-        OSError: there is none, or it is a device or a pipe, which may never end.
+        OSError: it does not exist, or is a folder, device or pipe; reading a pipe may never end.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
-def as_read(content: Mapping[str, Any]) -> Any:
-    """What comes back of content that is written as JSON: lists for tuples, text for the keys of mappings."""
+def json_round_trip(content: Mapping[str, Any]) -> Any:
+    """Content as it would be read back from JSON: tuples become lists, keys of dicts become strings."""
     return json.loads(json.dumps(content))
 
 
@@ -84,19 +89,20 @@ def read_json(path: Path) -> Any:
     """
     Raises:
         OSError: it cannot be read.
-        ValueError: no JSON, or larger than any that a run writes.
+        ValueError: not JSON, or larger than `MOST_JSON`.
     """
-    need_regular(path)
+    require_regular_file(path)
     if path.stat().st_size > MOST_JSON:
         raise ValueError(f"larger than {MOST_JSON:,} bytes")
     return parse_json(path.read_text())
 
 
 def read_rows(folder: Path) -> list[JSON]:
-    """The rows of metrics.jsonl; a last line that a kill cut short is left out.
+    """The rows of a folder's metrics.jsonl, [] if there is none. A last line without its line break, which a killed
+    process left, is ignored.
 
     Raises:
-        ValueError: something else stands in it.
+        ValueError: a line is not a JSON object.
     """
     path = folder / METRICS
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
@@ -107,15 +113,15 @@ def read_rows(folder: Path) -> list[JSON]:
 
 
 def digest_of(path: Path) -> str:
-    """A short name for a file's content."""
+    """SHA-256 of a file's content, 16 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def checksum(content: memoryview) -> str:
-    """That tells damage: the CRC-32 of every MiB, taken by as many threads as there are cores, under one SHA-256.
+    """A hash that detects damage: SHA-256 of the CRC-32s of every MiB, which a thread per core computes.
 
-    A third of the time of a SHA-256 of all. It is no proof against somebody who wants two contents to look alike.
+    Takes a third of the time of a SHA-256 of the content. It does not resist deliberate collisions.
     """
     chunks = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -124,8 +130,12 @@ def checksum(content: memoryview) -> str:
 
 
 def file_checksum(path: Path) -> str:
-    """The file is read where the system keeps it, not into memory of one's own."""
-    need_regular(path)
+    """`checksum` of a file, memory-mapped rather than read into memory.
+
+    Raises:
+        OSError: it does not exist, or is not a regular file.
+    """
+    require_regular_file(path)
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return checksum(memoryview(b""))
@@ -133,8 +143,8 @@ def file_checksum(path: Path) -> str:
             return checksum(content)
 
 
-def put_aside(path: Path, why: str) -> None:
-    """Give what stands in the way another name, and say so; nothing of it is deleted."""
+def quarantine(path: Path, why: str) -> None:
+    """Rename a damaged file or folder to `<name>.damaged`, and log a warning with the reason; nothing is deleted."""
     names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
@@ -142,12 +152,12 @@ def put_aside(path: Path, why: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Foreign text as it may be shown: what steers a terminal, and line breaks, are written out."""
+    """Text of unknown origin, safe to print: control characters and line breaks are escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def printable_tree(content: Any) -> Any:
-    """Of JSON, every text in it."""
+    """`printable` applied to every string in parsed JSON, keys included."""
     if isinstance(content, str):
         return printable(content)
     if isinstance(content, dict):
@@ -156,16 +166,17 @@ def printable_tree(content: Any) -> Any:
 
 
 def hash_of(content: Any, length: int = 12) -> str:
-    """A short name for settings: the same content, the same name."""
+    """SHA-256 of JSON content, independent of the order of keys, as `length` hex digits."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def refuse_swelling(path: Path) -> None:
-    """torch writes its archives uncompressed; one that is compressed may fill the memory.
+def refuse_compressed_archive(path: Path) -> None:
+    """A guard against zip bombs: torch.save does not compress its archives, and a compressed one could fill the
+    memory.
 
     Raises:
-        InputError: an archive that holds more than twice what it takes on the disk.
+        InputError: the file is a zip archive whose content is more than twice as large as the file.
     """
     if not zipfile.is_zipfile(path):
         return

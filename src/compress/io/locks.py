@@ -1,5 +1,5 @@
-"""Locks on files. The operating system frees one when its holder dies, however it dies; between machines they hold
-where the shared file system knows flock (NFS 4, Lustre with `-o flock`, BeeGFS, GPFS)."""
+"""File locks (flock). The operating system releases one when its process ends, even if it is killed. They work across
+machines where the shared file system supports flock (NFS 4, Lustre with `-o flock`, BeeGFS, GPFS)."""
 
 import functools
 import logging
@@ -11,11 +11,11 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from compress.errors import InputError
-from compress.io.files import put_aside
+from compress.io.files import quarantine
 
 try:
     import fcntl
-except ImportError:  # Windows, whose locks end with their holder
+except ImportError:  # Windows, which releases locks when a process ends
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,17 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def locked(path: Path, busy: str | None) -> Iterator[bool]:
-    """Hold the lock: True. When another process has it, say `busy` and wait; without `busy` don't: False."""
-    _need_locks(path.parent)
+    """Hold a lock during the block; yields True. While another process has it: log `busy` and wait, or, if `busy` is
+    None, yield False at once.
+
+    Raises:
+        InputError: the file system does not support flock.
+    """
+    _require_flock(path.parent)
     if path.is_symlink() or path.is_dir():
-        put_aside(path, "it is no lock")
+        quarantine(path, "it is no lock")
     lock = FileLock(path)
-    if not _taken(lock):
+    if not _try_acquire(lock):
         if busy is None:
             yield False
             return
@@ -43,11 +48,11 @@ def locked(path: Path, busy: str | None) -> Iterator[bool]:
 
 
 @functools.cache
-def _need_locks(folder: Path) -> None:
+def _require_flock(folder: Path) -> None:
     """
     Raises:
-        InputError: the file system of this folder has no locks that end with their holder; others are left behind by
-            a kill, and are not used.
+        InputError: the file system of this folder does not support flock. Lock files without it are not used: a
+        killed process would leave them behind.
     """
     if fcntl is None:
         return
@@ -61,7 +66,7 @@ def _need_locks(folder: Path) -> None:
             ) from None
 
 
-def _taken(lock: BaseFileLock) -> bool:
+def _try_acquire(lock: BaseFileLock) -> bool:
     try:
         lock.acquire(timeout=0)
     except Timeout:

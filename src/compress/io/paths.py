@@ -1,20 +1,20 @@
-"""Where things lie: the config tree, and the names of the files that a run leaves."""
+"""Paths: the config tree, and the names of the files that a run writes."""
 
 from pathlib import Path
 
 _package = Path(__file__).resolve().parents[1]
 
-# Inside the package when installed from a wheel, beside src/ in a checkout.
+# Inside the package if installed from a wheel, beside src/ in a checkout.
 CONF = _package / "conf" if (_package / "conf" / "config.yaml").is_file() else _package.parents[1] / "conf"
 
 SUMMARY = "summary.json"  # status, config, seconds per stage, results: what `compress compare` reads
 METRICS = "metrics.jsonl"  # one row per epoch or episode: the source of every plot
 PLAN = "plan.json"  # widths and kept channels per group, and the method's own form
 MODEL = "model.safetensors"  # weights, and in the header what rebuilds the network
-AGENT = "agent.pt"  # of searching methods: what decides, for other runs to use
-ONNX = "model.onnx"  # the same network for other runtimes, if asked for
+AGENT = "agent.pt"  # of methods that search: the trained agent, which other runs can load
+ONNX = "model.onnx"  # the same network for other runtimes, with eval.onnx=true
 SPLIT = "split.json"  # which training images were held out
-DEPENDS = "depends.json"  # of one stage: all that its result depends on
+DEPENDS = "depends.json"  # of one stage: everything that its result depends on; its cache key is a hash of it
 RESULT = "result.json"  # of one stage: what it reports
-LOCK = ".lock"  # of a run folder: held while a process is at it
-PROGRESS = "progress.pt"  # of one stage while it runs: where to continue after a kill
+LOCK = ".lock"  # of a run folder: locked while a process works in it
+PROGRESS = "progress.pt"  # of one stage while it runs: the state from which it resumes after a kill

@@ -1,4 +1,4 @@
-"""The folder that a stage works in: its results, its rows, and progress that survives a kill."""
+"""The folder in which a stage runs: its results, its metrics, and progress to resume from after a kill."""
 
 import hashlib
 import io
@@ -16,8 +16,8 @@ from compress.io.files import (
     JSON,
     Row,
     atomic,
-    need_regular,
     read_rows,
+    require_regular_file,
 )
 from compress.io.paths import DEPENDS, METRICS, MODEL, PLAN, PROGRESS
 
@@ -25,27 +25,28 @@ log = logging.getLogger(__name__)
 
 
 class DamagedError(ValueError):
-    """What a killed process left is not what it wrote, or not of this stage."""
+    """Saved progress is damaged, or of another stage."""
 
 
 def _sealed(folder: Path, state: bytes) -> bytes:
-    """Saved progress behind its digest, which also is that of what the stage in this folder depends on."""
+    """`state` behind 64 hex digits: a digest of it and of the folder's depends.json, so that progress of a stage with
+    other settings is not mistaken for this one's."""
     depends = folder / DEPENDS
-    whose = depends.read_bytes() if depends.is_file() else b""
-    return hashlib.sha256(whose + hashlib.sha256(state).digest()).hexdigest().encode() + state
+    settings = depends.read_bytes() if depends.is_file() else b""
+    return hashlib.sha256(settings + hashlib.sha256(state).digest()).hexdigest().encode() + state
 
 
 def read_progress(folder: Path) -> tuple[JSON | None, list[JSON]]:
-    """The last saved progress of the stage in a folder, if any, and the rows until then.
+    """The last saved progress of the stage in a folder, None if there is none, and the metrics rows up to it.
 
     Raises:
-        DamagedError: something else stands in their place.
+        DamagedError: the files are damaged, unreadable or of another stage.
     """
     path = folder / PROGRESS
     try:
         if not os.path.lexists(path):
             return None, []
-        need_regular(path)
+        require_regular_file(path)
         content = path.read_bytes()
         if content != _sealed(folder, content[64:]):
             raise DamagedError(f"{path} is damaged, or of another stage")
@@ -63,18 +64,19 @@ def read_progress(folder: Path) -> tuple[JSON | None, list[JSON]]:
 
 
 class StageFolder:
-    """The folder of one stage while it runs: its results, its rows, and where to continue after a kill."""
+    """The folder of one stage while it runs. `on_row` is called with every metrics row, resumed ones first; `resumed`
+    is the state that the last `progress` saved, None for a fresh start."""
 
     def __init__(self, folder: Path, on_row: Callable[[Row], None] = lambda row: None) -> None:
         self.folder = folder
         self.on_row = on_row
         self._began = self._saved_at = time.monotonic()
-        for leftover in folder.glob(".*.part"):  # of a process killed while it wrote
+        for leftover in folder.glob(".*.part"):  # of `atomic` in a process that was killed
             leftover.unlink()
         self.resumed = self._resume()
 
     def seconds(self) -> float:
-        """Time spent on the stage so far, in earlier lives too (up to their last saved progress)."""
+        """Seconds spent on the stage so far, those of killed processes included, up to their last saved progress."""
         return self._spent_before + time.monotonic() - self._began
 
     @property
@@ -86,7 +88,7 @@ class StageFolder:
         return self.folder / PLAN
 
     def _resume(self) -> JSON | None:
-        """The last saved progress, or None for a fresh start; rows written after it are dropped."""
+        """The last saved state, or None for a fresh start. Rows written after it are dropped from metrics.jsonl."""
         try:
             progress, rows = read_progress(self.folder)
         except DamagedError as error:
@@ -101,14 +103,15 @@ class StageFolder:
         return progress["state"] if progress else None
 
     def row(self, **values: Any) -> None:
-        """Append a row to the stage's metrics, and pass it on to the run's."""
+        """Append a row to the stage's metrics.jsonl, and pass it to `on_row`."""
         with open(self.folder / METRICS, "a") as file:
             file.write(json.dumps(values) + "\n")
         self._rows += 1
         self.on_row(values)
 
     def progress(self, state: Callable[[], JSON], every_seconds: float = 0) -> None:
-        """Save where the stage is, unless that was done less than `every_seconds` ago."""
+        """Save `state()` (for torch.save) as the state to resume from, unless the last one is newer than
+        `every_seconds`."""
         if time.monotonic() - self._saved_at >= every_seconds:
             whole = io.BytesIO()
             torch.save({"rows": self._rows, "seconds": self.seconds(), "state": state()}, whole)

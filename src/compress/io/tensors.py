@@ -1,6 +1,6 @@
-"""Files of tensors: states (torch.save, read with `weights_only=True`) and weights (safetensors), known by digests.
+"""Files of tensors: states (torch.save) and weights (safetensors with a JSON header and a digest).
 
-Reading one runs no code.
+Reading either runs no code: states are loaded with `weights_only=True`.
 """
 
 import hashlib
@@ -24,35 +24,35 @@ from compress.io.files import (
     checksum,
     parse_json,
     printable,
-    refuse_swelling,
+    refuse_compressed_archive,
 )
 
 log = logging.getLogger(__name__)
 
 
 def write_state(path: Path, state: JSON) -> None:
-    """Tensors, numbers, text, and dicts and lists of them."""
-    whole = io.BytesIO()  # torch tells of a full disk in other words than everything else
+    """Write tensors, numbers, strings, and dicts and lists of them, atomically."""
+    whole = io.BytesIO()  # torch.save to a full disk raises RuntimeError; this way it is an OSError
     torch.save(state, whole)
     with atomic(path) as part:
         part.write_bytes(whole.getbuffer())
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> JSON:
-    """What `write_state` wrote. Reading it runs no code, and takes no more memory than the file has bytes.
+    """Read what `write_state` wrote. Takes at most about twice as much memory as the file has bytes.
 
     Raises:
-        Exception: many kinds; not such a file.
+        Exception: of many types, from torch; not such a file.
     """
-    refuse_swelling(path)
+    refuse_compressed_archive(path)
     state: JSON = torch.load(path, map_location=device, weights_only=True)
     return state
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], header: JSON) -> None:
-    """A safetensors file; `header` (JSON) says how to rebuild the network that the weights fit.
+    """Write a safetensors file; `header` (JSON) says how to rebuild the network of the weights.
 
-    It also gets the digest of itself and of the weights: a flipped bit would make another network, silently.
+    A digest of the header and the weights is added to the header: a flipped bit would silently be another network.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     whole = save(tensors, metadata={"compress": json.dumps({**header, "digest": _digest(tensors, header)})})
@@ -61,12 +61,11 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], header: JSON) -> No
 
 
 def read_header(path: Path) -> JSON:
-    """How a file of `write_weights` says that its network is rebuilt: `model`, `plan`, perhaps `masks`.
-
-    What the parts say is for their readers to check.
+    """The header of a file of `write_weights`: `model`, `plan`, and possibly `masks` and `digest`. Its values are not
+    checked.
 
     Raises:
-        InputError: the file is missing, cut short, or not one of ours.
+        InputError: the file is missing, truncated, or not written by a run.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,10 +83,10 @@ def read_header(path: Path) -> JSON:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], JSON]:
-    """The weights and the header of a file that `write_weights` wrote.
+    """The weights and the header (without `digest`) of a file of `write_weights`.
 
     Raises:
-        InputError: the file is missing, cut short, damaged, or not one of ours.
+        InputError: the file is missing, truncated, damaged, or not written by a run.
     """
     header = read_header(path)
     try:
@@ -102,7 +101,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], JSON]:
 
 
 def _digest(weights: Mapping[str, Tensor], header: JSON) -> str:
-    """Of names, kinds, shapes and bytes of the weights, and of the header."""
+    """SHA-256 of the header and of names, dtypes, shapes and checksums of the weights."""
     facts = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(weights.items())]
     whole = hashlib.sha256(json.dumps([facts, header], sort_keys=True).encode())
     for _, tensor in sorted(weights.items()):
@@ -111,7 +110,7 @@ def _digest(weights: Mapping[str, Tensor], header: JSON) -> str:
 
 
 def state_digest(content: Any) -> str:
-    """Of tensors, numbers, text, and dicts and lists of them."""
+    """A hash of tensors, numbers, strings, and dicts and lists of them; independent of the order of keys."""
     if isinstance(content, Tensor):
         facts = f"{content.dtype} {tuple(content.shape)}"
         return facts + checksum(content.contiguous().view(-1).view(torch.uint8).numpy().data)
@@ -122,10 +121,11 @@ def state_digest(content: Any) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-def holds_nothing(content: Any, most: int = 1_000_000) -> bool:
-    """Whether a part of a state is missing (None, or empty where something should stand) or not finite.
+def has_missing_or_nonfinite(content: Any, most: int = 1_000_000) -> bool:
+    """Whether a state contains None, a tensor without elements, or a value that is not finite; or more than `most`
+    parts.
 
-    Tensors must be as large as their memory: one number may pose as a matrix of any size.
+    A tensor larger than its storage counts too: an expanded one poses as a matrix of any size.
     """
     waiting, seen = [content], 0
     while waiting:
@@ -143,7 +143,7 @@ def holds_nothing(content: Any, most: int = 1_000_000) -> bool:
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Whether there are numbers, each in memory of its own."""
+    """Whether a tensor is dense, not empty, and has memory for each of its elements."""
     if tensor.layout != torch.strided or tensor.device.type == "meta":
         return False
     return 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -1,9 +1,9 @@
-"""Multiply-adds of an einsum, contracted pair by pair as torch contracts it.
+"""Multiply-adds of an einsum, contracted pair by pair as torch does.
 
-A pair of operands costs the product of the sizes of all labels that the two have, where a label is summed or both
-have labels of their own (a product of matrices, of a matrix and a vector, or an outer product). Where nothing is
-summed and one only scales the other, that is pointwise arithmetic. What only one operand has and nobody needs is
-summed before.
+Contracting two operands costs the product of the sizes of all their labels, if a label is summed over or each operand
+has a label that the other lacks (matrix times matrix, matrix times vector, outer product). If neither holds, one
+operand only scales the other: pointwise arithmetic, which counts 0. A label that only one operand has and that is not
+needed later is summed over first, which counts 0 too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,19 @@ from math import prod
 
 
 def einsum_macs(equation: str, shapes: Sequence[Sequence[int]], path: Sequence[int] | None = None) -> int:
-    """
+    """Multiply-adds of `torch.einsum(equation, ...)` with operands of these shapes.
+
     Args:
-        equation: such as "bik,bkj->bij"; dots stand for the dimensions that are not named.
-        shapes: of the operands.
-        path: pairs of operands in the order of contraction, flat, each result put last; None: from left to right.
+        equation: such as "bik,bkj->bij"; an ellipsis is allowed.
+        path: pairs of operands in the order of contraction, as one flat list, each result being appended to the
+            operands; None: from left to right.
     """
     operands, output = _labels(equation, [len(sizes) for sizes in shapes])
     sizes = _sizes(operands, shapes)
     held = [
         {label for label, size in zip(labels, of, strict=True) if size > 1 or sizes[label] == 1}
         for labels, of in zip(operands, shapes, strict=True)
-    ]  # a dimension of one that broadcasts is as good as none
+    ]  # without dimensions of size one that broadcast
     total = 0
     steps = [*zip(path[::2], path[1::2], strict=True)] if path is not None else [(0, 1)] * (len(held) - 1)
     for one, other in steps:
@@ -35,7 +36,8 @@ def einsum_macs(equation: str, shapes: Sequence[Sequence[int]], path: Sequence[i
 
 
 def _pair(first: set[str], second: set[str], needed: set[str], sizes: Mapping[str, int]) -> tuple[int, set[str]]:
-    """Multiply-adds of one contraction, and the labels of its result."""
+    """Multiply-adds of contracting two operands, given as sets of labels, and the labels of the result. `needed` are
+    the labels of the output and of the operands that are left."""
     first, second = first & (second | needed), second & (first | needed)
     every = first | second
     is_product = bool(every - needed) or (first - second and second - first)
@@ -43,7 +45,8 @@ def _pair(first: set[str], second: set[str], needed: set[str], sizes: Mapping[st
 
 
 def _labels(equation: str, dims: Sequence[int]) -> tuple[list[list[str]], list[str]]:
-    """Labels of every operand and of the output; those of the dots are numbers, counted from the last dimension."""
+    """Labels of every operand and of the output. The dimensions of an ellipsis are labelled "0", "1", ... from the
+    last to the first, so that they align as in broadcasting. `dims`: number of dimensions of each operand."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     operands = [_term(term, count) for term, count in zip(terms, dims, strict=True)]
@@ -56,12 +59,14 @@ def _labels(equation: str, dims: Sequence[int]) -> tuple[list[list[str]], list[s
 
 
 def _term(term: str, dims: int) -> list[str]:
+    """The labels of one operand of `dims` dimensions."""
     before, dots, after = term.partition("...")
     hidden = range(dims - len(before) - len(after) - 1, -1, -1) if dots else ()
     return [*before, *(str(number) for number in hidden), *after]
 
 
 def _sizes(operands: Sequence[Sequence[str]], shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The size of every label after broadcasting."""
     sizes: dict[str, int] = {}
     for labels, of in zip(operands, shapes, strict=True):
         for label, size in zip(labels, of, strict=True):

@@ -1,7 +1,7 @@
-"""How large a network is, in every convention that the published tables of the zoo use.
+"""The size of a network, in every convention that published tables use.
 
-One image, eval mode, a multiply-add counts one. What each counts per layer ("out", "in": how many numbers a layer
-gives or takes; what is not named counts nothing):
+All are for one image in eval mode; a multiply-add counts as one. What each convention counts per layer ("out", "in":
+the number of elements of the layer's output or input; an empty cell counts 0):
 
 | name | conv, linear, matmul | conv bias | linear bias | BN | ReLU family | pooling |
 |---|---|---|---|---|---|---|
@@ -13,18 +13,19 @@ gives or takes; what is not named counts nothing):
 
 `amc` is what AMC (He et al., ECCV 2018, arXiv:1802.03494) prints for its strategies.
 
-`fvcore` is `FlopCountAnalysis(model.eval(), image).total()`, other normalisations and resizing included.
+`fvcore` is `FlopCountAnalysis(model.eval(), image).total()`, which also counts other normalisations and resizing.
 
-`ptflops` is version 0.5 and 0.6 of that package. It hooks modules and sees no functions: an `nn.ReLU` counts and
-`F.relu` does not, nor does a functional pooling, which is why torchvision's mobilenet_v2 has 62,720 less than by
-fvcore's count plus its ReLU6. A BN without weights counts once, not twice. A module called twice counts twice.
+`ptflops` is that of the package's versions 0.5 and 0.6. It hooks modules and does not see functions: an `nn.ReLU`
+counts, `F.relu` and a functional pooling do not, which is why torchvision's mobilenet_v2 has 62,720 less than
+fvcore's count plus its ReLU6. A BN without weights counts its output once, not twice. A module that is called twice
+counts twice.
 
-`metapruning` is what the search of MetaPruning (Liu et al., ICCV 2019, arXiv:1903.10258) holds against its limit. The
-code behind the published genes also adds max-pooling modules (9 per output, 1.8 M for ResNet-50). They are left out,
-as in the figures that this project is held against (tests/oracles/metaprune.json).
+`metapruning` is what the search of MetaPruning (Liu et al., ICCV 2019, arXiv:1903.10258) compares with its limit. The
+code behind the published genes also adds max-pooling modules (9 per output, 1.8 M for ResNet-50). These are left out
+here, as in the reference figures of the tests (tests/oracles/metaprune.json).
 
-`params` are all parameters. `params_with_selection` adds the full width of every channel selection, also of one that
-was cut: the original implementations keep those vectors as parameters.
+`params` is the number of elements of all parameters. `params_with_selection` adds the full width of every channel
+selection, cut or not: the original implementations keep a vector of that length as a parameter.
 """
 
 from collections import Counter
@@ -34,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.measure.macs import Operators, count_operators, count_params, run_hooked
+from compress.measure.macs import Operators, count_operators, count_params, run_with_hooks
 from compress.models.layers import ChannelSelection
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU)
@@ -44,7 +45,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one image; see the table at the head of this file."""
+    """Counts of a network for one image; the head of this file defines them."""
 
     macs: int
     amc: int
@@ -56,7 +57,13 @@ class Counts:
 
 
 def counts(model: nn.Module, shape: tuple[int, int, int], operators: Operators | None = None) -> Counts:
-    """Every count of a network for images (C, H, W); `operators` of it, if they are counted already."""
+    """Every count of a network for images of `shape` (C, H, W).
+
+    `operators` may pass in `count_operators(model, shape)`, which takes most of the time.
+
+    Raises:
+        InputError: the network cannot take such images, or cannot be traced.
+    """
     operators = operators or count_operators(model, shape)
     macs = operators.total
     seen = _count_modules(model, shape)
@@ -74,7 +81,7 @@ def counts(model: nn.Module, shape: tuple[int, int, int], operators: Operators |
 
 
 def _count_modules(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str]:
-    """Numbers that pass through modules of each kind, a module called twice twice."""
+    """Elements of inputs or outputs by kind of module, summed over all calls."""
     seen: Counter[str] = Counter()
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
@@ -90,5 +97,5 @@ def _count_modules(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str
         elif isinstance(module, nn.Linear) and module.bias is not None:
             seen["linear bias"] += output.numel()
 
-    run_hooked(model, [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)], hook, shape)
+    run_with_hooks(model, [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)], hook, shape)
     return seen

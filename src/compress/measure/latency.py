@@ -1,4 +1,4 @@
-"""Time of one forward pass at batch 1."""
+"""Time of one forward pass at batch size 1."""
 
 import logging
 from typing import NamedTuple
@@ -18,8 +18,14 @@ class Latency(NamedTuple):
 def measure_latency(
     model: nn.Module, shape: tuple[int, int, int], device: torch.device, *, seconds: float, threads: int
 ) -> Latency:
-    """Median over repeated blocks; CUDA is synchronised around each."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # speaks of CUDA compilers on import
+    """Median time of a forward pass in eval mode for one image of `shape` (C, H, W).
+
+    Repeats blocks of passes for about `seconds` on `threads` CPU threads; CUDA is synchronised around each block. The
+    model must be on `device`.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # warns about missing CUDA compilers on import
     from torch.utils.benchmark import Timer
 
     image = torch.zeros(1, *shape, device=device)

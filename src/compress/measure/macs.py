@@ -1,11 +1,12 @@
-"""Multiply-adds of a network: convolutions, linear, bilinear and recurrent layers, matrix products; nothing else.
+"""MACs (multiply-adds) of a network: convolutions, linear, bilinear and recurrent layers, matrix products; nothing
+else.
 
-torch traces one image, `compress.measure.formulas` counts each operator of the trace, `compress.measure.free` lists
-those without multiply-adds that count. What is neither is named with its layer, never silently 0.
+torch.jit traces one image; `mac_formulas` counts each operator of the trace; `zero_mac_operators` lists those that
+count 0 by convention. An operator in neither is reported with its layer, never silently 0.
 
-Where fvcore counts too, the numbers are its own (einsum to the unit, of which it keeps four digits). It calls
-multiply-adds "flops" and also counts normalisation, pooling and resizing; the papers this project compares with do
-not. `compress.measure.counts` has the other conventions.
+For operators that fvcore counts the numbers are equal (for einsum fvcore keeps only four digits). fvcore calls
+multiply-adds "flops", and also counts normalisation, pooling and resizing, which the papers that this project
+compares with do not. `compress.measure.counts` has the other conventions.
 """
 
 import warnings
@@ -19,19 +20,21 @@ import torch
 from torch import nn
 
 from compress.errors import InputError, first_line
-from compress.measure.formulas import FORMULAS, UnknownError
-from compress.measure.free import FREE
+from compress.measure.mac_formulas import MAC_FORMULAS, UnknownError
+from compress.measure.zero_mac_operators import ZERO_MAC_OPERATORS
 
-Uncounted = Mapping[str, tuple[str, ...]]
-OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # the nodes of prim:: that run operators
+UncountedOperators = Mapping[
+    str, tuple[str, ...]
+]  # layer name ("": the network itself) -> operators without a formula
+OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # nodes of prim:: that run code
 
 
 @dataclass(frozen=True)
 class Operators:
-    """What ran for one image."""
+    """The operators that ran for one image, counted."""
 
-    macs: Mapping[str, int]  # by operator
-    uncounted: Uncounted  # operators without a formula that may multiply and add, by layer; "" is the network itself
+    macs: Mapping[str, int]  # by operator, without those that count 0
+    uncounted: UncountedOperators
     fvcore: int  # FlopCountAnalysis(model, image).total(); where fvcore fails on an operator, our count of it
 
     @property
@@ -41,7 +44,7 @@ class Operators:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode; afterwards each in the mode it had."""
+    """Every module in eval mode; afterwards each is back in the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -53,7 +56,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _hooks_kept(model: nn.Module) -> Iterator[None]:
-    """fvcore leaves its hooks behind where a forward fails."""
+    """Removes the hooks that fvcore leaves behind where a forward fails."""
     kinds = ("_forward_hooks", "_forward_pre_hooks")
     before = [(module, kind, dict(getattr(module, kind))) for module in model.modules() for kind in kinds]
     try:
@@ -66,37 +69,39 @@ def _hooks_kept(model: nn.Module) -> Iterator[None]:
 
 
 def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Operators:
-    """What one image (C, H, W) costs, by operator, and what could not be counted.
+    """MACs of one image of `shape` (C, H, W) in eval mode by operator, and the operators that could not be counted.
 
     Raises:
-        InputError: the network cannot take such an image, or cannot be traced.
+        InputError: the network cannot take such an image, or torch.jit cannot trace it.
     """
     macs: Counter[str] = Counter()
-    uncounted: dict[str, dict[str, None]] = {}  # a dictionary without values is a set in order
+    uncounted: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
     by_fvcore = 0
-    for node, layer, is_inside in _walk(_trace(model, shape)):
+    for node, layer, is_nested in _walk(_trace(model, shape)):
         kind = node.kind()
         operator = _operator(kind)
-        count = None if operator in FREE else _count(node, operator)
+        count = None if operator in ZERO_MAC_OPERATORS else _count(node, operator)
         if count is not None:
             macs[operator] += count
-        elif operator not in FREE:
+        elif operator not in ZERO_MAC_OPERATORS:
             uncounted.setdefault(layer, {})[_name(node)] = None
-        if not is_inside:
+        if not is_nested:
             by_fvcore += _as_fvcore(node, kind, count or 0)
     return Operators(dict(macs), {layer: tuple(names) for layer, names in uncounted.items()}, by_fvcore)
 
 
 def _trace(model: nn.Module, shape: tuple[int, int, int]) -> Any:
-    """torch's graph of one image in eval mode; every node's scope ends in its layer."""
+    """The torch.jit graph of one image in eval mode; the last part of a node's scope is its layer's name."""
     example = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
     names = {module: name for name, module in model.named_modules()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one opaque op that nobody can see into
+    torch.backends.mha.set_fastpath_enabled(False)  # it would be one opaque operator
     try:
         with warnings.catch_warnings(), in_eval_mode(model), _hooks_kept(model), torch.no_grad():
-            warnings.simplefilter("ignore")  # of tracing, and of fvcore, which uses torch.jit.script
+            warnings.simplefilter(
+                "ignore"
+            )  # tracer warnings, and the deprecation of torch.jit.script, which fvcore uses
             from fvcore.nn.jit_analysis import _get_scoped_trace_graph
 
             return _get_scoped_trace_graph(model, (images,), names)
@@ -112,27 +117,28 @@ def _runs(model: nn.Module, images: torch.Tensor) -> bool:
     try:
         with in_eval_mode(model), torch.no_grad():
             model(images)
-    except Exception:  # whatever the network raises
+    except Exception:  # a network may raise anything
         return False
     return True
 
 
 def _walk(graph: Any, layer: str | None = None) -> Iterator[tuple[Any, str, bool]]:
-    """Every operator of a graph, the layer it ran in, and whether it stands inside another node.
+    """Every operator of a graph, the layer that it ran in, and whether it is nested in another node.
 
-    fvcore sees no such node: what a `torch.autograd.Function` runs, what scripted functions and their branches hold.
+    Nested are the operators of a `torch.autograd.Function`, and of scripted functions and their branches. fvcore does
+    not see those.
     """
     for node in graph.nodes():
         where = node.scopeName().split("/")[-1] if layer is None else layer
-        parts = [*node.blocks(), *_inside(node)]
+        parts = [*node.blocks(), *_nested_graphs(node)]
         for part in parts:
             yield from ((inner, at, True) for inner, at, _ in _walk(part, where))
         if not parts and not (node.kind().startswith("prim::") and node.kind() not in OPAQUE):
             yield node, where, layer is not None
 
 
-def _inside(node: Any) -> list[Any]:
-    """The graphs that a node runs, where they can be had."""
+def _nested_graphs(node: Any) -> list[Any]:
+    """The graphs nested in a node, where torch exposes them."""
     if node.kind() == "prim::PythonOp" and node.hasAttribute("Subgraph"):
         return [node.g("Subgraph")]
     if node.kind() == "prim::CallFunction":
@@ -148,24 +154,24 @@ def _operator(kind: str) -> str:
 
 
 def _name(node: Any) -> str:
-    """As people know it: a Python function of autograd by its class."""
+    """An operator's name for messages: that of a `torch.autograd.Function` is its class."""
     if node.kind() == "prim::PythonOp":
         return str(node.pyname())
     return _operator(node.kind())
 
 
 def _count(node: Any, operator: str) -> int | None:
-    """Multiply-adds of a node, or None where they cannot be counted."""
-    if operator not in FORMULAS:
+    """MACs of a node; None where they cannot be counted."""
+    if operator not in MAC_FORMULAS:
         return None
     try:
-        return FORMULAS[operator](list(node.inputs()), list(node.outputs()))
-    except (UnknownError, LookupError, TypeError, ValueError):  # or called in a way that the formula does not know
+        return MAC_FORMULAS[operator](list(node.inputs()), list(node.outputs()))
+    except (UnknownError, LookupError, TypeError, ValueError):  # called in a way that the formula does not cover
         return None
 
 
 def _as_fvcore(node: Any, kind: str, ours: int) -> int:
-    """What fvcore has for a node; it fails on vectors and on normalisation of unusual shapes."""
+    """fvcore's count of a node. Where fvcore fails (on vectors, on unusual shapes of normalisation): `ours`."""
     from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS
 
     if kind not in _DEFAULT_SUPPORTED_OPS:
@@ -177,14 +183,18 @@ def _as_fvcore(node: Any, kind: str, ours: int) -> int:
     return int(sum(counted.values()) if isinstance(counted, Counter) else counted)
 
 
-def describe_uncounted(uncounted: Uncounted) -> str:
-    """In one line: each layer with its operators."""
+def describe_uncounted(uncounted: UncountedOperators) -> str:
+    """A clause for messages that names each layer with its operators."""
     where = "; ".join(f"{layer or 'forward'} runs {', '.join(names)}" for layer, names in uncounted.items())
     return f"its MACs leave out what has no formula ({where})"
 
 
 def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """MACs of one image (C, H, W)."""
+    """MACs of one image of `shape` (C, H, W) in eval mode; uncounted operators count 0.
+
+    Raises:
+        InputError: as `count_operators`.
+    """
     return count_operators(model, shape).total
 
 
@@ -192,10 +202,11 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def run_hooked(
+def run_with_hooks(
     model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], shape: tuple[int, int, int]
 ) -> None:
-    """Run one image (C, H, W) through a network in eval mode, `hook` behind each of these modules of it."""
+    """Run one image of `shape` (C, H, W) through a network in eval mode, with `hook` as a forward hook of
+    `modules`."""
     example = next(model.parameters(), torch.zeros(()))
     handles = [module.register_forward_hook(hook) for module in modules]
     try:

@@ -1,6 +1,6 @@
-"""What zero weights could save: multiply-adds that need not be made, and bytes that compress.
+"""What zero weights could save: multiply-adds with a zero weight, and bytes of a compressed file.
 
-Neither is measured time: a dense kernel multiplies by zero as well.
+Neither is time: dense kernels multiply by zero too.
 """
 
 import zlib
@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress.measure.macs import count_macs, run_hooked
+from compress.measure.macs import count_macs, run_with_hooks
 
 HOOKED = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
 CHUNK = 1 << 20  # bytes
 
 
 def nonzero_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """MACs of one image (C, H, W) but for those of zero weights of convolutions and linear layers.
+    """MACs of one image of `shape` (C, H, W) without those of zero weights of convolutions and linear layers.
 
-    A weight is used once per output position, again in every call of its layer. What no such layer computes (the
-    mixing in attention) counts in full.
+    A weight is used once per output position and call of its layer. MACs without weights (scores and weighted sums of
+    attention) count in full.
 
     Raises:
         InputError: the network cannot take such an image.
@@ -29,19 +29,19 @@ def nonzero_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         nonlocal idle
-        if isinstance(layer, nn.MultiheadAttention):  # computes its last linear layer without calling it
+        if isinstance(layer, nn.MultiheadAttention):  # it uses the weight of out_proj without calling the module
             layer, output = layer.out_proj, output[0]
         weight = layer.weight
         assert isinstance(weight, Tensor)
         zeros = weight.numel() - int(weight.count_nonzero())
         idle += zeros * (output.numel() // len(weight))  # (1, C, H, W) or (1, ..., C)
 
-    run_hooked(model, [module for module in model.modules() if isinstance(module, HOOKED)], hook, shape)
+    run_with_hooks(model, [module for module in model.modules() if isinstance(module, HOOKED)], hook, shape)
     return dense - idle
 
 
 def zipped_bytes(path: Path) -> int:
-    """Size of a file after deflate (zlib, level 6)."""
+    """Size in bytes of a file after deflate (zlib, level 6)."""
     deflate = zlib.compressobj(6)
     size = 0
     with open(path, "rb") as file:

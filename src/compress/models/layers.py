@@ -1,4 +1,4 @@
-"""Layers of our own that the channel graph knows by name."""
+"""Layers of this package, which the channel graph knows how to cut."""
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ def initialise_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class Nothing(nn.Module):
-    """What a convolution gives that reads no channel: (B, any, H, W) -> (B, out_channels, H', W').
+class EmptyConv(nn.Module):
+    """A convolution without weights: (B, any, H, W) -> (B, out_channels, H', W'), zeros plus the bias if there is
+    one.
 
-    Zeros in the input's dtype, and the bias if there is one. Stands where surgery has emptied what a convolution
-    reads; and, with one channel that nobody looks at, where it has emptied what one gives.
+    Surgery puts it in place of a convolution whose input channels are all cut (torch has none of 0 channels); and of
+    one whose output channels are all cut, then with one channel of zeros that no layer reads. `margin` is, per
+    dimension, padding on both sides minus the dilated kernel's size, so that H' = (H + margin) // stride + 1.
     """
 
     def __init__(
@@ -27,7 +29,7 @@ class Nothing(nn.Module):
         self.bias = bias
 
     def size(self, x: Tensor) -> tuple[int, int]:
-        """(H', W')"""
+        """(H', W') of the output for an input x (B, any, H, W)."""
         height, width = ((x.shape[2 + i] + self.margin[i]) // self.stride[i] + 1 for i in range(2))
         return height, width
 
@@ -39,24 +41,24 @@ class Nothing(nn.Module):
         return f"{self.out_channels}, stride={self.stride}, bias={self.bias is not None}"
 
 
-def nothing_for(conv: nn.Conv2d) -> Nothing:
-    """In place of a convolution that is cut to no inputs, to no outputs, or both."""
+def empty_conv_for(conv: nn.Conv2d) -> EmptyConv:
+    """In place of a convolution that is cut to no input channels, to no output channels, or both."""
     margin = []
     for i, kernel in enumerate(conv.kernel_size):
         reach = conv.dilation[i] * (kernel - 1)
         padded = {"same": reach, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else 2 * conv.padding[i]
         margin.append(int(padded) - reach - 1)
-    made = Nothing(
+    empty = EmptyConv(
         max(conv.out_channels, 1), (conv.stride[0], conv.stride[1]), (margin[0], margin[1]),
         conv.bias if conv.out_channels else None,
     )  # fmt: skip
-    return made.train(conv.training)
+    return empty.train(conv.training)
 
 
 class ChannelPad(nn.Module):
     """Zero channels before and after the given ones: (B, C, H, W) -> (B, before + C + after, H, W).
 
-    Two plain numbers, so that surgery can lower them when it takes padded channels out.
+    `before` and `after` are plain ints: surgery lowers them when it cuts padded channels.
     """
 
     def __init__(self, before: int, after: int) -> None:
@@ -73,10 +75,9 @@ class ChannelPad(nn.Module):
 class ChannelSelection(nn.Module):
     """Some of the channels, by index: (B, channels, H, W) -> (B, len(indices), H, W).
 
-    Stands where a layer wants fewer channels than a residual stream carries: the stream keeps its width, and what
-    reads it does so through the selection (Liu et al., "Learning Efficient Convolutional Networks through Network
-    Slimming", ICCV 2017, arXiv:1708.06519, section 3). The indices are whole numbers in a buffer: no gradient
-    reaches them, and they are saved with the weights.
+    Lets a layer read fewer channels than a residual stream has: the stream keeps its width, and the layer reads it
+    through the selection (Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV
+    2017, arXiv:1708.06519, section 3). The indices are an int64 buffer: not trained, but saved with the weights.
     """
 
     indices: Tensor

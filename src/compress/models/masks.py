@@ -1,9 +1,9 @@
 """Weight masks: which weights of a layer stay zero while the others train.
 
-A mask is a buffer of the layer that it masks, so that it is saved, loaded, copied, moved and averaged with it. It is
-not derived from `w != 0`: a kept weight may be exactly zero, and would never train again (users met that:
-Eric-mingjie/rethinking-network-pruning#13). It is laid on after every optimizer step: masking the gradient alone lets
-a pruned weight come back, moved by the momentum of earlier steps.
+A mask is a buffer of the layer that it masks, so that it is saved, loaded, copied, moved and averaged with the layer.
+It is not computed as `w != 0`: a kept weight that happens to be exactly zero would never train again (reported in
+Eric-mingjie/rethinking-network-pruning#13). It is applied after every optimizer step: with only the gradient masked,
+the momentum of earlier steps still moves a pruned weight away from zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,8 @@ MASK = "weight_mask"
 
 
 def set_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Mask layers by name, in place of the masks they had; True is kept, the other weights become zero now.
+    """Set the masks of layers, by layer name, and zero the masked weights. True: the weight is kept. A mask (of any
+    dtype, cast to bool) has the shape of its weight, is copied, and replaces one that the layer has.
 
     Raises:
         InputError: a name is not a layer that can be masked, or a mask has another shape than the weight.
@@ -28,7 +29,7 @@ def set_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         weight = masked_weight(model, name)
         if mask.shape != weight.shape:
             raise InputError(f"{name}: a mask of shape {tuple(mask.shape)} for a weight of {tuple(weight.shape)}")
-        own = mask.to(weight.device, torch.bool, copy=True)  # two networks must not share one
+        own = mask.to(weight.device, torch.bool, copy=True)  # never shared by two networks
         model.get_submodule(name).register_buffer(MASK, own)
     apply_masks(model)
 
@@ -54,45 +55,44 @@ def is_masked(layer: nn.Module) -> bool:
 
 
 def masked_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have a mask, by name, in the order of the modules."""
+    """The layers that have a mask, by name, in the order of `named_modules`."""
     return {name: layer for name, layer in model.named_modules() if is_masked(layer)}
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
-    """The masks by the names of their layers; `set_masks(averaged, masks_of(model))` gives them to an average of it.
-
-    An average that takes buffers too would mix the masks of all steps (and torch's default one cannot average bool).
+    """The masks by layer name, bool. For averaged weights use `set_masks(averaged_model, masks_of(model))`: averaging
+    buffers too would mix the masks of all steps (and torch's `AveragedModel` cannot average bool).
     """
     return {name: layer.get_buffer(MASK) for name, layer in masked_layers(model).items()}
 
 
 @torch.no_grad()
 def apply_masks(model: nn.Module) -> None:
-    """Zero the masked weights, in place; for after every optimizer step and every update of averaged weights."""
+    """Zero the masked weights in place. Call it after every optimizer step and every update of averaged weights."""
     for layer in model.modules():
         if is_masked(layer):
-            # A product is five times as fast as masked_fill_; adding 0 makes its -0.0 to 0.0, which compresses.
+            # A product is five times as fast as masked_fill_; adding 0 turns -0.0 into 0.0, which compresses better.
             layer.get_parameter("weight").mul_(layer.get_buffer(MASK)).add_(0)
 
 
 def mask_name(layer: str) -> str:
-    """What the mask of a layer is called in a state dict; a network may be one layer, which has no name."""
+    """The key of a layer's mask in a state dict; `layer` is "" for a network that is a single layer."""
     return f"{layer}.{MASK}" if layer else MASK
 
 
 def packed(mask: Tensor) -> Tensor:
-    """Eight to a byte, the first in the highest bit: bool of any shape, n numbers -> uint8 (ceil(n / 8),).
+    """Eight values per byte, the first in the highest bit: bool of any shape, n values -> uint8 (ceil(n / 8),).
 
-    A byte per weight would add a quarter to float32 weights on disk; a bit adds 3 %.
+    On disk a byte per weight would add 25 % to float32 weights; a bit adds 3 %.
     """
     return torch.from_numpy(np.packbits(mask.detach().cpu().numpy()))
 
 
 def unpacked(bits: Tensor, shape: Sequence[int]) -> Tensor:
-    """What `packed` was given: uint8 (ceil(n / 8),) -> bool of `shape`.
+    """The inverse of `packed`: uint8 (ceil(n / 8),) -> bool of `shape`, n values.
 
     Raises:
-        InputError: not as many bytes as such a mask takes.
+        InputError: another dtype or number of bytes.
     """
     count = prod(shape)
     if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),):

@@ -1,8 +1,8 @@
 """MobileNetV2 and ResNet-50 at the widths that a gene names.
 
 Liu et al., "MetaPruning: Meta Learning for Automatic Neural Network Channel Pruning", ICCV 2019, arXiv:1903.10258;
-the tables and what a gene is: `compress.models.spaces`. Shortcuts go by the block's place in its stage: to compare
-widths, as other code does, would change the network where two happen to be equal.
+`compress.models.spaces` has the tables and defines genes. Whether a block has a shortcut depends on its index in the
+stage, not on equal widths as in other code: there two widths that happen to be equal change the network.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from compress.models.layers import initialise_convolutions
 from compress.models.spaces import (
     Block,
     Conv,
+    GeneWidths,
     Space,
-    Widths,
     checked_gene,
     decode,
     mobilenetv2_gene,
@@ -31,12 +31,13 @@ Variant = Literal["torchvision", "paper", "seed"]
 
 
 class Builder:
-    """Makes the convolutions of a table at given widths."""
+    """Makes the modules of a table's convolutions at given widths."""
 
-    def __init__(self, widths: Widths, in_channels: int) -> None:
+    def __init__(self, widths: GeneWidths, in_channels: int) -> None:
         self._channels, self._in_channels = (*widths.outs, *widths.mids), in_channels
 
     def width(self, entry: int | None) -> int:
+        """Channels by index in the gene; None: the image's."""
         return self._in_channels if entry is None else self._channels[entry]
 
     def conv(self, conv: Conv) -> nn.Conv2d:
@@ -52,7 +53,7 @@ class Builder:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1, each with BN; names of parameters as in torchvision."""
+    """1x1, 3x3, 1x1, each with BN; parameters are named as in torchvision."""
 
     def __init__(self, block: Block, make: Builder) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """(B, C, H, W) -> (B, classes)."""
 
-    def __init__(self, space: Space, widths: Widths, in_channels: int, num_classes: int) -> None:
+    def __init__(self, space: Space, widths: GeneWidths, in_channels: int, num_classes: int) -> None:
         super().__init__()
         assert space.pooled
         make = Builder(widths, in_channels)
@@ -90,13 +91,13 @@ class ResNet50(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1, depthwise 3x3, 1x1 without an activation; added to its input unless it is the first of its stage."""
+    """1x1, depthwise 3x3, 1x1 without activation; its input is added unless it is the first block of its stage."""
 
     def __init__(self, block: Block, make: Builder, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         expand, dw, project = block.convs
         self.expand, self.dw, self.project = make.conv_norm(expand), make.conv_norm(dw), make.conv_norm(project)
-        self.activation, self.adds = activation, block.place > 0
+        self.activation, self.adds = activation, block.index > 0
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.project(self.activation(self.dw(self.activation(self.expand(x)))))
@@ -109,7 +110,7 @@ class MobileNetV2(nn.Module):
     def __init__(
         self,
         space: Space,
-        widths: Widths,
+        widths: GeneWidths,
         activation: Callable[[Tensor], Tensor],
         in_channels: int,
         num_classes: int,

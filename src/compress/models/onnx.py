@@ -1,4 +1,4 @@
-"""A network as an ONNX file, for runtimes that know no torch. Needs the extra: `pip install "compress-lab[onnx]"`."""
+"""Export to ONNX, for runtimes without torch. Needs the extra: `pip install "compress-lab[onnx]"`."""
 
 import copy
 import logging
@@ -17,7 +17,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def require_onnx(asked_by: str) -> None:
     """
     Raises:
-        InputError: the extra's packages are not installed; names them.
+        InputError: packages of the extra are missing; names them, and `asked_by`, the setting that needs them.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -25,13 +25,15 @@ def require_onnx(asked_by: str) -> None:
 
 
 def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> float:
-    """Write `path`: input "images" (B, C, H, W), output "logits" (B, classes), any batch size, in eval mode.
+    """Write a network in eval mode, float32, to `path`: input "images" (B, C, H, W), output "logits" (B, classes),
+    any B.
 
     Returns:
         The largest difference between onnxruntime's logits and torch's, relative to the largest logit, in float32.
 
     Raises:
-        InputError: the extra is not installed, there is no such folder, or the network cannot run on such images.
+        InputError: the extra is not installed, the folder of `path` does not exist, or the network cannot run on
+        images of `shape` (C, H, W).
     """
     require_onnx("onnx")
     if not path.parent.is_dir():
@@ -46,10 +48,10 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
         raise InputError(f"{type(model).__name__}: cannot run on {size} images ({first_line(error)})") from error
     if not isinstance(logits, Tensor):
         raise InputError(f"{type(model).__name__}: must give one tensor to be exported, not {type(logits).__name__}")
-    for speaks in ("torch.onnx", "onnxscript", "onnx_ir"):  # of every pass over the graph
-        logging.getLogger(speaks).setLevel(logging.ERROR)
+    for talkative in ("torch.onnx", "onnxscript", "onnx_ir"):  # they log every pass over the graph
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch itself uses
+        warnings.simplefilter("ignore")  # deprecations inside torch itself
         torch.onnx.export(
             network,
             (images,),
@@ -61,10 +63,11 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> fl
             external_data=False,
             verbose=False,
         )
-    return _apart(path, images, logits)
+    return _relative_difference(path, images, logits)
 
 
-def _apart(path: Path, images: Tensor, logits: Tensor) -> float:
+def _relative_difference(path: Path, images: Tensor, logits: Tensor) -> float:
+    """Largest difference of onnxruntime's logits from torch's, over the largest logit."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

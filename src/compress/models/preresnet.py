@@ -2,12 +2,13 @@
 
 He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016, arXiv:1603.05027; the selection is that of Liu
 et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. The
-residual stream is never narrowed: a block's first BN has the stream's full width, and the block reads some of those
-channels through the selection behind it. Where the shape changes, a bare 1x1 convolution of the raw input.
+residual stream is never narrowed: a block's first BN has the stream's full width, and the selection behind it picks
+the channels that the block reads. Where the shape changes, the shortcut is a 1x1 convolution of the block's input,
+without BN.
 
-Three families are in use, and what tells them apart stands in the builders at the end: `resnet_cs`, two 3x3
-convolutions of a quarter of the stage's width; `resnet_x4_cs`, two of full width; `preresnet`, the 1x1, 3x3, 1x1
-bottleneck.
+The residual stream is what the shortcuts carry from block to block. Three families are in use; the builders at the
+end of this file set their `Design`: `resnet_cs`, two 3x3 convolutions of a quarter of the stage's width;
+`resnet_x4_cs`, two of full width; `preresnet`, the 1x1, 3x3, 1x1 bottleneck.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,53 +20,57 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.errors import InputError
-from compress.models.layers import ChannelSelection, Nothing, initialise_convolutions
+from compress.models.layers import ChannelSelection, EmptyConv, initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Bound
 
 STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Channels of one block: of the stream before it, those it reads, of its inner BNs, of the stream after it."""
+class BlockWidths:
+    """Numbers of channels in one block."""
 
-    stream: int
-    entry: int
-    inner: tuple[int, ...]
-    out: int
+    stream: int  # of the residual stream that enters it
+    entry: int  # of those, the selected ones
+    inner: tuple[int, ...]  # between its convolutions
+    out: int  # of the residual stream that leaves it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What the families differ in."""
+    """How the families differ."""
 
     stem: int
     stem_relu: bool
     kernels: tuple[int, ...]  # of the convolutions of a block
-    strided: int  # which of them has the block's stride
-    shrink: int  # stage outputs per inner channel
-    inner_relu_modules: bool  # else functions, which counters that hook modules do not see
+    strided: int  # index of the one that has the block's stride
+    shrink: int  # the stage's output channels per inner channel
+    inner_relu_modules: bool  # nn.ReLU, else F.relu, which counters that hook modules (ptflops) do not see
 
-    def widths(self, blocks: int) -> list[Widths]:
-        """Of all blocks at full width."""
+    def widths(self, blocks: int) -> list[BlockWidths]:
+        """The full widths of a network with `blocks` blocks per stage, block by block."""
         found, stream = [], self.stem
         for out, _ in STAGES:
             for _ in range(blocks):
-                found.append(Widths(stream, stream, (out // self.shrink,) * (len(self.kernels) - 1), out))
+                found.append(BlockWidths(stream, stream, (out // self.shrink,) * (len(self.kernels) - 1), out))
                 stream = out
         return found
 
 
 def select_first(channels: int, kept: int) -> ChannelSelection:
+    """A selection of the first `kept` of `channels`."""
     selection = ChannelSelection(channels)
     selection.indices = torch.arange(kept)
     return selection
 
 
 class Block(nn.Module):
-    """BN, selection, ReLU, convolution; then BN, ReLU, convolution as often as there are inner widths."""
+    """BN, selection, ReLU, convolution; then BN, ReLU, convolution once per inner width.
 
-    def __init__(self, design: Design, widths: Widths, stride: int, selection: bool) -> None:
+    (B, widths.stream, H, W) -> (B, widths.out, H / stride, W / stride).
+    """
+
+    def __init__(self, design: Design, widths: BlockWidths, stride: int, selection: bool) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(widths.stream)
         self.select: nn.Module = select_first(widths.stream, widths.entry) if selection else nn.Identity()
@@ -83,8 +88,8 @@ class Block(nn.Module):
             self.shortcut = nn.Conv2d(widths.stream, widths.out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A branch that surgery has emptied is zero exactly: its last convolution has no bias, and no BN follows.
-        if all(isinstance(self.get_submodule(f"conv{i + 1}"), Nothing) for i in range(self.convs)):
+        # A branch whose convolutions are all cut to nothing is exactly zero: the last has no bias, and no BN follows.
+        if all(isinstance(self.get_submodule(f"conv{i + 1}"), EmptyConv) for i in range(self.convs)):
             return self.shortcut(x)  # type: ignore[no-any-return]
         out = self.get_submodule("conv1")(self.relu(self.select(self.bn1(x))))
         for i in range(2, self.convs + 1):
@@ -97,7 +102,13 @@ class PreResNet(nn.Module):
     """(B, C, H, W) -> (B, classes)."""
 
     def __init__(
-        self, design: Design, blocks: Sequence[Widths], last: int, selection: bool, in_channels: int, num_classes: int
+        self,
+        design: Design,
+        blocks: Sequence[BlockWidths],
+        last: int,
+        selection: bool,
+        in_channels: int,
+        num_classes: int,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, design.stem, 3, 1, 1, bias=False)
@@ -105,9 +116,9 @@ class PreResNet(nn.Module):
         per_stage = len(blocks) // len(STAGES)
         stages = []
         for s, (_, stride) in enumerate(STAGES):
-            mine = blocks[s * per_stage : (s + 1) * per_stage]
+            in_stage = blocks[s * per_stage : (s + 1) * per_stage]
             stages.append(
-                nn.Sequential(*(Block(design, w, 1 if i else stride, selection) for i, w in enumerate(mine)))
+                nn.Sequential(*(Block(design, w, 1 if i else stride, selection) for i, w in enumerate(in_stage)))
             )
         self.layer1, self.layer2, self.layer3 = stages
         stream = STAGES[-1][0]
@@ -125,16 +136,16 @@ class PreResNet(nn.Module):
         return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
-def flat(blocks: Sequence[Widths], last: int) -> list[int]:
-    """The published form of the widths: what each block reads and its inner ones, then what the classifier reads."""
+def flat(blocks: Sequence[BlockWidths], last: int) -> list[int]:
+    """The list of widths that is published as `cfg`: per block `entry` and `inner`, then the classifier's inputs."""
     return [width for block in blocks for width in (block.entry, *block.inner)] + [last]
 
 
-def narrowed(full: Sequence[Widths], cfg: Sequence[int], selection: bool) -> tuple[list[Widths], int]:
-    """The blocks at the widths of a published list, and its last number.
+def narrowed(full: Sequence[BlockWidths], cfg: Sequence[int], selection: bool) -> tuple[list[BlockWidths], int]:
+    """The blocks at the widths of a `cfg`, and the classifier's inputs, its last entry. `full` are the full widths.
 
     Raises:
-        InputError: the list has another length, or a width is out of its bounds.
+        InputError: `cfg` has another length, or a width is out of bounds, or needs a selection that is off.
     """
     bounds = flat(full, STAGES[-1][0])
     written = f"model.cfg=[{','.join(map(str, cfg))}]"
@@ -145,7 +156,7 @@ def narrowed(full: Sequence[Widths], cfg: Sequence[int], selection: bool) -> tup
             raise InputError(f"{written}: entry {i} is {width}; must be a whole number in [1, {most}]")
     per_block = 1 + len(full[0].inner)
     parts = [cfg[i : i + per_block] for i in range(0, len(cfg) - 1, per_block)]
-    blocks = [Widths(w.stream, part[0], tuple(part[1:]), w.out) for w, part in zip(full, parts, strict=True)]
+    blocks = [BlockWidths(w.stream, part[0], tuple(part[1:]), w.out) for w, part in zip(full, parts, strict=True)]
     whole = cfg[-1] == bounds[-1] and all(block.entry == block.stream for block in blocks)
     if not selection and not whole:
         raise InputError(f"{written}: narrows what a block reads, which needs model.selection=true")
@@ -161,6 +172,7 @@ def _build(
 
 
 def _blocks(depth: int, period: int, examples: str) -> int:
+    """Blocks per stage; a stage of one block adds `period` layers."""
     if (depth - 2) % period:
         raise InputError(f"model.depth={depth}: must be {period}n + 2, such as {examples}")
     return (depth - 2) // period

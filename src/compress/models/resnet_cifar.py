@@ -1,10 +1,10 @@
 """ResNets for small images, depth 6n + 2.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, section 4.2. Two shortcuts
-where the shape changes: `pad` is the paper's option A (every second pixel, zero channels on both sides; without
-weights, state dicts as in the widely used public checkpoints), `conv` a bare 1x1 convolution without BN. With an
-`expansion` of 4 the blocks are bottlenecks of two 3x3 convolutions: stages of four times the width around the same
-inner ones, as channel-pruning studies widen the residual stream ("resnet20(w)").
+where the shape changes: `pad` is the paper's option A (every second pixel, zero channels on both sides; no weights,
+state dicts as in the widely used public checkpoints), `conv` a 1x1 convolution without BN. With `expansion` 4 the
+residual stream is four times as wide as the channels between a block's two 3x3 convolutions, as in channel-pruning
+studies ("resnet20(w)").
 """
 
 from typing import Annotated, Literal
@@ -53,7 +53,7 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Three stages of `blocks` blocks: (B, C, H, W) -> (B, classes).
 
-    Inner channels are `width`, 2 and 4 times `width`, the outputs of a stage `expansion` times that.
+    The inner channels of the stages are `width`, 2 * `width` and 4 * `width`, their outputs `expansion` times that.
     """
 
     def __init__(

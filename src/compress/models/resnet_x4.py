@@ -1,8 +1,8 @@
 """ResNets for small images with four times the channels, depth 6n + 2: resnet8x4, resnet32x4.
 
 Tian et al., "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699, appendix: the teachers and
-students of the distillation literature on CIFAR-100. Every stage begins with a projection shortcut (1x1 convolution
-and BN); names of parameters are those of the checkpoints that its authors published.
+students of the distillation literature on CIFAR-100. The first block of every stage has a projection shortcut (1x1
+convolution and BN); parameters are named as in the checkpoints that its authors published.
 """
 
 from typing import Annotated

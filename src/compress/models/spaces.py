@@ -1,16 +1,17 @@
-"""Networks as tables whose widths are to be chosen, and the genes that choose them.
+"""Search spaces of MetaPruning: networks as tables of convolutions, and genes, which choose their widths.
 
 Liu et al., "MetaPruning: Meta Learning for Automatic Neural Network Channel Pruning", ICCV 2019, arXiv:1903.10258.
 The networks: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381,
 about 1.4 times as wide as published; He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
 arXiv:1512.03385, with the stride on the 3x3 convolution.
 
-A gene has one entry per width that may be chosen: the stem's and every stage's outputs (shared by the blocks of the
-stage, as its additions want), then the middle of every block. An entry is one of 31 options, a tenth of the full
-width to all of it; -1 is the last option, and what the classifier reads stays full.
+A gene has one entry per width that can be chosen: output channels of the stem and of every stage (the blocks of a
+stage share them, since their outputs are added), then the inner channels of every block. An entry is one of 31
+options, from a tenth of the full width to all of it, or -1 for the last option; the entry that the classifier reads
+is always full.
 
-`resnet50_space` and `mobilenetv2_space` are the tables that all the rest follows from: which convolution stands
-where, and which entries of a gene are its input and output widths.
+`resnet50_space` and `mobilenetv2_space` are the tables that everything else is derived from: the convolutions in
+order, and which entries of a gene are the input and output widths of each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,30 +27,32 @@ FULL = -1
 # -- tables ----------------------------------------------------------------------------------------------------
 
 
-class Stage(NamedTuple):
-    width: int
+class NetworkStage(NamedTuple):
+    """Blocks of one output width; one row of the architecture's table in its paper."""
+
+    width: int  # output channels
     blocks: int
     stride: int  # of the first block
-    expansion: int = 1  # of MobileNetV2: channels of a middle per output or input channel
+    expansion: int = 1  # of MobileNetV2: inner channels of a block per input or output channel
 
 
 RESNET50_STEM = 64
-RESNET50 = (Stage(256, 3, 1), Stage(512, 4, 2), Stage(1024, 6, 2), Stage(2048, 3, 2))
-RESNET50_SHRINK = 4  # outputs of a stage per channel of its middles
+RESNET50 = (NetworkStage(256, 3, 1), NetworkStage(512, 4, 2), NetworkStage(1024, 6, 2), NetworkStage(2048, 3, 2))
+RESNET50_SHRINK = 4  # output channels of a block per inner channel
 MOBILENETV2_STEM, MOBILENETV2_LAST = 44, 1280
 MOBILENETV2 = (
-    Stage(22, 1, 1, 1), Stage(33, 2, 2, 6), Stage(44, 3, 2, 6), Stage(88, 4, 2, 6), Stage(132, 3, 1, 6),
-    Stage(224, 3, 2, 6), Stage(448, 1, 1, 6),
+    NetworkStage(22, 1, 1, 1), NetworkStage(33, 2, 2, 6), NetworkStage(44, 3, 2, 6), NetworkStage(88, 4, 2, 6),
+    NetworkStage(132, 3, 1, 6), NetworkStage(224, 3, 2, 6), NetworkStage(448, 1, 1, 6),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """A convolution without bias and the BN behind it."""
+    """A convolution without bias, followed by BN."""
 
-    name: str  # its role in its block
-    source: int | None  # the gene's entry of its inputs; None: the image
-    out: int  # the gene's entry of its outputs
+    name: str  # within its block
+    source: int | None  # index in the gene of its input width; None: the image's channels
+    out: int  # index in the gene of its output width
     kernel: int = 1
     stride: int = 1
     padding: int = 0
@@ -58,25 +61,25 @@ class Conv:
 
 @dataclass(frozen=True)
 class Block:
-    """A bottleneck: its convolutions in order, and the one on its shortcut if it has one."""
+    """A bottleneck."""
 
-    stage: int
-    place: int  # in the stage
-    convs: tuple[Conv, ...]
-    down: Conv | None = None
+    stage: int  # from 1
+    index: int  # in the stage, from 0
+    convs: tuple[Conv, ...]  # in order
+    down: Conv | None = None  # on its shortcut, where the shape changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """A network whose widths are to be chosen."""
+    """A network whose widths can be chosen."""
 
     outs: tuple[int, ...]  # full widths of the first entries of a gene: stem, stages, last convolution
-    mids: tuple[int, ...]  # of the others: the middle of every block
-    full: int  # the entry that is never narrowed: what the classifier reads
+    mids: tuple[int, ...]  # full widths of the other entries: the inner channels of every block
+    full: int  # index of the entry that is never narrowed: the classifier's input
     stem: Conv
     blocks: tuple[Block, ...]
     last: Conv | None = None
-    pooled: bool = False  # 3x3 max-pooling of stride 2 behind the stem
+    pooled: bool = False  # 3x3 max pooling with stride 2 behind the stem
 
     @property
     def bases(self) -> tuple[int, ...]:
@@ -84,34 +87,35 @@ class Space:
         return (*self.outs, *self.mids)
 
     def convs(self) -> Iterator[tuple[str, Conv]]:
-        """Every convolution, in order, under the name of its place: stem, stage1.0.conv1, ..., last."""
+        """Every convolution, in order, with its name in the network: stem, stage1.0.conv1, ..., last."""
         yield self.stem.name, self.stem
         for block in self.blocks:
             for conv in (*block.convs, *([block.down] if block.down else [])):
-                yield f"stage{block.stage}.{block.place}.{conv.name}", conv
+                yield f"stage{block.stage}.{block.index}.{conv.name}", conv
         if self.last:
             yield self.last.name, self.last
 
 
-def _places(stages: Sequence[Stage]) -> Iterator[tuple[int, int, int, int]]:
-    """Of every block: its stage (from 1, as in a gene), its place there, the entry of its inputs, its stride."""
+def _blocks(stages: Sequence[NetworkStage]) -> Iterator[tuple[int, int, int, int]]:
+    """Of every block: stage (from 1, its outputs' index in a gene), index in it, its inputs' index in a gene,
+    stride."""
     for s, stage in enumerate(stages, 1):
-        for place in range(stage.blocks):
-            yield s, place, s if place else s - 1, 1 if place else stage.stride
+        for index in range(stage.blocks):
+            yield s, index, s if index else s - 1, 1 if index else stage.stride
 
 
 def resnet50_space(stem_padding: int) -> Space:
     first_mid = 1 + len(RESNET50)
     blocks, mids = [], []
-    for i, (s, place, source, stride) in enumerate(_places(RESNET50)):
+    for i, (s, index, source, stride) in enumerate(_blocks(RESNET50)):
         mid = first_mid + i
         convs = (
             Conv(name="conv1", source=source, out=mid),
             Conv(name="conv2", source=mid, out=mid, kernel=3, stride=stride, padding=1),
             Conv(name="conv3", source=mid, out=s),
         )
-        down = None if place else Conv(name="down", source=source, out=s, stride=stride)
-        blocks.append(Block(s, place, convs, down))
+        down = None if index else Conv(name="down", source=source, out=s, stride=stride)
+        blocks.append(Block(s, index, convs, down))
         mids.append(RESNET50[s - 1].width // RESNET50_SHRINK)
     return Space(
         outs=(RESNET50_STEM, *(stage.width for stage in RESNET50)),
@@ -124,17 +128,18 @@ def resnet50_space(stem_padding: int) -> Space:
 
 
 def mobilenetv2_space(variant: Literal["paper", "seed"]) -> Space:
-    """`paper` widens a block by its inputs; `seed` by its stage's outputs, and ends on half the resolution."""
+    """`paper`: inner channels are `expansion` times a block's input channels. `seed`: times its output channels, and
+    the last convolution has stride 2."""
     outs = (MOBILENETV2_STEM, *(stage.width for stage in MOBILENETV2), MOBILENETV2_LAST)
     blocks, mids = [], []
-    for i, (s, place, source, stride) in enumerate(_places(MOBILENETV2)):
+    for i, (s, index, source, stride) in enumerate(_blocks(MOBILENETV2)):
         mid = len(outs) + i
         convs = (
             Conv(name="expand", source=source, out=mid),
             Conv(name="dw", source=mid, out=mid, kernel=3, stride=stride, padding=1, depthwise=True),
             Conv(name="project", source=mid, out=s),
         )
-        blocks.append(Block(s, place, convs))
+        blocks.append(Block(s, index, convs))
         mids.append(MOBILENETV2[s - 1].expansion * outs[s if variant == "seed" else source])
     last = len(outs) - 1
     return Space(
@@ -150,37 +155,38 @@ def mobilenetv2_space(variant: Literal["paper", "seed"]) -> Space:
 # -- genes -----------------------------------------------------------------------------------------------------
 
 
-class Widths(NamedTuple):
-    """Channels, in the order of a gene."""
+class GeneWidths(NamedTuple):
+    """Numbers of channels that a gene chooses, in its order."""
 
     outs: tuple[int, ...]
     mids: tuple[int, ...]
 
 
 def ratio(option: int) -> float:
-    """Share of the full width: 0.10, 0.13, ..., 1.00; -1 is the last option."""
+    """The share of the full width that an option is: 0.10, 0.13, ..., 1.00; -1 is the last one."""
     return (10 + 3 * (option % OPTIONS)) / 100
 
 
-def decode(space: Space, gene: Sequence[int]) -> Widths:
+def decode(space: Space, gene: Sequence[int]) -> GeneWidths:
+    """A complete gene of `space` as numbers of channels, rounded down."""
     channels = [int(base * ratio(option)) for base, option in zip(space.bases, gene, strict=True)]
-    return Widths(tuple(channels[: len(space.outs)]), tuple(channels[len(space.outs) :]))
+    return GeneWidths(tuple(channels[: len(space.outs)]), tuple(channels[len(space.outs) :]))
 
 
 def resnet50_gene(upstream: Sequence[int]) -> list[int]:
-    """From the 20 entries of the authors' own code, which leave the full one out."""
+    """From the 20 entries that the authors' code uses, which leave out the full one."""
     return [*upstream[:4], FULL, *upstream[4:]]
 
 
 def mobilenetv2_gene(upstream: Sequence[int]) -> list[int]:
-    """From the 35 entries of the authors' own code: outputs of the stem and of every block, then every middle.
+    """From the 35 entries that the authors' code uses: outputs of the stem and of every block, then the inner widths.
 
     Raises:
         InputError: the outputs of one stage's blocks differ.
     """
     outs, mids = upstream[:18], upstream[18:]
     by_stage: dict[int, list[int]] = {}
-    for entry, (s, *_) in zip(outs[1:], _places(MOBILENETV2), strict=True):
+    for entry, (s, *_) in zip(outs[1:], _blocks(MOBILENETV2), strict=True):
         by_stage.setdefault(s, []).append(entry)
     for s, entries in by_stage.items():
         if len(set(entries)) > 1:
@@ -195,7 +201,12 @@ def written(gene: Sequence[int]) -> str:
 def checked_gene(
     space: Space, gene: Sequence[int] | None, convert: Callable[[Sequence[int]], list[int]], other: int
 ) -> list[int]:
-    """A gene of this space, from one of it, one of the authors' own code (`other` entries), or none: all full."""
+    """A valid gene of `space`. `gene` is one, or the authors' form (of `other` entries, which `convert` takes), or
+    None for the full network.
+
+    Raises:
+        InputError: another length, an entry that is no option, or a classifier's input that is not full.
+    """
     size = len(space.bases)
     if gene is None:
         return [FULL] * size

@@ -1,7 +1,7 @@
-"""How a network is named, built, saved and rebuilt.
+"""`ModelSpec`: how a network is described, built, saved and rebuilt.
 
-A network on disk is its spec (a function of this package and its arguments) + a plan + weights: nothing is
-pickled, and only functions of `compress.models` are ever called when a file is read.
+A network on disk is its spec (a function of this package and its arguments), a plan and weights. Nothing is pickled,
+and reading a file calls only the functions in `BUILDERS`.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from compress.schema.bounds import Classes, Side
 from compress.schema.check import check_settings, check_value, find_target, parameters_of, shown
 
 OURS = "compress.models."
-# All that a file may call. conf/model/*.yaml names the same functions.
+# The only functions that reading a file may call. conf/model/*.yaml names the same ones.
 BUILDERS = (
     "compress.models.metapruning.mobilenetv2",
     "compress.models.metapruning.resnet50",
@@ -34,28 +34,34 @@ BUILDERS = (
     "compress.models.torchvision.classifier",
     "compress.models.vgg.vgg",
 )
-FETCHING: Mapping[str, bool | None] = {"weights": None, "download": False}  # arguments, and what fetches nothing
-GIVEN = ("in_channels", "num_classes", "image_size")  # by the images
-IMAGENET_CLASSES = 1000  # of torchvision's pretrained weights
+FETCHING: Mapping[str, bool | None] = {
+    "weights": None,
+    "download": False,
+}  # arguments with values that load nothing
+GIVEN = ("in_channels", "num_classes", "image_size")  # arguments that follow from the images, not from the config
+IMAGENET_CLASSES = 1000  # classes of torchvision's pretrained weights
 MOST_PARAMETERS = 1_000_000_000  # the largest classifiers of torchvision have 0.65
-MOST_INPUTS = 2**24  # numbers in one image
+MOST_INPUTS = 2**24  # C * H * W of one image
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network before it exists: which function makes it, with which arguments, for which images."""
+    """A network that is not built yet: the function that makes it, its arguments, and the images it is for."""
 
-    target: str
-    args: Mapping[str, Any]
+    target: str  # dotted path of the function
+    args: Mapping[str, Any]  # without those of `GIVEN`
     shape: tuple[int, int, int]  # C, H, W
     classes: int
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # path of a file of weights to start from
 
-    def build(self, tried: bool = True) -> nn.Module:
-        """The network with fresh weights (or the pretrained ones that its arguments name), `tried` on one image.
+    def build(self, check_forward: bool = True) -> nn.Module:
+        """The network with fresh weights, or the pretrained ones that its arguments name; not those of `checkpoint`.
+
+        `check_forward` runs it on one image and checks the shape of its output.
 
         Raises:
-            InputError: the arguments do not go together, or the network cannot take such images.
+            InputError: the arguments contradict each other, the function is a user's and fails or returns no module
+            with parameters, the network is too large, or it cannot take images of `shape`.
         """
         self._check_size()
         try:
@@ -68,8 +74,8 @@ class ModelSpec:
             raise InputError(f"model._target_={self.target}: must return an nn.Module, not {type(network).__name__}")
         if next(network.parameters(), None) is None:
             raise InputError(f"model._target_={self.target}: has no parameters to train")
-        if tried:
-            self._try(network)
+        if check_forward:
+            self._check_forward(network)
         return network
 
     def _make(self) -> Any:
@@ -78,8 +84,14 @@ class ModelSpec:
         takes = inspect.signature(make).parameters
         return make(**{key: given[key] for key in given if key in takes} | dict(self.args))
 
-    def on_paper(self) -> nn.Module:
-        """The network without memory for its weights: names and shapes alone. For builders of `compress.models`."""
+    def on_meta_device(self) -> nn.Module:
+        """The network with parameters on torch's meta device: names, shapes and dtypes without memory or values. For
+        functions of `compress.models` only.
+
+        Raises:
+            InputError: the arguments contradict each other.
+            NotImplementedError: building it needs the values of tensors.
+        """
         with torch.device("meta"):
             network: nn.Module = self.without_pretrained()._make()
         return network
@@ -98,7 +110,8 @@ class ModelSpec:
             raise InputError(f"{error}{self._setting_that_fits(weights)}") from None
 
     def _setting_that_fits(self, weights: Mapping[str, Tensor]) -> str:
-        """Of the settings with few choices: one that makes a network of these names and shapes, in words."""
+        """For an error message: a setting of bool or Literal type with a value for which the weights would fit, or
+        ""."""
         if self.target not in BUILDERS:
             return ""
         for key, rule in parameters_of(find_target(self.target)).items():
@@ -106,8 +119,8 @@ class ModelSpec:
             for choice in choices:
                 other = replace(self, args={**self.args, key: choice})
                 try:
-                    own = other.on_paper().state_dict()
-                except (InputError, NotImplementedError):  # not with the other settings; not without numbers
+                    own = other.on_meta_device().state_dict()
+                except (InputError, NotImplementedError):  # a value that the other settings exclude; no meta device
                     continue
                 if not misfits(under_own_names(weights, own), own):
                     return f"; it fits with model.{key}={str(choice).lower()}"
@@ -116,13 +129,13 @@ class ModelSpec:
     def _check_size(self) -> None:
         """
         Raises:
-            InputError: a network of ours that no memory can be meant to hold.
+            InputError: a network of this package with more than `MOST_PARAMETERS`.
         """
         if not self.is_ours:
             return
         try:
-            count = sum(parameter.numel() for parameter in self.on_paper().parameters())
-        except NotImplementedError:  # torchvision's RegNets compute their widths with tensors; they are of one size
+            count = sum(parameter.numel() for parameter in self.on_meta_device().parameters())
+        except NotImplementedError:  # torchvision's RegNets compute widths with tensors; their size is fixed
             return
         if count > MOST_PARAMETERS:
             raise InputError(f"model: {self.describe()} has {count:,} parameters; must be <= {MOST_PARAMETERS:,}")
@@ -131,7 +144,7 @@ class ModelSpec:
     def is_ours(self) -> bool:
         return self.target.startswith(OURS)
 
-    def _try(self, network: nn.Module) -> None:
+    def _check_forward(self, network: nn.Module) -> None:
         was_training = network.training
         foreseen = (RuntimeError, ValueError, AssertionError) if self.is_ours else Exception
         try:
@@ -151,16 +164,17 @@ class ModelSpec:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether `build` gives a network that already knows these classes."""
+        """Whether `build` returns a network whose classifier is trained too: pretrained weights of as many
+        classes."""
         return self.args.get("weights") is not None and self.classes == IMAGENET_CLASSES
 
     @property
     def comes_trained(self) -> bool:
-        """Whether there is nothing to train: it has a checkpoint, or pretrained weights."""
+        """Whether the network needs no training: it has a checkpoint, or pretrained weights."""
         return self.checkpoint is not None or self.is_pretrained
 
     def without_pretrained(self) -> "ModelSpec":
-        """The same architecture, with no argument that would fetch weights."""
+        """The same architecture, without checkpoint and with no argument that would load or download weights."""
         fetching = {key: value for key, value in FETCHING.items() if key in self.args}
         return replace(self, args={**self.args, **fetching}, checkpoint=None)
 
@@ -179,10 +193,10 @@ class ModelSpec:
 
 
 def spec_from_json(content: Any) -> ModelSpec:
-    """What a file says of its network, with nothing in it that would fetch weights.
+    """The spec in the header of a file (`to_json`), with no argument that would load or download weights.
 
     Raises:
-        InputError: not one of `BUILDERS`, which is all that a file may call, or not as it takes its arguments.
+        InputError: not a spec, a target that is not in `BUILDERS`, or arguments that it does not take.
     """
     if not isinstance(content, dict) or content.keys() != {"target", "args", "shape", "classes"}:
         raise InputError("model: must be a target with its args, shape and classes")
@@ -202,7 +216,7 @@ def spec_from_json(content: Any) -> ModelSpec:
 
 
 def check_images(content: Mapping[str, Any]) -> list[str]:
-    """Problems of the images that a file says its network is for."""
+    """Problems, one line each, of the `shape` and `classes` in the header of a file."""
     shape, classes = content.get("shape"), content.get("classes")
     problems = check_value("shape", shape, list[Side]) + check_value("classes", classes, Classes)
     if not problems and isinstance(shape, list) and (len(shape) != 3 or prod(shape) > MOST_INPUTS):

@@ -1,4 +1,5 @@
-"""Any classifier of torchvision by name, with its pretrained weights where the user has them."""
+"""Any classifier of torchvision by name, with pretrained weights from torch.hub's cache or, if allowed,
+downloaded."""
 
 import difflib
 import os
@@ -15,7 +16,7 @@ from torchvision import models
 
 from compress.errors import InputError, first_line
 
-HEADS = {"aux1", "aux2", "AuxLogits"}  # of googlenet and inception_v3, in training only
+HEADS = {"aux1", "aux2", "AuxLogits"}  # auxiliary classifiers of googlenet and inception_v3, used in training only
 
 
 def _names() -> list[str]:
@@ -23,7 +24,7 @@ def _names() -> list[str]:
 
 
 def _last(model: nn.Module, kinds: tuple[type[nn.Module], ...], width: int) -> str | None:
-    """Name of the last layer of these kinds with `width` outputs."""
+    """Name of the last layer of these types with `width` outputs."""
     named = [
         name
         for name, module in model.named_modules()
@@ -34,7 +35,8 @@ def _last(model: nn.Module, kinds: tuple[type[nn.Module], ...], width: int) -> s
 
 
 def with_input_channels(model: nn.Module, channels: int) -> None:
-    """Let the first convolution take `channels` channels; trained weights are summed (to 1) or averaged."""
+    """Replace the first convolution by one of `channels` inputs, in place: each gets the old weights' sum over their
+    input channels divided by `channels`, so that grey images in any number of channels give the same outputs."""
     name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if old.in_channels == channels:
         return
@@ -54,7 +56,7 @@ def with_input_channels(model: nn.Module, channels: int) -> None:
 
 
 def with_classes(model: nn.Module, had: int, wanted: int) -> None:
-    """Replace the last layer by a fresh one for `wanted` classes; the right number of them is left as it is."""
+    """Replace the last layer, of `had` outputs, by a fresh one of `wanted`, in place; nothing if they are equal."""
     if had == wanted:
         return
     name = _last(model, (nn.Linear, nn.Conv2d), had)
@@ -79,16 +81,16 @@ def classifier(
     num_classes: int,
 ) -> nn.Module:
     """
-    `aux_heads` keeps the heads of googlenet and inception_v3 that only exist in training; they need images of about
-    the size that the network was made for.
+    `aux_heads` keeps the auxiliary classifiers of googlenet and inception_v3, which train mode uses; they need images
+    of about the network's published size.
 
     Raises:
-        InputError: no such name, no such weights, or weights that are not on this machine.
+        InputError: unknown `arch` or `weights`, or weights that are not on this machine and `download` is False.
     """
     if arch not in _names():
         near = difflib.get_close_matches(arch, _names(), 5) or ["resnet18", "mobilenet_v2", "vgg16_bn"]
         raise InputError(f"model.arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
-    # These two have heads that only exist in training, and weights that expect an input that they rescale themselves.
+    # These two have auxiliary classifiers, and with pretrained weights rescale their input (`transform_input`).
     inception = arch in ("googlenet", "inception_v3")
     if aux_heads and not inception:
         raise InputError(f"model.aux_heads=true: only googlenet and inception_v3 have such heads, not {arch}")
@@ -99,7 +101,7 @@ def classifier(
     else:
         asked = {"aux_logits": True} if aux_heads and arch == "googlenet" else {}
         with _plain_tensors_only(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")  # they are trained here
+            warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")  # they are trained by us
             model = models.get_model(arch, weights=_available(arch, weights, download), **asked)
         if inception:
             model.aux_logits, model.transform_input = aux_heads, in_channels == 3
@@ -115,7 +117,8 @@ def classifier(
 
 @contextmanager
 def _plain_tensors_only() -> Iterator[None]:
-    """torchvision loads its files with `weights_only=False`; this makes torch refuse code in them all the same."""
+    """torchvision loads its files with `weights_only=False`; the environment variable makes torch refuse code in
+    them."""
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
@@ -128,7 +131,11 @@ def _plain_tensors_only() -> Iterator[None]:
 
 
 def _available(arch: str, weights: str, download: bool) -> Any:
-    """The weights entry, once its file is on this machine or may be fetched."""
+    """The entry of torchvision's weights enum, its file being on this machine or downloaded now.
+
+    Raises:
+        InputError: no such entry, no file and `download` is False, or a damaged file.
+    """
     choices = models.get_model_weights(arch)
     if weights not in choices.__members__:
         raise InputError(f"model.weights={weights}: {arch} has {', '.join(choices.__members__)}")

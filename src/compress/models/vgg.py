@@ -1,9 +1,9 @@
 """VGG with batch norm for small images.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
-arXiv:1409.1556, table 1. As the pruning literature has it since Li et al., "Pruning Filters for Efficient ConvNets",
-ICLR 2017, arXiv:1608.08710: batch norm after every convolution, no fifth max-pooling, and one linear layer after a
-global average. 'M' in a list of widths is a max-pooling.
+arXiv:1409.1556, table 1, in the form that the pruning literature uses since Li et al., "Pruning Filters for Efficient
+ConvNets", ICLR 2017, arXiv:1608.08710: batch norm after every convolution, no fifth max pooling, and one linear layer
+after global average pooling. 'M' in a list of widths is a max pooling.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def vgg(
 ) -> VGG:
     """
     Raises:
-        InputError: the widths are not positive whole numbers and 'M'.
+        InputError: `cfg` is not a list of positive integers and 'M'.
     """
     widths = WIDTHS[depth] if cfg is None else list(cfg)
     numbers = [width for width in widths if width != "M"]

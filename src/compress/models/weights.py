@@ -1,8 +1,8 @@
-"""Weights of somebody's file: read as plain tensors, under the network's own names, checked before they are used.
+"""Checkpoints of unknown origin: read as plain tensors, renamed to the network's parameters, checked before use.
 
-Published files hold one state dict in many forms: inside a wrapper, under the prefixes of torch.compile, data
-parallelism or Lightning, with counters beside it. What is no weight (integers, complex or sparse numbers, infinities)
-is refused.
+Published files hold a state dict in many forms: inside a wrapper dict, under the prefixes of torch.compile, data
+parallelism or Lightning, with counters beside it. Tensors that are no weights (integer, complex, sparse, not finite)
+are refused.
 """
 
 import logging
@@ -20,23 +20,30 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from compress.errors import InputError, few
-from compress.io.files import refuse_swelling
+from compress.io.files import refuse_compressed_archive
 from compress.io.tensors import read_weights
 from compress.models.masks import MASK
 from compress.schema.check import shown
 
 log = logging.getLogger(__name__)
 
-# Under these keys published checkpoints keep their state dict.
+# Keys under which published checkpoints keep their state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params")
-PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.", "backbone.")  # before every name, in any nesting
-MOST_FORMS = 30  # that names are tried in; published files stay below 5
-COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop and of averaged models, beside the weights
-PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+PREFIXES = (
+    "_orig_mod.",
+    "module.",
+    "model.",
+    "net.",
+    "network.",
+    "backbone.",
+)  # may be nested
+MOST_FORMS = 30  # combinations of prefixes that are tried; published files need fewer than 5
+COUNTERS = ("total_ops", "total_params", "n_averaged")  # buffers of thop and of AveragedModel
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .pt/.pth/.th/.safetensors file, out of its usual wrappers.
+    """The state dict in a .pt/.pth/.th/.safetensors file, taken out of the usual wrapper dicts.
 
     Raises:
         InputError: missing, not loadable as plain tensors, or without a state dict.
@@ -49,12 +56,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         content = _tensors_of(path)
     except InputError:
         raise
-    except Exception as error:  # torch and safetensors raise many kinds; none of them is ours
-        # torch's own words advise to load such a file all the same; we do not
+    except Exception as error:  # torch and safetensors raise many types
+        # torch's message suggests to load such a file with weights_only=False; ours does not.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds an object of {foreign[1]}" if foreign else f"cannot be read ({type(error).__name__})"
         raise InputError(f"{source}: {what}; only plain tensors are loaded: save model.state_dict() alone") from None
-    while isinstance(content, dict):  # one in another, too
+    while isinstance(content, dict):  # wrappers may be nested
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
@@ -70,13 +77,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def _tensors_of(path: Path) -> Any:
     """
     Raises:
-        InputError: the network of a run that lost channels, or a file that is larger inside than it is.
-        Exception: many kinds; not a file of plain tensors.
+        InputError: a network that a run has cut, or a compressed archive.
+        Exception: of many types, from torch and safetensors; not a file of plain tensors.
     """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        if not _is_ours(path):
+        if not _is_of_a_run(path):
             return load_file(path)
         weights, header = read_weights(path)
         if header["plan"]:
@@ -85,36 +92,37 @@ def _tensors_of(path: Path) -> Any:
                 "one is what the run's stage pretrain left in the cache"
             )
         return {name: tensor for name, tensor in weights.items() if not name.endswith(f".{MASK}")}
-    refuse_swelling(path)
-    with torch.serialization.safe_globals(_beside_weights()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old pickle protocols
+    refuse_compressed_archive(path)
+    with torch.serialization.safe_globals(_harmless_types()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about old pickle protocols
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a run wrote it."""
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a run of compress wrote a safetensors file."""
     with safe_open(path, framework="pt") as file:
         return "compress" in (file.metadata() or {})
 
 
 def _current_name(name: str) -> str:
-    """A parameter's name as torchvision calls it since its DenseNets were renamed."""
+    """A parameter's name in today's torchvision; its DenseNets were renamed."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)
 
 
-def _beside_weights() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What published files hold beside tensors: command lines and numpy numbers. Reading these runs no code."""
-    number = np.float64(0).__reduce__()[0]
-    assert callable(number)
-    names = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]  # before and from numpy 2
+def _harmless_types() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Types besides tensors that published files hold, parsed arguments and numpy scalars. Unpickling them runs no
+    foreign code."""
+    scalar = np.float64(0).__reduce__()[0]
+    assert callable(scalar)
+    names = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"]  # of numpy 1 and 2
     dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
-    return [Namespace, np.dtype, *dtypes, *((number, name) for name in names)]
+    return [Namespace, np.dtype, *dtypes, *((scalar, name) for name in names)]
 
 
 def under_own_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without what stands before every name and without counters, where the network has neither.
+    """The same tensors without the prefixes and counters that the network does not have. `own` is its state dict.
 
-    The network's own names decide: one whose attribute is called `module` keeps it.
+    The network's own names decide: one with an attribute `module` keeps that prefix.
     """
     found = {
         name: tensor
@@ -122,13 +130,14 @@ def under_own_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
         if name in own or name.rpartition(".")[2] not in COUNTERS or _stripped(name) in own
     }
     forms = [found]
-    for form in islice(forms, MOST_FORMS):  # grows: one prefix may stand before another
+    for form in islice(forms, MOST_FORMS):  # grows while it is read: a prefix may follow another
         for prefix in PREFIXES:
             inner = {name.removeprefix(prefix): form[name] for name in form if name.startswith(prefix)}
             forms += [inner] if inner else []
-    # What stands beside the network, such as the loss that Lightning trained it with, is left only where it is whole.
+    # A prefix that only some names have drops the others (such as a Lightning module's loss): only if the network is
+    # whole.
     whole = [form for form in forms if len(form) == len(found) or not _missing(form, own)]
-    best = max(whole, key=lambda form: len(form.keys() & own.keys()))  # of equal ones the first
+    best = max(whole, key=lambda form: len(form.keys() & own.keys()))  # ties: the fewest prefixes removed
     if len(best) < len(found):
         log.info("%d tensors beside the network are left out", len(found) - len(best))
     return best
@@ -141,12 +150,13 @@ def _stripped(name: str) -> str:
 
 
 def _missing(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    # Files older than BatchNorm's batch counter lack it; it plays no part in eval nor with a momentum.
+    # `num_batches_tracked` is missing in old files; it is unused in eval mode, and in training with a momentum.
     return [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
 
 
 def misfits(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """How names and shapes differ from a network's, in words; nothing where they do not."""
+    """How names and shapes differ from those of a network's state dict `own`, for an error message; "" if they
+    fit."""
     missing = _missing(weights, own)
     extra = [name for name in weights if name not in own]
     shapes = [
@@ -159,9 +169,11 @@ def misfits(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """
+    """Load weights that fit the network exactly, after `under_own_names`. `source` names the file in messages.
+
     Raises:
-        InputError: names, shapes or kinds of numbers differ, or numbers are none; the message lists which.
+        InputError: names, shapes or dtypes differ, or values are not finite or below 0 where they cannot be; lists
+        which.
     """
     own = model.state_dict()
     weights = under_own_names(weights, own)
@@ -183,16 +195,16 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
 
 
 def _special(tensor: Tensor) -> str:
-    """What keeps a tensor from being plain numbers in memory, if anything does."""
+    """Why a tensor is not a dense one with values in memory; "" if it is."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         return "nested, sparse or quantized"
     return "on the meta device, without numbers" if tensor.device.type == "meta" else ""
 
 
 def _unlike(tensor: Tensor, own: Tensor) -> str:
-    """What is wrong with the kind of a tensor that is to take the place of another, if anything is."""
+    """What is wrong with the dtype of a tensor that is to replace `own`; "" if nothing."""
     if own.is_floating_point():
-        return "" if tensor.dtype in PLAIN else str(tensor.dtype)
+        return "" if tensor.dtype in WEIGHT_DTYPES else str(tensor.dtype)
     return "" if tensor.dtype == own.dtype else f"{tensor.dtype} for {own.dtype}"
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from compress.errors import InputError
 from compress.graph.plan import Plan, check_plan
 from compress.graph.types import Axis, ChannelGraph
-from compress.measure.macs import Uncounted, count_operators, describe_uncounted
+from compress.measure.macs import UncountedOperators, count_operators, describe_uncounted
 
 Widths = NDArray[np.int64]
 
@@ -47,7 +47,7 @@ class CostModel:
     _out: _Sizes
     _in: _Sizes
     _dims: tuple[_Sizes, ...]  # every dimension of each parameter
-    uncounted: Uncounted = field(default_factory=dict)  # operators that no price holds, by layer
+    uncounted: UncountedOperators = field(default_factory=dict)  # operators that no price holds, by layer
 
     @overload
     def macs(self, plans: Plan) -> int: ...

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from compress.errors import InputError
 from compress.graph.build import traced
-from compress.graph.deepcopy import shadow
+from compress.graph.deepcopy import copy_sharing_tensors
 
 Pair = tuple[str, str]  # a convolution and the batch norm that alone reads it
 
@@ -22,7 +22,7 @@ Pair = tuple[str, str]  # a convolution and the batch norm that alone reads it
 def foldable(model: nn.Module) -> list[Pair]:
     """The pairs that `fold` may fold; none where the network cannot be traced."""
     try:
-        nodes = list(traced(shadow(model).eval()).graph.nodes)
+        nodes = list(traced(copy_sharing_tensors(model).eval()).graph.nodes)
     except InputError:
         return []
     calls = Counter(node.target for node in nodes if node.op == "call_module")

@@ -56,7 +56,7 @@ def _rebuilt(
     if problems := check_images(header["model"]):
         raise InputError(*problems)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away; the caller's draws stay
-        model = fresh() if fresh is not None else spec.build(tried=False) if spec is not None else nn.Module()
+        model = fresh() if fresh is not None else spec.build(check_forward=False) if spec is not None else nn.Module()
     plan = plan_from_json(header["plan"])
     if plan.kept:
         model = cut(model, channel_graph(model, tuple(header["model"]["shape"])), plan)

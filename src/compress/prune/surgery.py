@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError
-from compress.graph.deepcopy import copied
+from compress.graph.deepcopy import copy_replacing
 from compress.graph.plan import Plan
 from compress.graph.types import Axis, ChannelGraph
-from compress.models.layers import nothing_for
+from compress.models.layers import empty_conv_for
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -42,7 +42,7 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
             name: _narrowed(tensors[name], cuts.get(name, {}), given.get(name))
             for name in (*cuts, *(name for name in given if name not in cuts))
         }
-        small = copied(model, {tensors[name]: tensor for name, tensor in narrow.items()})
+        small = copy_replacing(model, {tensors[name]: tensor for name, tensor in narrow.items()})
     got = dict(small.named_parameters()) | dict(small.named_buffers())
     if any(got.get(name) is not tensor for name, tensor in narrow.items()):
         raise InputError(
@@ -64,7 +64,7 @@ def _silence(model: nn.Module, names: Collection[str]) -> None:
     for name in names:
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Conv2d):  # else a batch norm, or silenced with another group
-            silent[layer] = nothing_for(layer)
+            silent[layer] = empty_conv_for(layer)
         elif isinstance(layer, nn.BatchNorm2d):
             silent[layer] = nn.Identity().train(layer.training)
     for module in list(model.modules()):
@@ -186,7 +186,7 @@ def masked(
 def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Tensor]:
     """The norm as if it were cut, its output at full shape with zeros for the dropped channels."""
     tensors = {name: _narrowed(tensor, {0: dropped}) for name, tensor in norm.named_parameters()}
-    small = copied(norm, {norm.get_parameter(name): tensor for name, tensor in tensors.items()})
+    small = copy_replacing(norm, {norm.get_parameter(name): tensor for name, tensor in tensors.items()})
     if not tensors:
         _lower(small, "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape", len(dropped))
     _restate(small)
@@ -203,7 +203,7 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Te
 
 def difference(model: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan, images: Tensor) -> float:
     """Largest difference between masked and cut logits, relative to the largest logit, in float64 on the CPU."""
-    wide, narrow = (copied(network, {}).to("cpu", torch.float64).eval() for network in (model, small))
+    wide, narrow = (copy_replacing(network, {}).to("cpu", torch.float64).eval() for network in (model, small))
     with torch.no_grad(), masked(wide, graph, plan):
         expected, got = wide(images.double()), narrow(images.double())
     return float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -24,7 +24,7 @@ def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -
     that all its widths are multiples of 8. A group narrower than a multiple keeps its full width.
     """
     full = group.width
-    step = round_to // math.gcd(round_to, group.copies)
+    step = round_to // math.gcd(round_to, group.outputs_per_channel)
     steps = np.array(sorted({*range(step, full + 1, step), full}), dtype=np.int64)
     low = steps[steps >= lowest * full - 1e-9][0]
     high = steps[steps <= highest * full + 1e-9]

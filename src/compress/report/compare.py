@@ -1,4 +1,4 @@
-"""`compress compare`: a table over runs that are done, from their folders alone. No torch, no Hydra."""
+"""The command `compress compare`: a table of finished runs, from their folders alone, without torch and Hydra."""
 
 import argparse
 import io
@@ -12,12 +12,14 @@ from typing import NoReturn, TextIO
 
 from compress.errors import BAD_INPUT, INTERRUPTED, InputError
 from compress.io.files import printable
-from compress.report.read.find import run_folders, without_runs
+from compress.report.group_by import group_by
+from compress.report.read.run_folders import run_folders, without_runs
 from compress.report.read.runs import Run, Unfinished, read_runs, with_controls
-from compress.report.table.formats import FORMATS, legend, render, shared_settings
-from compress.report.table.pair import side_by_side
-from compress.report.table.rows import Comparison, Row, compare, row_value
-from compress.report.table.select import Keys, condition, front, ordered, sizes, where
+from compress.report.table.pareto import macs_on_front, pareto_front
+from compress.report.table.query import Keys, filtered, parse_condition, sort_rows
+from compress.report.table.render import FORMATS, legend, render, shared_settings
+from compress.report.table.rows import Table, TableRow, make_table, row_value
+from compress.report.table.side_by_side import side_by_side
 
 EXAMPLES = """\
 examples:
@@ -69,11 +71,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0, 2 for bad input (one line per mistake)."""
+    """Returns the exit code: 0, or 2 after bad input, with one line per mistake."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± shows a question mark
     try:
-        options = parser().parse_args(_joined(argv))
+        options = parser().parse_args(_with_descending_keys(argv))
         _report(options)
         sys.stdout.flush()
     except InputError as error:
@@ -81,10 +83,10 @@ def main(argv: Sequence[str]) -> int:
             say(f"compress compare: {problem}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:  # compress compare outputs | head
-        _quietly()
+        _drop_output()
     except OSError as error:  # a full disk, or figures where none can be written
         say(f"compress compare: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
-        _quietly()
+        _drop_output()
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -92,17 +94,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print lines in which names of folders and foreign texts steer no terminal."""
+    """Print lines without control characters, which names of folders and texts of others may hold."""
     print("\n".join(map(printable, text.split("\n"))), file=file or sys.stdout)
 
 
-def _quietly() -> None:
-    """Nothing more can be printed, not even at the end of the process."""
+def _drop_output() -> None:
+    """Send the rest of the output nowhere: Python would fail once more when it flushes at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-    """`--sort -top1` as argparse wants it, which takes -top1 for an option."""
+def _with_descending_keys(argv: Sequence[str]) -> list[str]:
+    """`--sort -top1` as `--sort=-top1`: argparse takes -top1 alone for an option."""
     words = list(argv)
     for at in range(len(words) - 1, 0, -1):
         if words[at - 1] == "--sort":
@@ -112,70 +114,66 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 def _report(options: argparse.Namespace) -> None:
     for text in options.where:
-        condition(text)  # wrong whatever the runs are
+        parse_condition(text)  # fails whatever runs there are
     runs, unfinished = read_runs(run_folders(options.paths))
     unfinished += [Unfinished(Path(path), "no run found in it") for path in without_runs(options.paths)]
     if options.controls:
         runs = with_controls(runs)
-    aside = sys.stdout if options.format in ("table", "markdown") else sys.stderr
+    beside = sys.stdout if options.format in ("table", "markdown") else sys.stderr  # where remarks go
     if runs:
         keys = Keys(runs)
-        runs = where(runs, options.where, keys)
-        by = [keys.full(key, "--by") for key in _listed(options.by)]
-        compared = compare(runs, keys, by)
+        runs = filtered(runs, options.where, keys)
+        by = [keys.resolve(key, "--by") for key in _split(options.by)]
+        table = make_table(runs, keys, by)
         if options.pareto:
-            runs = [run for row in on_front(compared, keys) for run in row.runs]
-            compared = compare(runs, keys, by)
-        compared = _sorted(compared, keys, options.sort)
-        figures = None if options.plot is None else _figures_folder(options.plot)
-        say(_text(compared, keys, options))
-        if figures is not None:
-            _plot(runs, figures)
+            runs = [run for row in on_front(table, keys) for run in row.runs]
+            table = make_table(runs, keys, by)
+        table = _sorted(table, keys, options.sort)
+        plots = None if options.plot is None else _plots_folder(options.plot)
+        say(_text(table, keys, options))
+        if plots is not None:
+            _plot(runs, plots)
     else:
         if options.plot is not None:
-            _figures_folder(options.plot)
-        say("no finished run", file=aside)
+            _plots_folder(options.plot)
+        say("no finished run", file=beside)
         if options.format == "json":
             print("[]")
     if unfinished:
-        say(f"\n{_listing(unfinished, options.format)}", file=aside)
+        say(f"\n{_listing(unfinished, options.format)}", file=beside)
 
 
-def _listed(keys: str) -> list[str]:
+def _split(keys: str) -> list[str]:
     return [key.strip() for key in keys.split(",") if key.strip()]
 
 
-def _sorted(compared: Comparison, keys: Keys, wish: str) -> Comparison:
-    wishes = [(keys.full(key.lstrip("-"), "--sort"), key.startswith("-")) for key in _listed(wish)]
+def _sorted(table: Table, keys: Keys, option: str) -> Table:
+    wishes = [(keys.resolve(key.lstrip("-"), "--sort"), key.startswith("-")) for key in _split(option)]
     by = [(partial(row_value, keys=keys, key=key), descending) for key, descending in wishes]
-    return replace(compared, rows=ordered(compared.rows, by))
+    return replace(table, rows=sort_rows(table.rows, by))
 
 
-def on_front(compared: Comparison, keys: Keys) -> list[Row]:
-    """The rows that no other of the same dataset beats, in their order."""
-    datasets: dict[str, list[int]] = {}
-    for at, row in enumerate(compared.rows):
-        datasets.setdefault(str(row_value(row, keys, "dataset")), []).append(at)
+def on_front(table: Table, keys: Keys) -> list[TableRow]:
+    """The rows on the Pareto front of their dataset, in their order."""
     best: set[int] = set()
-    for places in datasets.values():
-        figures = [compared.rows[place].figures for place in places]
-        counted = sizes([(each.get("macs"), each.get("nonzero_macs")) for each in figures])
-        best |= {places[at] for at in front(list(zip(counted, [each.get("top1") for each in figures], strict=True)))}
+    for rows in group_by(table.rows, lambda row: str(row_value(row, keys, "dataset"))).values():
+        macs = macs_on_front([(row.values.get("macs"), row.values.get("nonzero_macs")) for row in rows])
+        top1 = [row.values.get("top1") for row in rows]
+        best |= {id(rows[at]) for at in pareto_front(list(zip(macs, top1, strict=True)))}
     if not best:
         raise InputError("--pareto: no run has both MACs and top-1")
-    return [row for at, row in enumerate(compared.rows) if at in best]
+    return [row for row in table.rows if id(row) in best]
 
 
-def _text(compared: Comparison, keys: Keys, options: argparse.Namespace) -> str:
+def _text(table: Table, keys: Keys, options: argparse.Namespace) -> str:
     style = options.format
     plain = not (options.by or options.sort or options.pareto or options.details)
-    if len(compared.rows) == 2 and plain and style not in ("csv", "json"):
-        return side_by_side(compared, keys, style)
+    if len(table.rows) == 2 and plain and style not in ("csv", "json"):
+        return side_by_side(table, keys, style)
     if style in ("csv", "json", "latex"):
-        return render(compared, style, options.details)
-    below = [shared_settings(compared), legend(compared)]
+        return render(table, style, options.details)
     gap = "\n\n" if style == "markdown" else "\n"
-    return gap.join([render(compared, style, options.details), *below])
+    return gap.join([render(table, style, options.details), shared_settings(table), legend(table)])
 
 
 def _listing(unfinished: Sequence[Unfinished], style: str) -> str:
@@ -184,7 +182,7 @@ def _listing(unfinished: Sequence[Unfinished], style: str) -> str:
     return "\n".join([f"without results ({len(unfinished)}):", *lines])
 
 
-def _figures_folder(named: str) -> Path:
+def _plots_folder(named: str) -> Path:
     folder = Path(named).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,18 +194,18 @@ def _figures_folder(named: str) -> Path:
 
 
 def _plot(runs: Sequence[Run], folder: Path) -> None:
-    """Figures, and on standard error where they are and what could not be drawn."""
-    from compress.report.plot.charts import draw
+    """Draw the figures; say on standard error where they are and what could not be read."""
+    from compress.report.plot.many_runs import draw_runs
 
-    drawn, notes = draw(runs, folder)
+    drawn, notes = draw_runs(runs, folder)
     for line in [*(f"drawn: {path}" for path in drawn), *notes]:
         say(line, file=sys.stderr)
 
 
 def sweep_table(folders: Sequence[Path]) -> str:
-    """What a sweep ends with: the same table with all details."""
+    """What is printed at the end of a sweep: the table of its runs with --details."""
     runs, _ = read_runs(folders)
     if not runs:
         return "no network was measured"
-    compared = compare(runs, Keys(runs))
-    return "\n".join([render(compared, "table", details=True), shared_settings(compared), legend(compared)])
+    table = make_table(runs, Keys(runs))
+    return "\n".join([render(table, "table", details=True), shared_settings(table), legend(table)])

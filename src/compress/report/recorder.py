@@ -1,4 +1,4 @@
-"""Rows of a run as they come: metrics.jsonl first, TensorBoard as a second sink of the same rows."""
+"""Writes the rows of a run as they come, to metrics.jsonl and to TensorBoard."""
 
 import json
 import logging
@@ -11,22 +11,20 @@ from typing import Any
 
 from compress.io.files import Row
 from compress.io.paths import METRICS
-
-# What a row counts by, in order of preference; it becomes TensorBoard's x axis.
-STEPS = ("epoch", "episode", "generation")
+from compress.report.read.metrics import step_of
 
 
 class Recorder:
-    """Writes the rows of one run folder, from the beginning: reused stages hand over their rows too."""
+    """Of one run folder. Its files begin anew: the pipeline hands over the rows of reused stages too."""
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:
         self._file = open(folder / METRICS, "w")  # noqa: SIM115 (open as long as the run)
         self._board: Any = None
         self._count: Counter[str] = Counter()
-        shutil.rmtree(folder / "tb", ignore_errors=True)  # all rows are written again
+        shutil.rmtree(folder / "tb", ignore_errors=True)
         if tensorboard:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of its own dependencies
+                warnings.simplefilter("ignore")  # of TensorBoard's own dependencies
                 from torch.utils.tensorboard import SummaryWriter
 
                 logging.getLogger("tensorboard").setLevel(logging.ERROR)
@@ -37,11 +35,13 @@ class Recorder:
         self._file.flush()
         if self._board is None:
             return
-        step = next((row[name] for name in STEPS if name in row), self._count[row["stage"]])
+        counted = step_of(row)
+        step = self._count[row["stage"]] if counted is None else int(counted.value)
         self._count[row["stage"]] += 1
+        no_values = ("target", counted and counted.name)
         prefix = f"{row['stage']}/{row['target']:g}" if "target" in row else row["stage"]
         for name, value in row.items():
-            if isinstance(value, int | float) and name not in (*STEPS, "target") and value == value:
+            if isinstance(value, int | float) and name not in no_values and value == value:
                 self._board.add_scalar(f"{prefix}/{name}", value, step)
             elif isinstance(value, dict) and value.keys() == {"edges", "counts"}:
                 self._histogram(f"{prefix}/{name}", value["edges"], value["counts"], step)
@@ -50,7 +50,7 @@ class Recorder:
                     self._board.add_text(f"{prefix}/{name}/{key}", str(item), step)
 
     def _histogram(self, name: str, edges: list[float], counts: list[int], step: int) -> None:
-        """The sums are those of the bins' middles."""
+        """Every value is taken for the middle of its bin."""
         middles = [(low + high) / 2 for low, high in pairwise(edges)]
         self._board.add_histogram_raw(
             name,

@@ -23,7 +23,7 @@ from compress.io.tensors import read_weights
 from compress.parallel.collectives import Team
 from compress.parallel.helpers import Crew
 from compress.prune.controls import Control
-from compress.report.plot.one_run import draw_run
+from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder
 from compress.report.table.results import results_table
 from compress.run.job import Job, RunState
@@ -77,7 +77,8 @@ def run(
         _collect(state, folder)
         if plots:
             plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
-            draw_run(folder, read_rows(folder), plan, summary["stages"].get("sparsify"))
+            learned, own_plots = summary["stages"].get("sparsify"), getattr(job.method, "plots", no_plots)
+            draw_run(folder, read_rows(folder), plan, learned, own_plots)
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["saved_seconds"] = round(_saved(summary), 3)
         summary["status"] = "done"

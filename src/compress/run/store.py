@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.io.files import JSON, Row, as_read, file_checksum, hash_of, put_aside, read_json, read_rows, write_json
+from compress.io.files import (
+    JSON,
+    Row,
+    file_checksum,
+    hash_of,
+    json_round_trip,
+    quarantine,
+    read_json,
+    read_rows,
+    write_json,
+)
 from compress.io.locks import locked
 from compress.io.paths import DEPENDS, PROGRESS, RESULT
 from compress.io.stage_folder import StageFolder, read_progress
@@ -94,7 +104,7 @@ class Store:
 
 def _write_result(folder: Path, result: JSON) -> None:
     files = {path.name: file_checksum(path) for path in sorted(folder.iterdir()) if path.name != PROGRESS}
-    whole = as_read({**result, "files": files})
+    whole = json_round_trip({**result, "files": files})
     write_json(folder / RESULT, {**whole, "digest": hash_of(whole, 64)})
 
 
@@ -124,14 +134,14 @@ def _recover(folder: Path) -> None:
     elif not os.path.lexists(folder) and read_result(old) is not None:
         old.rename(folder)
     if os.path.lexists(folder) and read_result(folder) is None:
-        put_aside(folder, "it is no whole stage; it is computed again")
+        quarantine(folder, "it is no whole stage; it is computed again")
 
 
 def _partial(folder: Path, depends: Mapping[str, Any]) -> Path:
     """The folder to compute a stage in, with what a killed process left of this very stage."""
     partial = folder.with_suffix(".partial")
     if os.path.lexists(partial) and not _is_of(partial, depends):
-        put_aside(partial, "it holds no beginning of this stage")
+        quarantine(partial, "it holds no beginning of this stage")
     partial.mkdir(exist_ok=True)
     write_json(partial / DEPENDS, depends)
     return partial
@@ -146,7 +156,7 @@ def _is_of(partial: Path, depends: Mapping[str, Any]) -> bool:
         return True
     try:
         read_progress(partial)
-        is_ours = read_json(partial / DEPENDS) == as_read(depends)
+        is_ours = read_json(partial / DEPENDS) == json_round_trip(depends)
     except (OSError, ValueError):  # DamagedError is one
         return False
     return is_ours and all(path.is_file() and not path.is_symlink() for path in entries)
@@ -156,7 +166,7 @@ def _publish(folder: Path) -> None:
     """Give a finished stage its name; a whole one that had it before is deleted only afterwards."""
     partial, old = folder.with_suffix(".partial"), folder.with_suffix(".old")
     if os.path.lexists(folder) and read_result(folder) is None:
-        put_aside(folder, "it is no whole stage")
+        quarantine(folder, "it is no whole stage")
     if folder.is_dir():
         if os.path.lexists(old):
             _remove(old)
@@ -171,4 +181,4 @@ def _remove(old: Path) -> None:
     if read_result(old) is not None:
         shutil.rmtree(old, ignore_errors=True)
     elif os.path.lexists(old):
-        put_aside(old, "it is no whole stage")
+        quarantine(old, "it is no whole stage")

@@ -1,9 +1,10 @@
 """The jobs of a sweep, from what they leave in their folders: a launcher may run them in other processes."""
 
+import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.errors import BAD_INPUT
@@ -47,6 +48,43 @@ class SweepJob:
     @staticmethod
     def from_json(content: JSON) -> "SweepJob":
         return SweepJob(Path(content["folder"]), content["changed"], content["config_hash"])
+
+
+def differing(jobs: Sequence[Sequence[str]], first: Callable[[Iterable[str]], list[str]]) -> list[dict[str, str]]:
+    """The overrides in which each job differs from others; if in none, the one that `first` puts first."""
+    written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
+    keys = [key for key in written[0] if len({job.get(key) for job in written}) > 1]
+    keys = keys or first(written[0])[:1]
+    return [{key: asked.get(key, "") for key in keys} for asked in written]
+
+
+def _notes(folder: Path, launch: str) -> Path:
+    return folder / f".begun-{launch}"
+
+
+def note_begun(folder: Path, launch: str, job: SweepJob) -> None:
+    """Say that a job has begun which a sweeper has thought of: nobody else knows it, wherever it runs.
+
+    A line each, written at once, so that processes do not write into each other's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _notes(folder, launch).open("a") as file:
+        file.write(json.dumps(job.to_json()) + "\n")
+
+
+def begun_jobs(folder: Path, launch: str) -> list[SweepJob]:
+    """The jobs of a launch that were noted, each once, told by what they differ in."""
+    try:
+        lines = _notes(folder, launch).read_text().splitlines()
+    except OSError:
+        return []
+    jobs = list({job.folder: job for job in map(SweepJob.from_json, map(json.loads, lines))}.values())
+    told = differing([[f"{key}={value}" for key, value in job.changed.items()] for job in jobs], list)
+    return [replace(job, changed=changed) for job, changed in zip(jobs, told, strict=True)]
+
+
+def forget_begun(folder: Path, launch: str) -> None:
+    _notes(folder, launch).unlink(missing_ok=True)
 
 
 def new_launch() -> str:

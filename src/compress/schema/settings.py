@@ -20,6 +20,9 @@ from compress.schema.bounds import (
 )
 
 StageName = Literal["pretrain", "sparsify", "prune", "finetune", "eval"]
+# What a run is worth to a sweeper: a figure of its last network, of its held-out images or of a summary's `results`.
+Figure = Literal["held_out_top1", "top1", "top5", "macs", "params", "bytes", "latency_ms"]
+HELD_OUT: Figure = "held_out_top1"
 ControlKind = Literal["random", "uniform"]
 STAGE_ORDER: tuple[StageName, ...] = get_args(StageName)
 # The network that each stage leaves, as tables call it, in the order of the stages.
@@ -80,6 +83,7 @@ class RunSettings:
     force: list[StageName]
     control: ControlKind | list[ControlKind] | None
     control_draws: Annotated[int, Bound(ge=1, most=1000)]
+    objective: Figure | list[Figure]
     quick: bool
     tensorboard: bool
     plots: bool
@@ -92,7 +96,7 @@ class RunSettings:
 
 
 # Root keys that change where or how a run happens, not what comes out of it.
-OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "tensorboard", "plots")
+OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "objective", "tensorboard", "plots")
 
 BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
 BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")

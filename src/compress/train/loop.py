@@ -24,7 +24,7 @@ from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.measure.accuracy import hits
+from compress.measure.accuracy import count_correct
 from compress.models.masks import apply_masks
 from compress.parallel import batches as shares
 from compress.parallel.collectives import ALONE, Team
@@ -228,7 +228,7 @@ class _Loop:
         if training.hooks.score is not None:
             return team.broadcast_object(training.hooks.score(training.model) if team.is_main else None)
         batches = training.data.ordered("held_out", 512, training.device, **shares.share_of(team))
-        first, _, images = map(float, team.all_reduce(hits(training.model, batches)))
+        first, _, images = map(float, team.all_reduce(count_correct(training.model, batches)))
         return 100 * first / images
 
     def _steps(self, epoch: int) -> _Seen:

@@ -13,7 +13,7 @@ from compress.errors import OWN, SettingError, first_line
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.paths import AGENT
-from compress.io.tensors import holds_nothing, read_state, state_digest, write_state
+from compress.io.tensors import has_missing_or_nonfinite, read_state, state_digest, write_state
 from compress.schema.check import shown
 
 # what reading a file that is none of ours, or not whole, can raise
@@ -50,7 +50,7 @@ def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -
             raise ValueError("no groups of channels")
         if not all(isinstance(outcome["widths"], list | tuple) for outcome in whole["best"].values()):
             raise ValueError("no outcomes")
-        if not all(whole[part] for part in ("network", "agent", "best")) or holds_nothing(
+        if not all(whole[part] for part in ("network", "agent", "best")) or has_missing_or_nonfinite(
             [whole["network"], *(whole["agent"][part] for part in DDPG.NETWORKS), whole["best"]]
         ):
             raise ValueError("empty, or not finite")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from compress.methods.amc.agent_file import (
     write_agent,
     write_whole_agent,
 )
+from compress.methods.amc.plots import plots
 from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
 from compress.prune.method import Decision, Evidence, Problem, Traits
@@ -78,6 +79,8 @@ class Amc:
     calibration: CalibrationSettings
     search: SearchSettings
     ddpg: DDPGSettings
+
+    plots: ClassVar = staticmethod(plots)
 
     def __post_init__(self) -> None:
         problems = []

@@ -22,6 +22,7 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.methods.slimming.penalty import SPARSE, add_l1, look
+from compress.methods.slimming.plots import plots
 from compress.methods.slimming.scales import (
     Scale,
     cfg_of,
@@ -65,6 +66,7 @@ class Slimming(Selection):
     traits: ClassVar = Traits(
         learns=True, trains="network", plan_only=frozenset(field.name for field in fields(Selection))
     )
+    plots: ClassVar = staticmethod(plots)
 
     def check(self, problem: Problem) -> Budget:
         scales = self._scales(problem.model, problem.graph)

@@ -1,43 +1,44 @@
-"""Accuracy over MACs with the Pareto front, and methods side by side at equal budgets. Points and bars are means over
-seeds, with their standard deviation."""
+"""Accuracy over MACs with the Pareto front, and bars of accuracy at equal budgets. Both show means over seeds with
+their standard deviation."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.report.plot.one_run import literal
-from compress.report.plot.series import Series, budget_name, budget_order, legend_beside
+from compress.report.group_by import group_by
+from compress.report.plot.axes import literal
+from compress.report.plot.labels import RunLabels, budget_label, budget_order, legend_beside
 from compress.report.read.runs import Run
-from compress.report.table.select import front
-from compress.report.table.units import mean_and_deviation
+from compress.report.table.as_text import mean_and_sd
+from compress.report.table.pareto import pareto_front
 
 
-def size_front(runs: Sequence[Run], series: Series) -> Any:
+def pareto_chart(runs: Sequence[Run], labels: RunLabels) -> Any:
     """A panel per dataset.
 
-    Networks with masks, hollow, stand at the MACs that are no multiplications by zero; the front is that of cut
-    networks if there are any, since zeros alone make nothing faster.
+    Networks with masks are drawn hollow, at their nonzero MACs. The front is that of the cut networks; of those with
+    masks only where there are no others (see `macs_on_front`).
     """
     from matplotlib import pyplot
 
-    by_dataset: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.figure(run.final, "macs") is not None and run.figure(run.final, "top1") is not None:
-            by_dataset.setdefault(str(run.settings.get("dataset", "")), []).append(run)
+    measured = [
+        run for run in runs if run.result(run.final, "macs") is not None and run.result(run.final, "top1") is not None
+    ]
+    by_dataset = group_by(measured, lambda run: str(run.settings.get("dataset", "")))
     if not by_dataset:
         return None
     size = 7.5, 4.5 * len(by_dataset)
     figure, axes = pyplot.subplots(len(by_dataset), 1, figsize=size, squeeze=False)
-    for axis, (dataset, mine) in zip(axes[:, 0], by_dataset.items(), strict=True):
-        masked = [run for run in mine if is_masked(run)]
-        means = _points(axis, [run for run in mine if not is_masked(run)], series)
-        hollow = _points(axis, masked, series, hollow=True)
-        counted, means = means or hollow, means + hollow
-        best = sorted(counted[at] for at in front(counted))
-        if len(set(best)) > 1:  # a line
+    for axis, (dataset, members) in zip(axes[:, 0], by_dataset.items(), strict=True):
+        masked = [run for run in members if is_masked(run)]
+        means = _points(axis, [run for run in members if not is_masked(run)], labels)
+        hollow = _points(axis, masked, labels, hollow=True)
+        competing, means = means or hollow, means + hollow
+        best = sorted(competing[at] for at in pareto_front(competing))
+        if len(set(best)) > 1:  # one point makes no line
             axis.plot(*zip(*best, strict=True), color="0.4", lw=1, zorder=0, drawstyle="steps-post", label="front")
-        _dense(axis, mine)
+        _dense(axis, members)
         if max(means)[0] > 20 * min(means)[0] > 0:
             axis.set_xscale("log")
         axis.set(
@@ -52,21 +53,21 @@ def size_front(runs: Sequence[Run], series: Series) -> Any:
 
 
 def is_masked(run: Run) -> bool:
-    return run.figure(run.final, "nonzero_macs") is not None
+    return run.result(run.final, "nonzero_macs") is not None
 
 
-def _points(axis: Any, runs: Sequence[Run], series: Series, hollow: bool = False) -> list[tuple[float, float]]:
-    """Single runs small, their means large; returns the means: MACs in millions, top-1."""
+def _points(axis: Any, runs: Sequence[Run], labels: RunLabels, hollow: bool = False) -> list[tuple[float, float]]:
+    """Draw single runs small and their means large; returns the means: MACs in millions, top-1."""
     means, shown = [], set()
-    for (name, _), group in series.groups(runs).items():
-        xs = [(run.figure(run.final, "nonzero_macs" if hollow else "macs") or 0) / 1e6 for run in group]
-        ys = [run.figure(run.final, "top1") or 0 for run in group]
-        x, (y, deviation) = statistics.fmean(xs), mean_and_deviation(ys)
-        colour = series.colours[name]
+    for (name, _), group in labels.groups(runs).items():
+        xs = [(run.result(run.final, "nonzero_macs" if hollow else "macs") or 0) / 1e6 for run in group]
+        ys = [run.result(run.final, "top1") or 0 for run in group]
+        x, (y, sd) = statistics.fmean(xs), mean_and_sd(ys)
+        colour = labels.colours[name]
         axis.plot(xs, ys, ".", color=colour, alpha=0.35, markersize=5)
         label = None if name in shown else name
         axis.errorbar(
-            x, y, deviation or None, fmt="o", color=colour, capsize=3, elinewidth=1, markersize=6, label=label,
+            x, y, sd or None, fmt="o", color=colour, capsize=3, elinewidth=1, markersize=6, label=label,
             mfc="none" if hollow else colour,
         )  # fmt: skip
         shown.add(name)
@@ -77,7 +78,7 @@ def _points(axis: Any, runs: Sequence[Run], series: Series, hollow: bool = False
 def _dense(axis: Any, runs: Sequence[Run]) -> None:
     found: dict[float, list[float]] = {}
     for run in runs:
-        macs, top1 = run.figure("dense", "macs"), run.figure("dense", "top1")
+        macs, top1 = run.result("dense", "macs"), run.result("dense", "top1")
         if macs is not None and top1 is not None:
             found.setdefault(macs / 1e6, []).append(top1)
     if found:
@@ -85,20 +86,20 @@ def _dense(axis: Any, runs: Sequence[Run]) -> None:
         axis.plot(list(found), heights, "*", color="k", markersize=11, label="dense")
 
 
-def budget_bars(runs: Sequence[Run], series: Series) -> Any:
-    """A group of bars per budget, a bar per series; the axis begins below the lowest."""
+def budget_bars(runs: Sequence[Run], labels: RunLabels) -> Any:
+    """A group of bars per budget, a bar per label; the y axis begins below the lowest bar, not at 0."""
     from matplotlib import pyplot
 
     bars = {
-        group: mean_and_deviation(tops)
-        for group, mine in series.groups([run for run in runs if budget_name(run)]).items()
-        if (tops := [top for run in mine if (top := run.figure(run.final, "top1")) is not None])
+        group: mean_and_sd(tops)
+        for group, members in labels.groups([run for run in runs if budget_label(run)]).items()
+        if (tops := [top for run in members if (top := run.result(run.final, "top1")) is not None])
     }
     if not bars:
         return None
     budgets = sorted({budget for _, budget in bars}, key=budget_order)
     figure, axis = pyplot.subplots(figsize=(max(6.0, 0.45 * len(bars) + 0.5 * len(budgets) + 2), 4.5))
-    ticks = _bars(axis, bars, budgets, series)
+    ticks = _bars(axis, bars, budgets, labels)
     low, high = min(top - sd for top, sd in bars.values()), max(top + sd for top, sd in bars.values())
     bottom = max(0.0, 5 * math.floor((low - 0.2 * (high - low + 1)) / 5))
     axis.set(ylim=(bottom, high + 0.08 * (high - bottom)), title="Accuracy at equal budgets")
@@ -109,18 +110,18 @@ def budget_bars(runs: Sequence[Run], series: Series) -> Any:
 
 
 def _bars(
-    axis: Any, bars: Mapping[tuple[str, str], tuple[float, float]], budgets: Sequence[str], series: Series
+    axis: Any, bars: Mapping[tuple[str, str], tuple[float, float]], budgets: Sequence[str], labels: RunLabels
 ) -> list[float]:
-    """Draws them; returns the middle of each budget's group."""
+    """Draw the bars; returns the middle of each budget's group."""
     at, middles, shown = 0.0, [], set()
     for budget in budgets:
-        mine = [name for name in series.colours if (name, budget) in bars]
-        middles.append(at + (len(mine) - 1) / 2)
-        for name in mine:
-            height, deviation = bars[name, budget]
+        members = [name for name in labels.colours if (name, budget) in bars]
+        middles.append(at + (len(members) - 1) / 2)
+        for name in members:
+            height, sd = bars[name, budget]
             label = None if name in shown else name
-            axis.bar(at, height, 0.9, yerr=deviation or None, capsize=3, color=series.colours[name], label=label)
-            axis.text(at, height + deviation, f"{height:.1f}", ha="center", va="bottom", fontsize=7)
+            axis.bar(at, height, 0.9, yerr=sd or None, capsize=3, color=labels.colours[name], label=label)
+            axis.text(at, height + sd, f"{height:.1f}", ha="center", va="bottom", fontsize=7)
             shown.add(name)
             at += 1
         at += 1

@@ -1,26 +1,27 @@
-"""What every layer kept, runs below each other."""
+"""A heat map of what every layer kept, runs below each other."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.report.plot.one_run import name_layers
-from compress.report.plot.series import Series
+from compress.report.group_by import group_by
+from compress.report.plot.axes import name_layers
+from compress.report.plot.labels import RunLabels
 from compress.report.read.runs import Run
 
 Panels = Mapping[tuple[str, ...], Mapping[str, Sequence[float]]]
 
 
-def layer_chart(runs: Sequence[Run], series: Series, ratios: Mapping[int, Mapping[str, float]]) -> Any:
-    """A row per series and budget (the mean over seeds), a column per layer; a panel per set of layers."""
+def layer_chart(runs: Sequence[Run], labels: RunLabels, shares: Mapping[int, Mapping[str, float]]) -> Any:
+    """A row per label and budget (the mean over seeds), a column per layer, a panel per network."""
     from matplotlib import pyplot
 
-    panels = _panels([run for run in runs if id(run) in ratios], series, ratios)
+    panels = _panels([run for run in runs if id(run) in shares], labels, shares)
     if not panels:
         return None
     heights = [0.24 * len(rows) + 1.8 for rows in panels.values()]
     size = max(6.0, 2 + 0.2 * max(map(len, panels))), sum(heights)
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=size, squeeze=False, height_ratios=heights)
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=size, squeeze=False, height_shares=heights)
     for axis, (layers, rows) in zip(axes[:, 0], panels.items(), strict=True):
         image = axis.imshow(list(rows.values()), aspect="auto", vmin=0, vmax=1, cmap="viridis")
         axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
@@ -31,11 +32,12 @@ def layer_chart(runs: Sequence[Run], series: Series, ratios: Mapping[int, Mappin
     return figure
 
 
-def _panels(runs: Sequence[Run], series: Series, ratios: Mapping[int, Mapping[str, float]]) -> Panels:
+def _panels(runs: Sequence[Run], labels: RunLabels, shares: Mapping[int, Mapping[str, float]]) -> Panels:
+    """By the names of the layers: by label and budget, the mean share of every layer."""
     panels: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for (name, budget), group in series.groups(runs).items():
-        for layers in dict.fromkeys(tuple(ratios[id(run)]) for run in group):
-            alike = [list(ratios[id(run)].values()) for run in group if tuple(ratios[id(run)]) == layers]
-            label = f"{name}, {budget}".rstrip(", ")
-            panels.setdefault(layers, {})[label] = [statistics.fmean(column) for column in zip(*alike, strict=True)]
+    for (label, budget), group in labels.groups(runs).items():
+        row = f"{label}, {budget}".rstrip(", ")
+        for layers, same in group_by(group, lambda run: tuple(shares[id(run)])).items():
+            columns = zip(*[shares[id(run)].values() for run in same], strict=True)
+            panels.setdefault(layers, {})[row] = [statistics.fmean(column) for column in columns]
     return panels

@@ -1,13 +1,16 @@
-"""Accuracy over the epochs of every stage that trains, and over the episodes of a search."""
+"""Accuracy over the epochs of every stage that trains, and over the steps of searches."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from compress.io.files import JSON
-from compress.report.plot.one_run import whole_epochs
-from compress.report.plot.series import Series, budget_name, budget_order, colours, legend_beside
+from compress.report.group_by import group_by
+from compress.report.plot.axes import whole_numbers
+from compress.report.plot.labels import RunLabels, budget_label, budget_order, colours, legend_beside
+from compress.report.read.metrics import EPOCH, step_of
 from compress.report.read.runs import Run
+from compress.schema.settings import STAGE_ORDER
 
 Stroke = str | tuple[int, tuple[float, ...]]
 STROKES: tuple[Stroke, ...] = (
@@ -16,63 +19,80 @@ STROKES: tuple[Stroke, ...] = (
         (12, 3), (1, 5), (10, 2, 2, 2, 2, 2), (4, 7), (1, 1.5, 1, 7), (18, 3, 2, 3), (4, 1.5, 4, 8), (8, 7, 1, 7),
     )),
 )  # fmt: skip
-TRAINING = ("pretrain", "sparsify", "finetune")
-SHARED = "0.5"  # grey: what several series have in common, such as the dense network
+SHARED = "0.5"  # grey: a line that belongs to several labels, such as the training of the dense network
 
-Rows = Mapping[int, Sequence[JSON]]
-Line = tuple[str, str, list[float], list[float]]  # series and budget, "" for several; epochs, top-1
+Rows = Mapping[int, Sequence[JSON]]  # of metrics.jsonl, by the id of a run
 
 
-def training_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
+class TrainingLine(NamedTuple):
+    """One training. Label and budget are empty where runs of several share it."""
+
+    label: str
+    budget: str
+    epochs: list[float]
+    top1: list[float]
+
+
+class SearchLine(NamedTuple):
+    """The candidates of one search for one target, in the order in which they were tried."""
+
+    label: str
+    steps: list[float]
+    accuracies: list[float]
+    unit: str  # "episode"
+
+
+def training_curves(runs: Sequence[Run], labels: RunLabels, rows: Rows) -> Any:
     """A panel per stage; a training that several runs share is one line."""
     from matplotlib import pyplot
 
-    found = {stage: _lines(runs, series, rows, stage) for stage in TRAINING}
+    found = {stage: _training_lines(runs, labels, rows, stage) for stage in STAGE_ORDER}
     panels = {stage: lines for stage, lines in found.items() if lines}
     if not panels:
         return None
-    budgets = sorted({budget for lines in panels.values() for _, budget, *_ in lines if budget}, key=budget_order)
+    budgets = sorted({line.budget for lines in panels.values() for line in lines if line.budget}, key=budget_order)
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels) + 1, 4), squeeze=False)
     for axis, (stage, lines) in zip(axes[0], panels.items(), strict=True):
-        for name, budget, epochs, top1 in lines:
-            stroke = STROKES[budgets.index(budget) % len(STROKES)] if budget else "-"
-            colour = series.colours.get(name, SHARED)
-            dots = "." if len(epochs) < 30 else ""
+        for line in lines:
+            stroke = STROKES[budgets.index(line.budget) % len(STROKES)] if line.budget else "-"
+            colour = labels.colours.get(line.label, SHARED)
+            dots = "." if len(line.epochs) < 30 else ""
             look = {"linestyle": stroke, "color": colour, "alpha": 0.75, "linewidth": 1.2}
-            axis.plot(epochs, top1, marker=dots, markersize=4, **look)
+            axis.plot(line.epochs, line.top1, marker=dots, markersize=4, **look)
         axis.set(xlabel="epoch", title=stage)
-        whole_epochs(axis)
+        whole_numbers(axis)
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("held-out top-1, %")
-    shared = any(not name for lines in panels.values() for name, *_ in lines)
-    legend_beside(figure, axes[0][-1], _handles(series, budgets, shared), handlelength=6)
+    some_shared = any(not line.label for lines in panels.values() for line in lines)
+    legend_beside(figure, axes[0][-1], _handles(labels, budgets, some_shared), handlelength=6)
     return figure
 
 
-def _lines(runs: Sequence[Run], series: Series, rows: Rows, stage: str) -> list[Line]:
-    trained: dict[Any, list[Run]] = {}
-    for run in (run for run in runs if id(run) in rows):
-        trained.setdefault(run.stages.get(stage, {}).get("key", id(run)), []).append(run)
+def _training_lines(runs: Sequence[Run], labels: RunLabels, rows: Rows, stage: str) -> list[TrainingLine]:
+    """The trainings of a stage; runs share one if its stages have the same key in the cache."""
     lines = []
-    for group in trained.values():
-        named = stage if group[0].control is None or stage != "finetune" else f"{stage} {group[0].control}"
-        mine = [row for row in rows[id(group[0])] if row.get("stage") == named and "held_out_top1" in row]
-        if mine:
-            name, budget = _only({series.name(run) for run in group}), _only({budget_name(run) for run in group})
-            lines.append((name, budget, [row["epoch"] for row in mine], [row["held_out_top1"] for row in mine]))
+    readable = [run for run in runs if id(run) in rows]
+    for sharing in group_by(readable, lambda run: run.stages.get(stage, {}).get("key", id(run))).values():
+        name = sharing[0].rows_named(stage)
+        trained = [row for row in rows[id(sharing[0])] if row.get("stage") == name and "held_out_top1" in row]
+        if trained:
+            label, budget = _only({labels.label(run) for run in sharing}), _only(set(map(budget_label, sharing)))
+            epochs, top1 = [row[EPOCH] for row in trained], [row["held_out_top1"] for row in trained]
+            lines.append(TrainingLine(label, budget, epochs, top1))
     return lines
 
 
 def _only(names: set[str]) -> str:
-    return names.pop() if len(names) == 1 else ""
+    """The name that all have, or none."""
+    return next(iter(names)) if len(names) == 1 else ""
 
 
-def _handles(series: Series, budgets: Sequence[str], shared: bool) -> list[Any]:
-    """Colours are series, strokes are budgets."""
+def _handles(labels: RunLabels, budgets: Sequence[str], some_shared: bool) -> list[Any]:
+    """Of the legend: a colour per label, a stroke per budget."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in series.colours.items()]
-    if shared:
+    handles = [Line2D([], [], color=colour, label=label) for label, colour in labels.colours.items()]
+    if some_shared:
         handles.append(Line2D([], [], color=SHARED, label="shared by several"))
     if len(budgets) > 1:
         handles += [
@@ -82,43 +102,38 @@ def _handles(series: Series, budgets: Sequence[str], shared: bool) -> list[Any]:
     return handles
 
 
-def search_curves(runs: Sequence[Run], series: Series, rows: Rows) -> Any:
+def search_curves(runs: Sequence[Run], labels: RunLabels, rows: Rows) -> Any:
     """The best held-out accuracy so far of every search, per target; single candidates as faint points."""
     from matplotlib import pyplot
 
-    curves = _searches(runs, series, rows)
+    curves = group_by(_search_lines(runs, labels, rows), lambda line: line.label)
     if not curves:
         return None
     figure, axis = pyplot.subplots(figsize=(7.5, 4.5))
-    for name, colour in colours(list(curves)).items():
-        for at, (steps, accuracy) in enumerate(curves[name]):
-            axis.plot(steps, accuracy, ".", color=colour, alpha=0.25, markersize=3)
-            best = list(accumulate(accuracy, max))
-            axis.plot(steps, best, color=colour, drawstyle="steps-post", label=name if at == 0 else None)
-    axis.set(xlabel="episode", ylabel="held-out accuracy, %", title="Searches: the best so far")
+    for label, colour in colours(list(curves)).items():
+        for at, line in enumerate(curves[label]):
+            axis.plot(line.steps, line.accuracies, ".", color=colour, alpha=0.25, markersize=3)
+            best = list(accumulate(line.accuracies, max))
+            axis.plot(line.steps, best, color=colour, drawstyle="steps-post", label=label if at == 0 else None)
+    units = dict.fromkeys(line.unit for lines in curves.values() for line in lines)
+    axis.set(xlabel=" or ".join(units), ylabel="held-out accuracy, %", title="Searches: the best so far")
     axis.grid(alpha=0.25)
     legend_beside(figure, axis)
     return figure
 
 
-def _searches(runs: Sequence[Run], series: Series, rows: Rows) -> dict[str, list[tuple[list[float], list[float]]]]:
-    """Episodes and accuracies of every search that was computed, one curve per target, by series and target."""
-    curves: dict[str, list[tuple[list[float], list[float]]]] = {}
+def _search_lines(runs: Sequence[Run], labels: RunLabels, rows: Rows) -> list[SearchLine]:
+    """One per search and target; a search that several runs share is drawn once."""
+    lines = []
     seen = set()
     for run in (run for run in runs if id(run) in rows and run.control is None):
-        by_target: dict[float | None, list[JSON]] = {}
-        for row in rows[id(run)]:
-            if "accuracy" in row and _step(row) is not None:
-                by_target.setdefault(row.get("target"), []).append(row)
-        for target, mine in by_target.items():
+        tried = [row for row in rows[id(run)] if "accuracy" in row and step_of(row) is not None]
+        for target, candidates in group_by(tried, lambda row: row.get("target")).items():
             search = run.stages.get("sparsify", {}).get("key", id(run)), target
             if search not in seen:
-                name = series.name(run) + (f", target {target:g}" if target is not None else "")
-                curves.setdefault(name, []).append(([_step(row) or 0 for row in mine], [r["accuracy"] for r in mine]))
+                label = labels.label(run) + (f", target {target:g}" if target is not None else "")
+                steps = [step for row in candidates if (step := step_of(row))]
+                accuracies = [row["accuracy"] for row in candidates]
+                lines.append(SearchLine(label, [step.value for step in steps], accuracies, steps[0].name))
             seen.add(search)
-    return curves
-
-
-def _step(row: JSON) -> float | None:
-    step: float | None = row.get("episode", row.get("generation"))
-    return step
+    return lines

@@ -1,1 +1,1 @@
-"""Runs as they lie on disk: finding folders, reading summaries, metrics and plans."""
+"""Runs as they lie on disk: finding their folders, reading summaries, settings, metrics and plans."""

@@ -1,4 +1,4 @@
-"""Run folders, read into frozen objects. No torch, no Hydra."""
+"""Run folders, read into frozen objects. Imports neither torch nor Hydra."""
 
 import math
 import time
@@ -10,11 +10,13 @@ from typing import Any
 from compress.errors import first_line
 from compress.io.files import JSON, printable_tree, read_json
 from compress.io.paths import METRICS, PLAN, SUMMARY
-from compress.report.table.differences import settings_of
-from compress.schema.settings import FROM_SCRATCH, NETWORK_NAMES, STAGE_ORDER
+from compress.report.read.settings import settings_of
+from compress.schema.settings import STAGE_ORDER
 
-LAST_FIRST = (FROM_SCRATCH, *reversed(NETWORK_NAMES.values()))
-# What must be an object wherever it is in a summary.
+# A control shares these stages and networks with its run, and has others of its own.
+SHARED_STAGES = ("teacher", "pretrain", "sparsify")
+SHARED_NETWORKS = ("dense", "sparsified")
+# Paths in a summary (`*`: any key) at which an object must stand if anything does.
 OBJECTS = (
     "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.achieved",
     "controls.*.asked", "controls.*.achieved",
@@ -23,35 +25,51 @@ OBJECTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run, or one of its controls, with as much as its summary has."""
+    """A finished run, or one of its controls. What its summary lacks is empty or None."""
 
     folder: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)  # flat: see differing.settings_of
-    results: Mapping[str, JSON] = field(default_factory=dict)  # of its own networks: dense, pruned, ...
+    settings: Mapping[str, Any] = field(default_factory=dict)  # flat: see settings_of
+    results: Mapping[str, JSON] = field(default_factory=dict)  # by network, in the order of the stages: dense, ...
     budget: JSON = field(default_factory=dict)  # asked, achieved, met
     stages: Mapping[str, JSON] = field(default_factory=dict)
-    devices: int = 1  # processes that trained together
-    seconds: float | None = None  # this run alone, without what it reused
+    devices: int = 1  # world size of the training
+    seconds: float | None = None  # wall time of this run alone: reused stages took none
     started: str | None = None
-    fingerprint: str | None = None  # of the images
+    fingerprint: str | None = None  # of the images and their split
     control: str | None = None  # "random 1", if it is one
     controls: tuple["Run", ...] = ()
 
     @property
     def final(self) -> str:
-        return next((name for name in LAST_FIRST if name in self.results), list(self.results)[-1])
+        """The network that the run ends with."""
+        return list(self.results)[-1]
+
+    @property
+    def asked(self) -> JSON:
+        """The budget: its kind and its value."""
+        return self.budget.get("asked") or {}
+
+    @property
+    def achieved(self) -> JSON:
+        """What the pruned network came to, by every kind of budget."""
+        return self.budget.get("achieved") or {}
 
     @property
     def budget_kind(self) -> str | None:
-        return next(iter(self.budget.get("asked") or {}), None)
+        return next(iter(self.asked), None)
 
     @property
     def plan(self) -> Path:
         folder = self.folder if self.control is None else self.folder / "controls" / self.control.replace(" ", "-")
         return folder / PLAN
 
-    def figure(self, network: str, name: str) -> float | None:
+    def result(self, network: str, name: str) -> float | None:
+        """A measured number of a network: ("dense", "top1")."""
         return number(self.results.get(network, {}).get(name))
+
+    def rows_named(self, stage: str) -> str:
+        """What the rows of a stage of this run are called in metrics.jsonl."""
+        return stage if self.control is None or stage in SHARED_STAGES else f"{stage} {self.control}"
 
 
 @dataclass(frozen=True)
@@ -63,18 +81,19 @@ class Unfinished:
 
 
 def number(value: Any) -> float | None:
-    """A figure, if it is one."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if good else None
+    """The value if it is a finite number, else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Unfinished]]:
+    """The finished runs among these folders, and the others with the reason."""
     read = [read_run(folder) for folder in folders]
-    return [run for run in read if isinstance(run, Run)], [one for one in read if isinstance(one, Unfinished)]
+    return [run for run in read if isinstance(run, Run)], [other for other in read if isinstance(other, Unfinished)]
 
 
 def read_run(folder: Path) -> Run | Unfinished:
-    """A summary that other programs wrote is read too, for as much as it has."""
+    """The run in a folder. A summary that another program wrote may lack anything but results."""
     try:
         summary = printable_tree(read_json(folder / SUMMARY))
     except FileNotFoundError:
@@ -93,22 +112,26 @@ def read_run(folder: Path) -> Run | Unfinished:
 
 
 def _damage(summary: Any) -> str | None:
-    """The first thing that is not the object that it must be."""
+    """The first thing in a summary that should be an object and is none."""
     if not isinstance(summary, dict):
         return "not an object"
-    wrong = (path for pattern in OBJECTS for path in _no_objects(summary, pattern.split(".")))
+    wrong = (path for pattern in OBJECTS for path in _non_objects(summary, pattern.split(".")))
     return next((f"{path} is not an object" for path in wrong), None)
 
 
-def _no_objects(node: JSON, pattern: Sequence[str], path: str = "") -> Iterator[str]:
-    """Where a path of keys (`*` is any) leads to something else; keys that are missing or null are left out."""
+def _non_objects(node: JSON, pattern: Sequence[str], path: str = "") -> Iterator[str]:
+    """The paths that match a pattern and lead to something else than an object; missing keys and nulls are fine.
+
+    >>> list(_non_objects({"stages": {"prune": {"recipe": 3}, "eval": {}}}, ["stages", "*", "recipe"]))
+    ['stages.prune.recipe']
+    """
     if not pattern:
         return
     first, *rest = pattern
     for key in list(node) if first == "*" else [first]:
         value, here = node.get(key), f"{path}.{key}".removeprefix(".")
         if isinstance(value, dict):
-            yield from _no_objects(value, rest, here)
+            yield from _non_objects(value, rest, here)
         elif value is not None or first == "*":
             yield here
 
@@ -154,10 +177,11 @@ def _run(folder: Path, summary: JSON) -> Run:
 
 def _control(run: Run, name: str, summary: JSON) -> Run:
     """A control of a run as a run of its own: the same dense network, another plan."""
-    before = {network: row for network, row in run.results.items() if network in ("dense", "sparsified")}
+    before = {network: row for network, row in run.results.items() if network in SHARED_NETWORKS}
     own = {key.removesuffix(f", {name}"): row for key, row in summary["results"].items() if key.endswith(f", {name}")}
-    shared = {stage: run.stages[stage] for stage in ("teacher", "pretrain", "sparsify") if stage in run.stages}
-    branch = {stage: (summary.get("stages") or {}).get(f"{stage} {name}") for stage in ("prune", "finetune")}
+    shared = {stage: run.stages[stage] for stage in SHARED_STAGES if stage in run.stages}
+    others = [stage for stage in STAGE_ORDER if stage not in SHARED_STAGES]
+    branch = {stage: (summary.get("stages") or {}).get(f"{stage} {name}") for stage in others}
     return Run(
         folder=run.folder,
         settings={**run.settings, "control": name},

@@ -1,1 +1,1 @@
-"""Tables: rows, columns, footnotes, units and formats."""
+"""Tables: rows, columns, footnotes, and their text in five formats."""

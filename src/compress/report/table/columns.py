@@ -1,62 +1,65 @@
-"""The figures of a run, by the keys that `--sort`, `--where`, csv and json know them by."""
+"""The columns of numbers: of each its key (in `--sort`, `--where`, csv and json), its header, how to get it.
+
+Columns of settings are not here: `rows` makes them of the configuration differences."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compress.report.read.runs import Run, number
-from compress.report.table import units
+from compress.report.table import as_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One figure of a run: its key, how it is taken from a run, and how a table shows it."""
+class Column:
+    """A number that runs have."""
 
     key: str
-    header: str = ""  # two lines; none: only for sorting, csv and json
+    header: str = ""  # may have two lines; empty: only for sorting, csv and json
     of: Callable[[Run], Any]
-    text: Callable[[float], str] = units.points
-    apart: Callable[[float, float], str] = units.by_points  # how the table of two runs shows their difference
-    detail: bool = False  # only in the table that a sweep ends with, and with --details
+    text: Callable[[float], str] = as_text.two_decimals
+    difference: Callable[[float, float], str] = as_text.difference_in_points  # in the table of two runs
+    detail: bool = False  # shown only with --details, and in the table that a sweep ends with
 
 
 def recovered(run: Run) -> str:
+    """The network after fine-tuning, or the one that was trained from scratch in its place."""
     return "finetuned" if "finetuned" in run.results else "from scratch"
 
 
 def _top1(network: str) -> Callable[[Run], float | None]:
-    return lambda run: run.figure(network, "top1")
+    return lambda run: run.result(network, "top1")
 
 
 def _final(name: str) -> Callable[[Run], float | None]:
-    return lambda run: run.figure(run.final, name)
+    return lambda run: run.result(run.final, name)
 
 
 def delta(run: Run) -> float | None:
     """The last network's top-1 minus the dense one's, in points."""
-    final, dense = run.figure(run.final, "top1"), run.figure("dense", "top1")
+    final, dense = run.result(run.final, "top1"), run.result("dense", "top1")
     return None if final is None or dense is None or run.final == "dense" else final - dense
 
 
 def macs_share(run: Run) -> float | None:
-    """Of the dense network's MACs; where none was measured, what the cost model said."""
-    macs, dense = run.figure(run.final, "macs"), run.figure("dense", "macs")
+    """Of the dense network's MACs: as measured, else as the plan was priced."""
+    macs, dense = run.result(run.final, "macs"), run.result("dense", "macs")
     if macs is not None and dense:
         return macs / dense
-    return number((run.budget.get("achieved") or {}).get("preserve_ratio"))
+    return number(run.achieved.get("preserve_ratio"))
 
 
 def asked(run: Run) -> float | None:
-    return number((run.budget.get("asked") or {}).get(run.budget_kind))
+    return number(run.asked.get(run.budget_kind or ""))
 
 
 def achieved(run: Run) -> float | None:
     """In the unit of what was asked."""
-    return number((run.budget.get("achieved") or {}).get(run.budget_kind))
+    return number(run.achieved.get(run.budget_kind or ""))
 
 
-def computing(run: Run) -> float | None:
-    """Seconds that all of its stages took, whichever run computed them; its controls are left out."""
+def seconds_of_stages(run: Run) -> float | None:
+    """What all stages took, also those that another run computed; without the stages of controls."""
     seconds = [number(stage.get("seconds")) for stage in run.stages.values()]
     known = [each for each in seconds if each is not None]
     return sum(known) if known else None
@@ -64,44 +67,58 @@ def computing(run: Run) -> float | None:
 
 def _amount(
     key: str, header: str, of: Callable[[Run], Any], text: Callable[[float], str], detail: bool = False
-) -> Measure:
-    """What is compared by how many times as much it is."""
-    return Measure(key=key, header=header, of=of, text=text, apart=units.by_percent, detail=detail)
+) -> Column:
+    """A column of amounts, which differ by so many percent."""
+    difference = as_text.difference_in_percent
+    return Column(key=key, header=header, of=of, text=text, difference=difference, detail=detail)
 
 
-MEASURES = (
-    Measure(key="asked", header="asked", of=asked),
-    Measure(key="achieved", header="achieved", of=achieved),
-    Measure(key="top1", of=_final("top1")),
-    Measure(key="dense", header="dense\ntop-1", of=_top1("dense")),
-    Measure(key="sparsified", header="sparsified\ntop-1", of=_top1("sparsified"), detail=True),
-    Measure(key="pruned", header="pruned\ntop-1", of=_top1("pruned")),
-    Measure(key="finetuned", header="finetuned\ntop-1", of=lambda run: run.figure(recovered(run), "top1")),
-    Measure(key="delta", header="delta,\npoints", of=delta, text=units.signed),
-    _amount("macs", "MACs,\nM", _final("macs"), units.millions),
-    Measure(key="macs_share", header="MACs,\nof dense", of=macs_share, text=units.share, apart=units.by_share),
-    _amount("nonzero_macs", "nonzero\nMACs, M", _final("nonzero_macs"), units.millions),
-    _amount("params", "params", _final("params"), units.count),
-    _amount("bytes", "file,\nKiB", _final("bytes"), units.kibibytes, detail=True),
-    _amount("latency", "latency,\nms", _final("latency_ms"), units.points),
-    Measure(key="epochs", header="epochs", of=_final("epochs"), text=units.count, apart=units.by_count, detail=True),
-    _amount("seconds", "seconds,\nall stages", computing, units.seconds),
-    _amount("seconds_run", "seconds,\nthis run", lambda run: run.seconds, units.seconds),
+COLUMNS = (
+    Column(key="asked", header="asked", of=asked),
+    Column(key="achieved", header="achieved", of=achieved),
+    Column(key="top1", of=_final("top1")),
+    Column(key="dense", header="dense\ntop-1", of=_top1("dense")),
+    Column(key="sparsified", header="sparsified\ntop-1", of=_top1("sparsified"), detail=True),
+    Column(key="pruned", header="pruned\ntop-1", of=_top1("pruned")),
+    Column(key="finetuned", header="finetuned\ntop-1", of=lambda run: run.result(recovered(run), "top1")),
+    Column(key="delta", header="delta,\npoints", of=delta, text=as_text.signed),
+    _amount("macs", "MACs,\nM", _final("macs"), as_text.millions),
+    Column(
+        key="macs_share",
+        header="MACs,\nof dense",
+        of=macs_share,
+        text=as_text.share,
+        difference=as_text.difference_of_shares,
+    ),
+    _amount("nonzero_macs", "nonzero\nMACs, M", _final("nonzero_macs"), as_text.millions),
+    _amount("params", "params", _final("params"), as_text.count),
+    _amount("bytes", "file,\nKiB", _final("bytes"), as_text.kibibytes, detail=True),
+    _amount("latency", "latency,\nms", _final("latency_ms"), as_text.two_decimals),
+    Column(
+        key="epochs",
+        header="epochs",
+        of=_final("epochs"),
+        text=as_text.count,
+        difference=as_text.difference_of_counts,
+        detail=True,
+    ),
+    _amount("seconds", "seconds,\nall stages", seconds_of_stages, as_text.seconds),
+    _amount("seconds_run", "seconds,\nthis run", lambda run: run.seconds, as_text.seconds),
 )
 
 
-def measures(runs: Sequence[Run]) -> list[Measure]:
-    """All figures that some of these runs have, their thresholds and their controls' top-1 in their places."""
+def columns(runs: Sequence[Run]) -> list[Column]:
+    """The columns that some of these runs have a number for, with a column per threshold and per control's top-1."""
     thresholds = {name for run in runs for name in _thresholds(run)}
     controls = dict.fromkeys((control.control, control.final) for run in runs for control in run.controls)
-    found: list[Measure] = []
-    for measure in MEASURES:
-        found.append(measure)
-        if measure.key == "pruned":
+    found: list[Column] = []
+    for column in COLUMNS:
+        found.append(column)
+        if column.key == "pruned":
             found += [_threshold(name) for name in sorted(thresholds)]
-        if measure.key == "finetuned":
-            found += [_rival(str(name), network) for name, network in controls]
-    return [measure for measure in found if any(measure.of(run) is not None for run in runs)]
+        if column.key == "finetuned":
+            found += [_top1_of_control(str(name), network) for name, network in controls]
+    return [column for column in found if any(column.of(run) is not None for run in runs)]
 
 
 def _thresholds(run: Run) -> dict[str, Any]:
@@ -109,20 +126,20 @@ def _thresholds(run: Run) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _threshold(name: str) -> Measure:
+def _threshold(name: str) -> Column:
     key = "threshold" if name == "all" else f"{name} threshold"
-    return Measure(
+    return Column(
         key=key,
         header=key.replace(" ", "\n"),
         of=lambda run: number(_thresholds(run).get(name)),
-        text=units.small,
-        apart=units.by_exponent,
+        text=as_text.small,
+        difference=as_text.difference_with_exponent,
         detail=True,
     )
 
 
-def _rival(control: str, network: str) -> Measure:
+def _top1_of_control(control: str, network: str) -> Column:
     def of(run: Run) -> float | None:
-        return next((rival.figure(network, "top1") for rival in run.controls if rival.control == control), None)
+        return next((each.result(network, "top1") for each in run.controls if each.control == control), None)
 
-    return Measure(key=f"{network} {control}", header=f"{network},\n{control}", of=of, detail=True)
+    return Column(key=f"{network} {control}", header=f"{network},\n{control}", of=of, detail=True)

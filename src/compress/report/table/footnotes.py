@@ -1,6 +1,29 @@
-"""What a reader must know before comparing a row with the others: said in words, one mark per reason.
+"""Footnotes: what a reader must know before comparing a row with the others.
 
-What most rows of the same dataset and network do is the norm; the mark says what is otherwise, and how many do so.
+Some are about one run: it missed its budget, it stopped early. The others compare runs: what most of them did is
+usual; a run that did something else gets a footnote that says what, and how many did the usual. Three runs, of which
+one was fine-tuned at another learning rate and measured on another machine:
+
+>>> from pathlib import Path
+>>> def run(lr, machine, **settings):
+...     return Run(folder=Path("run"), settings={"dataset": "digits", "model": "resnet20", **settings},
+...         stages={"finetune": {"recipe": {"lr": lr, "epochs": 10}, "epochs": 10}},
+...         results={"finetuned": {"top1": 90.0, "latency_device": machine}})
+>>> runs = [run(0.1, "A100"), run(0.1, "A100"), run(0.2, "CPU")]
+>>> footnotes_of(runs)[2]
+['finetune.lr 0.2, not 0.1 as in 2 of 3', 'latency on CPU, not A100 as in 2 of 3']
+
+Recipes compare only among runs of the same network and images: of another network, this run is alone and usual.
+
+>>> footnotes_of([*runs[:2], run(0.2, "A100", model="vgg16")])
+[[], [], []]
+
+In a table with a row per group (`--by method`), a footnote says how many of the group have it; to these come the
+settings that differ within the group, which makes its standard deviation more than that of the seeds:
+
+>>> runs = [run(0.1, "A100", seed=0), run(0.1, "A100", seed=1, **{"method.l1": 0.1})]
+>>> footnotes_of_group(runs, [["missed its budget"], []], by=["method"])
+['1 of 2: missed its budget', 'runs differ in method.l1 (0.1, null)']
 """
 
 from collections import Counter
@@ -8,31 +31,35 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from compress.io.files import JSON
+from compress.report.group_by import group_by
 from compress.report.read.runs import Run
-from compress.report.table.differences import differing, setting_text
+from compress.report.table import as_text
+from compress.report.table.differences import differing
 
-MOST_NAMED = 3
-OF_STEPS = ("step_epochs", "step_factor")  # without a meaning under another schedule
+MAX_NAMED = 3  # differences of a recipe that are spelled out
+OF_STEP_SCHEDULE = ("step_epochs", "step_factor")  # settings without effect under another schedule
 
 
-def marks_of(runs: Sequence[Run]) -> list[list[str]]:
-    """The marks of every run, in the order of `runs`."""
-    deviations = _deviations(runs, _recipe, ("dataset", "model"))
-    others = _deviations(runs, _measured, ("dataset",))
+def footnotes_of(runs: Sequence[Run]) -> list[list[str]]:
+    """The footnotes of every run, in the order of `runs`."""
+    recipes = _unusual(runs, _recipe, ("dataset", "model"))
+    measurements = _unusual(runs, _measurement, ("dataset",))
     return [
-        [*_own(run), *([_several(recipe)] if recipe else []), *other]
-        for run, recipe, other in zip(runs, deviations, others, strict=True)
+        [*_of_itself(run), *_summarised(recipe), *measurement]
+        for run, recipe, measurement in zip(runs, recipes, measurements, strict=True)
     ]
 
 
-def _own(run: Run) -> list[str]:
-    """What a run says of itself."""
+def _of_itself(run: Run) -> list[str]:
+    """What is said of a run whatever the others did."""
     found = []
-    by_macs = run.control == "uniform" and run.budget_kind == "percent"  # it is to have the method's MACs
-    if run.budget.get("met") is False and not by_macs:
+    has_macs_of_method = run.control == "uniform" and run.budget_kind == "percent"  # and so another percent
+    if run.budget.get("met") is False and not has_macs_of_method:
         found.append("missed its budget by more than 1 % and one rounding step")
     chosen = {name: row["weights"] for name, row in run.results.items() if row.get("weights", "last") != "last"}
-    found += [f"{name}: top-1 of the {setting_text(which)} epoch, not of the last" for name, which in chosen.items()]
+    found += [
+        f"{name}: top-1 of the {as_text.setting(which)} epoch, not of the last" for name, which in chosen.items()
+    ]
     for name, stage in run.stages.items():
         done = stage.get("epochs")
         asked = (stage.get("recipe") or {}).get("epochs", run.settings.get(f"{name}.epochs"))
@@ -42,42 +69,43 @@ def _own(run: Run) -> list[str]:
 
 
 def _recipe(run: Run) -> JSON:
-    """How a run trained: what must be alike for its top-1 to be compared."""
+    """How a run trained: what must be the same for its top-1 to be compared."""
     done = run.stages.get("finetune", {})
     recipe: JSON = {
         "distill": run.settings.get("distill"),
-        **_under("distill", run),
-        **_under("teacher", run),
+        **_inside("distill", run),
+        **_inside("teacher", run),
         "devices": run.devices,
         "finetune.init": done.get("init", run.settings.get("finetune.init")),
     }
     source = run.stages.get("pretrain", {}).get("source", "trained")
-    recipe |= _under("pretrain", run) if source == "trained" else {"the dense network is": source}
+    recipe |= _inside("pretrain", run) if source == "trained" else {"the dense network is": source}
     if run.stages and "finetune" not in run.stages:
         return {**recipe, "finetune": "none"}
     used = {f"finetune.{key}": value for key, value in (done.get("recipe") or {}).items()}
-    recipe |= {"finetune": "done"} | (used or _under("finetune", run)) | {"finetune.init": recipe["finetune.init"]}
+    recipe |= {"finetune": "done"} | (used or _inside("finetune", run)) | {"finetune.init": recipe["finetune.init"]}
     if "finetune.epochs" not in recipe:
         recipe["finetune.epochs"] = run.results[run.final].get("epochs")
-    return _meaningful(recipe)
+    return _with_effect(recipe)
 
 
-def _under(stage: str, run: Run) -> JSON:
-    return {key: value for key, value in run.settings.items() if key.startswith(f"{stage}.")}
+def _inside(group: str, run: Run) -> JSON:
+    return {key: value for key, value in run.settings.items() if key.startswith(f"{group}.")}
 
 
-def _meaningful(recipe: JSON) -> JSON:
+def _with_effect(recipe: JSON) -> JSON:
+    """The settings of a recipe without those that do nothing under its schedule."""
     unused = {
         f"{stage}.{key}"
         for stage in ("pretrain", "finetune")
-        for key in OF_STEPS
+        for key in OF_STEP_SCHEDULE
         if recipe.get(f"{stage}.schedule") != "step"
     }
     return {key: value for key, value in recipe.items() if key not in unused and key != "finetune.scratch_budget"}
 
 
-def _measured(run: Run) -> JSON:
-    """Where a run was measured."""
+def _measurement(run: Run) -> JSON:
+    """What a run was measured on."""
     row = run.results[run.final]
     return {
         "latency on": row.get("latency_device"),
@@ -86,64 +114,71 @@ def _measured(run: Run) -> JSON:
     }
 
 
-def _deviations(runs: Sequence[Run], facts: Callable[[Run], JSON], alike: Sequence[str]) -> list[list[str]]:
-    """Per run what differs from most of those that share the `alike` settings."""
-    mates: dict[tuple[str, ...], list[JSON]] = {}
-    of = [(tuple(str(run.settings.get(key)) for key in alike), facts(run)) for run in runs]
-    for group, mine in of:
-        mates.setdefault(group, []).append(mine)
-    norms = {group: _norm(all_of) for group, all_of in mates.items()}
+def _unusual(runs: Sequence[Run], facts_of: Callable[[Run], JSON], same: Sequence[str]) -> list[list[str]]:
+    """For every run, in which facts it is unlike most runs that have the same value of the settings `same`."""
+    pairs = [(tuple(str(run.settings.get(key)) for key in same), facts_of(run)) for run in runs]
+    usual = {
+        group: _most_common([facts for _, facts in members])
+        for group, members in group_by(pairs, lambda pair: pair[0]).items()
+    }
     return [
-        [
-            f"{key} {setting_text(value)}, not {norm} as in {f'{count} of {total}' if total > 2 else 'the other'}"
-            for key, value in mine.items()
-            if value is not None or key == "distill"
-            for norm, count, total in [norms[group][key]]
-            if setting_text(value) != norm
-        ]
-        for group, mine in of
+        [text for key, value in facts.items() if (text := _deviation(key, value, usual[group]))]
+        for group, facts in pairs
     ]
 
 
-def _norm(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int, int]]:
-    """Of every fact the most common value (the first of equals), how many have it, and how many have any."""
-    norms = {}
+def _deviation(key: str, value: Any, usual: Mapping[str, tuple[str, int, int]]) -> str | None:
+    """One fact beside the usual value; None where it is usual or unknown."""
+    if not _is_known(key, value):
+        return None
+    most, count, total = usual[key]
+    text = as_text.setting(value)
+    return (
+        None
+        if text == most
+        else f"{key} {text}, not {most} as in {f'{count} of {total}' if total > 2 else 'the other'}"
+    )
+
+
+def _most_common(rows: Sequence[JSON]) -> dict[str, tuple[str, int, int]]:
+    """For every fact its most common value (of several the first), how many rows have it, and how many have any."""
+    found = {}
     for key in dict.fromkeys(key for row in rows for key in row):
-        values = Counter(
-            setting_text(row[key]) for row in rows if key in row and (row[key] is not None or key == "distill")
-        )
+        values = Counter(as_text.setting(row[key]) for row in rows if key in row and _is_known(key, row[key]))
         if values:
             (value, count), *_ = values.most_common(1)
-            norms[key] = value, count, values.total()
-    return norms
+            found[key] = value, count, values.total()
+    return found
 
 
-def _several(deviations: Sequence[str]) -> str:
+def _is_known(key: str, value: Any) -> bool:
+    return value is not None or key == "distill"  # which is null where there is no distillation
+
+
+def _summarised(deviations: Sequence[str]) -> list[str]:
+    """One footnote of all deviations of a recipe."""
     if any(deviation.startswith("finetune none") for deviation in deviations):
-        return "not fine-tuned"
-    more = f"; and {len(deviations) - MOST_NAMED} more" if len(deviations) > MOST_NAMED else ""
-    return "; ".join(deviations[:MOST_NAMED]) + more
+        return ["not fine-tuned"]
+    more = f"; and {len(deviations) - MAX_NAMED} more" if len(deviations) > MAX_NAMED else ""
+    return ["; ".join(deviations[:MAX_NAMED]) + more] if deviations else []
 
 
-def group_marks(runs: Sequence[Run], marks: Sequence[Sequence[str]], by: Sequence[str]) -> list[str]:
-    """Of runs that make one row: their marks with how many have each, and what differs besides the seed."""
-    held = Counter(mark for mine in marks for mark in dict.fromkeys(mine))
-    found = [mark if count == len(runs) else f"{count} of {len(runs)}: {mark}" for mark, count in held.items()]
-    found += [
-        f"runs differ in {key} ({', '.join(values)})"
-        for key in differing([run.settings for run in runs])
-        if key != "seed" and key not in by
-        for values in [sorted({setting_text(run.settings.get(key)) for run in runs})]
-    ]
-    budgets = dict.fromkeys(str(run.budget.get("asked")) for run in runs)
-    if len(budgets) > 1:
+def footnotes_of_group(runs: Sequence[Run], footnotes: Sequence[Sequence[str]], by: Sequence[str]) -> list[str]:
+    """Of runs that make one row: their footnotes, and in what they differ besides the seed and `by`."""
+    counts = Counter(footnote for each in footnotes for footnote in dict.fromkeys(each))
+    found = [text if count == len(runs) else f"{count} of {len(runs)}: {text}" for text, count in counts.items()]
+    for key in differing([run.settings for run in runs]):
+        if key != "seed" and key not in by:
+            values = sorted({as_text.setting(run.settings.get(key)) for run in runs})
+            found.append(f"runs differ in {key} ({', '.join(values)})")
+    if len({str(run.asked) for run in runs}) > 1:
         found.append(f"runs differ in the budget asked ({_budgets(runs)})")
-    same = Counter(str(sorted(run.settings.items(), key=str)) + str(run.control) for run in runs)
-    if twice := sum(same.values()) - len(same):
-        found.append(f"{twice + len(same)} runs, but {len(same)} different settings: the spread is not that of seeds")
+    different = {str(sorted(run.settings.items(), key=str)) + str(run.control) for run in runs}
+    if len(different) < len(runs):
+        found.append(f"{len(runs)} runs, but {len(different)} different settings: the spread is not that of seeds")
     return found
 
 
 def _budgets(runs: Sequence[Run]) -> str:
-    asked = [f"{key} {setting_text(value)}" for run in runs for key, value in (run.budget.get("asked") or {}).items()]
+    asked = [f"{kind} {as_text.setting(value)}" for run in runs for kind, value in run.asked.items()]
     return ", ".join(dict.fromkeys(asked))

@@ -4,11 +4,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from compress.report.table.units import in_unit
+from compress.report.table.as_text import count, in_budget_unit, kibibytes, share, two_decimals
 
 
 def results_table(summary: dict[str, Any]) -> str:
-    """One row per network: dense, pruned, finetuned; what was asked beside what was achieved, in the same unit."""
+    """A row per network (dense, pruned, finetuned), with the budget asked beside what was achieved of it."""
     results, budget = summary["results"], summary["budget"]
     if not results:
         return "no network was measured (stages without eval)"
@@ -21,19 +21,21 @@ def results_table(summary: dict[str, Any]) -> str:
     rows = []
     for name, row in results.items():
         got = _achieved(name, summary)
-        figures = ([in_unit(kind, asked), in_unit(kind, got[kind])] if got else ["", ""]) if compared else []
+        figures = (
+            ([in_budget_unit(kind, asked), in_budget_unit(kind, got[kind])] if got else ["", ""]) if compared else []
+        )
         rows.append(
             [
                 name,
-                f"{row['top1']:.2f} %",
+                f"{two_decimals(row['top1'])} %",
                 _epochs(row),
-                in_unit("flops_limit", row["macs"] / 1e6),
-                f"{100 * row['macs'] / dense_macs:.2f} %",
+                in_budget_unit("flops_limit", row["macs"] / 1e6),
+                share(row["macs"] / dense_macs),
                 *figures,
-                f"{row['params']:,}",
+                count(row["params"]),
                 *(_sparse(row) if sparse else []),
-                f"{row['bytes'] / 1024:,.0f} KiB",
-                f"{row['latency_ms']:.2f} ms",
+                f"{kibibytes(row['bytes'])} KiB",
+                f"{two_decimals(row['latency_ms'])} ms",
             ]
         )
     zeros = ["zeros", "nonzero MACs", "zipped"] if sparse else []
@@ -53,7 +55,7 @@ def results_table(summary: dict[str, Any]) -> str:
 
 
 def _achieved(name: str, summary: dict[str, Any]) -> dict[str, float]:
-    """What a pruned network came to: the run's own, or that of the control that its name says."""
+    """What was achieved of the budget by a network: "pruned" is the run's, "pruned, random 1" its control's."""
     stage, _, control = name.partition(", ")
     if stage in ("dense", "sparsified"):
         return {}
@@ -69,5 +71,5 @@ def _epochs(row: dict[str, Any]) -> str:
 def _sparse(row: dict[str, Any]) -> list[str]:
     if "sparsity" not in row:
         return ["", "", ""]
-    sizes = in_unit("flops_limit", row["nonzero_macs"] / 1e6), f"{row['zipped_bytes'] / 1024:,.0f} KiB"
-    return [f"{100 * row['sparsity']:.2f} %", *sizes]
+    sizes = in_budget_unit("flops_limit", row["nonzero_macs"] / 1e6), f"{kibibytes(row['zipped_bytes'])} KiB"
+    return [share(row["sparsity"]), *sizes]

@@ -1,4 +1,4 @@
-"""The rows of a comparison: one per run, or one per group of runs with mean and standard deviation."""
+"""The rows of a table: one per run, or one per group of runs with means and standard deviations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,129 +6,128 @@ from functools import cached_property, partial
 from typing import Any
 
 from compress.report.read.runs import Run, number
-from compress.report.table.columns import Measure, measures
-from compress.report.table.differences import differing, one_line, setting_text
-from compress.report.table.footnotes import group_marks, marks_of
-from compress.report.table.select import Keys, grouped
-from compress.report.table.units import in_unit, mean_and_deviation, with_spread
+from compress.report.table import as_text
+from compress.report.table.columns import Column, columns
+from compress.report.table.differences import differing
+from compress.report.table.footnotes import footnotes_of, footnotes_of_group
+from compress.report.table.query import Keys, group_runs
 
-LONGEST = 40  # characters of a setting's value in a table
-KINDLY = ("asked", "achieved")  # in the unit of the budget
+MAX_SETTING = 40  # characters of a setting's value in a table
+IN_BUDGET_UNIT = ("asked", "achieved")  # columns
 
 
 @dataclass(frozen=True)
-class Row:
-    """One run, or several of which figures are means."""
+class TableRow:
+    """One run, or a group of runs of which the numbers are means."""
 
     runs: tuple[Run, ...]
-    settings: Mapping[str, Any]  # by the headers of the table
-    figures: Mapping[str, Any]  # by key
-    spreads: Mapping[str, float] = field(default_factory=dict)  # sample standard deviations, of several runs
-    marks: tuple[str, ...] = ()
+    settings: Mapping[str, Any]  # by header
+    values: Mapping[str, Any]  # by the key of a column
+    deviations: Mapping[str, float] = field(default_factory=dict)  # sample standard deviations, of groups only
+    footnotes: tuple[str, ...] = ()
 
     @property
-    def kind(self) -> str | None:
-        """The unit of the budget, if it is one."""
+    def budget_kind(self) -> str | None:
+        """None where its runs have budgets of different kinds."""
         kinds = {run.budget_kind for run in self.runs}
         return kinds.pop() if len(kinds) == 1 else None
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Rows with the names of their columns."""
+class Table:
+    """What `compress compare` shows, whatever the format."""
 
-    rows: Sequence[Row]
-    settings: Sequence[str]  # headers of the settings that stand before the figures
-    measures: Sequence[Measure]
-    by: Sequence[str] = ()  # what the rows are grouped by
+    rows: Sequence[TableRow]
+    settings: Sequence[str]  # headers of the columns of settings, which come first
+    columns: Sequence[Column]
+    by: Sequence[str] = ()  # keys that the rows are grouped by
 
     @cached_property
-    def kind(self) -> str | None:
-        """The budget's unit in all rows that have one, if it is the same."""
-        kinds = {row.kind for row in self.rows if row.figures.get("asked") is not None}
+    def budget_kind(self) -> str | None:
+        """The kind of all budgets that were asked, if it is the same."""
+        kinds = {row.budget_kind for row in self.rows if row.values.get("asked") is not None}
         return kinds.pop() if len(kinds) == 1 else None
 
 
-def compare(runs: Sequence[Run], keys: Keys, by: Sequence[str] = ()) -> Comparison:
-    """A row per run; with `by`, keys of figures or settings, a row per group of runs that share them."""
-    marks = dict(zip(map(id, runs), marks_of(runs), strict=True))
-    found = measures(runs)
+def make_table(runs: Sequence[Run], keys: Keys, by: Sequence[str] = ()) -> Table:
+    """A row per run; with `by`, full keys of columns or settings, a row per group of runs that agree in them."""
+    footnotes = dict(zip(map(id, runs), footnotes_of(runs), strict=True))
+    found = columns(runs)
     if not by:
-        differ = differing([run.settings for run in runs])
-        names = {key: keys.short[key] for key in differ}
-        rows = [_row((run,), names, keys, found, marks[id(run)]) for run in runs]
+        headers = {key: keys.short[key] for key in differing([run.settings for run in runs])}
+        rows = [_row((run,), headers, keys, found, footnotes[id(run)]) for run in runs]
     else:
-        names = {key: keys.short.get(key, key) for key in by}
+        headers = {key: keys.short.get(key, key) for key in by}
         rows = [
-            _row(group, names, keys, found, group_marks(group, [marks[id(run)] for run in group], by))
-            for group in grouped(runs, [keys.value(key) for key in by])
+            _row(group, headers, keys, found, footnotes_of_group(group, [footnotes[id(run)] for run in group], by))
+            for group in group_runs(runs, [keys.getter(key) for key in by])
         ]
-    if _alike(rows):
-        rows = [_with_path(row) for row in rows]
-    return Comparison(rows, list(rows[0].settings), found, by)
+    if _look_equal(rows):
+        rows = [_with_folder(row) for row in rows]
+    return Table(rows, list(rows[0].settings), found, by)
 
 
 def _row(
-    runs: tuple[Run, ...], names: Mapping[str, str], keys: Keys, found: Sequence[Measure], marks: Sequence[str]
-) -> Row:
-    figures, spreads = {}, {}
-    for measure in found:
-        values = [measure.of(run) for run in runs]
-        figures[measure.key], spread = _mean(values)
-        if spread is not None:
-            spreads[measure.key] = spread
-    asked = {str(run.budget.get("asked")) for run in runs}
-    if len(asked) > 1:  # a mean of what was asked for says nothing
-        figures |= dict.fromkeys(KINDLY)
-        spreads = {key: spread for key, spread in spreads.items() if key not in KINDLY}
-    settings = {name: keys.value(key)(runs[0]) for key, name in names.items()}
-    return Row(runs, settings, figures, spreads, tuple(marks))
+    runs: tuple[Run, ...], headers: Mapping[str, str], keys: Keys, found: Sequence[Column], footnotes: Sequence[str]
+) -> TableRow:
+    values, deviations = {}, {}
+    for column in found:
+        values[column.key], sd = _mean([column.of(run) for run in runs])
+        if sd is not None:
+            deviations[column.key] = sd
+    asked = {str(run.asked) for run in runs}
+    if len(asked) > 1:  # a mean over different budgets says nothing
+        values |= dict.fromkeys(IN_BUDGET_UNIT)
+        deviations = {key: sd for key, sd in deviations.items() if key not in IN_BUDGET_UNIT}
+    settings = {header: keys.getter(key)(runs[0]) for key, header in headers.items()}
+    return TableRow(runs, settings, values, deviations, tuple(footnotes))
 
 
 def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample deviation; none if a run lacks the figure: a mean over others would be another row's."""
+    """Mean and sample standard deviation; None if a run lacks the value, since a mean of the others would mislead."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None, None
-    mean, deviation = mean_and_deviation(known)
-    return mean, deviation if len(known) > 1 else None
+    mean, sd = as_text.mean_and_sd(known)
+    return mean, sd if len(known) > 1 else None
 
 
-def _alike(rows: Sequence[Row]) -> bool:
-    """Whether two rows could not be told apart by what a table shows of them."""
-    told = [
-        (*(cell_text(*item) for item in row.settings.items()), row.kind, row.figures.get("asked")) for row in rows
+def _look_equal(rows: Sequence[TableRow]) -> bool:
+    """Whether a reader could not tell two rows apart by their settings and budgets."""
+    shown = [
+        (*(cell_text(*item) for item in row.settings.items()), row.budget_kind, row.values.get("asked"))
+        for row in rows
     ]
-    return len(set(told)) < len(told)
+    return len(set(shown)) < len(shown)
 
 
-def _with_path(row: Row) -> Row:
+def _with_folder(row: TableRow) -> TableRow:
     first, *others = row.runs
     more = f" and {len(others)} more" if others else ""
     return replace(row, settings={**row.settings, "run": f"{first.folder}{more}"})
 
 
-def cell_text(name: str, value: Any) -> str:
-    """A setting as a table shows it, cut if it is long; a folder is there to be copied."""
-    text = "" if value is None else one_line(setting_text(value))
-    return text if len(text) <= LONGEST or name == "run" else text[: LONGEST - 1] + "…"
+def cell_text(header: str, value: Any) -> str:
+    """A setting as a table shows it: cut if it is long, but for folders, which people copy."""
+    text = "" if value is None else as_text.one_line(as_text.setting(value))
+    return text if len(text) <= MAX_SETTING or header == "run" else text[: MAX_SETTING - 1] + "…"
 
 
-def row_value(row: Row, keys: Keys, key: str) -> Any:
-    """What to sort a row by: its figure, or the setting that all of its runs share."""
-    if key in row.figures:
-        return row.figures[key]
-    values = [keys.value(key)(run) for run in row.runs]
-    same = all(setting_text(value) == setting_text(values[0]) for value in values)
-    return values[0] if same else _mean([number(value) for value in values])[0]
+def row_value(row: TableRow, keys: Keys, key: str) -> Any:
+    """What to sort a row by: its number, or the setting of its runs; the mean of that where they differ."""
+    if key in row.values:
+        return row.values[key]
+    values = [keys.getter(key)(run) for run in row.runs]
+    is_same = all(as_text.setting(value) == as_text.setting(values[0]) for value in values)
+    return values[0] if is_same else _mean([number(value) for value in values])[0]
 
 
-def figure_text(row: Row, measure: Measure, named_kind: bool) -> str:
-    """A cell: the mean with its deviation, or the value that all runs share."""
-    value, spread, text = row.figures.get(measure.key), row.spreads.get(measure.key), measure.text
+def number_text(row: TableRow, column: Column, with_budget_kind: bool) -> str:
+    """A cell: the number, and its standard deviation where that is not 0."""
+    value, sd, text = row.values.get(column.key), row.deviations.get(column.key), column.text
     if value is None:
         return ""
-    if measure.key in KINDLY:
-        text = partial(in_unit, str(row.kind), padded=bool(spread))
-    cell = with_spread(text(value), text(spread)) if spread else text(value)
-    return f"{row.kind} {cell}" if named_kind and measure.key == "asked" else cell
+    if column.key in IN_BUDGET_UNIT:
+        text = partial(as_text.in_budget_unit, str(row.budget_kind), padded=bool(sd))
+    cell = as_text.with_sd(text(value), text(sd)) if sd else text(value)
+    return f"{row.budget_kind} {cell}" if with_budget_kind and column.key == "asked" else cell

@@ -7,7 +7,7 @@ from torch import nn
 
 from compress.graph.plan import Plan
 from compress.io.files import JSON
-from compress.measure.macs import Uncounted, count_macs, describe_uncounted
+from compress.measure.macs import UncountedOperators, count_macs, describe_uncounted
 from compress.prune.method import Problem
 from compress.prune.surgery import difference
 from compress.run.job import Job
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SAME = 1e-10  # largest relative difference of masked and cut logits in float64
 
 
-def warn_uncounted(stage: str, uncounted: Uncounted) -> None:
+def warn_uncounted(stage: str, uncounted: UncountedOperators) -> None:
     if uncounted:
         log.warning("%s: of the dense network, %s", stage, describe_uncounted(uncounted))
 

@@ -1,0 +1,98 @@
+"""The folder of a run: whether it is this run's to write, and making room where what it holds is damaged."""
+
+import itertools
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from compress.io.files import JSON, hash_of, read_json
+from compress.io.paths import AGENT, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
+from compress.schema.settings import OUTSIDE_RESULTS
+
+log = logging.getLogger(__name__)
+
+KEPT_IN_PLACE = (".hydra", LOCK, "compress.log")
+# What may stand in a run's folder before it has a summary.
+OF_A_RUN = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "damaged")
+
+
+def config_hash(config: JSON) -> str:
+    """Of all that can change a result, as it is asked for: how many devices a launcher adds is in the keys of stages.
+
+    With one device it is what it was before there could be several.
+    """
+    outside = {*OUTSIDE_RESULTS, "devices"} if config.get("devices") == 1 else OUTSIDE_RESULTS
+    return hash_of({key: value for key, value in config.items() if key not in outside})
+
+
+def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str = "hydra.run.dir") -> list[str]:
+    """Refuse to write over a run of another config, or over a finished one of another number of devices, if known.
+
+    `key` is where another folder can be asked for.
+    """
+    if not os.path.lexists(folder / SUMMARY):
+        others = sorted(name for name in _entries(folder) if name not in OF_A_RUN and name[0] != ".")
+        what = f"holds other things than a run ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})"
+        return [f"{folder}: {what}; choose another {key}"] if others else []
+    try:
+        before = read_json(folder / SUMMARY)
+        same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # damaged: `put_run_aside` makes room before anything is written
+    new = _flat(config)
+    differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    what = f"of another config ({'; '.join(differ[:4])})"
+    if same and devices is not None and before.get("status") == "done" and before.get("devices", 1) != devices:
+        same, what = False, f"that was trained on {before.get('devices', 1)} devices, not on {devices}"
+    return [] if same else [f"{folder}: holds a run {what}; choose another {key}"]
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def put_run_aside(folder: Path) -> None:
+    """Make room where a run's summary is damaged: all that the run left goes into a folder of its own."""
+    try:
+        summary = (
+            read_json(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {"config": {}, "config_hash": ""}
+        )
+        is_whole = isinstance(summary["config"], dict) and isinstance(summary["config_hash"], str)
+    except (OSError, ValueError, TypeError, KeyError):
+        is_whole = False
+    if is_whole:
+        return
+    aside = next(path for n in itertools.count() if not os.path.lexists(path := folder / f"damaged{n or ''}"))
+    aside.mkdir()
+    for name in _entries(folder):
+        if name not in (*KEPT_IN_PLACE, aside.name) and not name.startswith("damaged"):
+            (folder / name).rename(aside / name)
+    log.warning("%s: its %s is damaged; what it held is put aside as %s", folder, SUMMARY, aside.name)
+
+
+def _flat(config: JSON, prefix: str = "") -> JSON:
+    flat: JSON = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def unwritable(folders: Mapping[str, Path]) -> list[str]:
+    """Make the folders that a run needs, by the keys that name them, or say why that cannot be."""
+    made: list[Path] = []
+    for key, folder in folders.items():
+        missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            made += missing
+        except OSError as error:
+            for path in [*missing, *made]:  # a refused run leaves nothing
+                with suppress(OSError):
+                    path.rmdir()
+            return [f"{key}: cannot make the folder {folder} ({error.strerror}); give {key}=<folder>"]
+    return []

@@ -1,0 +1,91 @@
+"""One job in its folder: found finished there, or run with all the processes that train its networks."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compress.errors import InputError
+from compress.io.files import JSON
+from compress.io.paths import MODEL
+from compress.measure.accuracy import accuracy
+from compress.prune.saved_network import load_network
+from compress.run.folder import foreign_run, put_run_aside
+from compress.run.job import Job
+from compress.run.objective import Objective, objective
+from compress.run.pipeline import finished_summary, run, show
+from compress.run.ranks import Build, follow, lead
+from compress.run.store import Store
+from compress.run.sweep_jobs import SweepJob
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OneJob:
+    """A composed config, and where and how it is run."""
+
+    config: JSON
+    folder: Path
+    digest: str
+    launch: str
+    in_sweep: bool
+    take: Callable[[JSON], Job]  # the job of a config, which a check before the start may have built
+    build: Build  # what the processes that help do instead
+
+    def follow(self) -> None:
+        """The part of a process that a launcher has started beside the one that leads."""
+        self._set_threads()
+        follow(self.take, self.config, self.folder, self.digest)
+
+    def lead(self, measures: bool) -> Objective:
+        """Run it, or find it finished; its objective, measured if need be where a sweeper waits for it."""
+        self._set_threads()
+        self._may_write()
+        put_run_aside(self.folder)
+        job = self.take(self.config)
+        summary = self._summary(job)
+        if summary is None:
+            return None
+
+        def held_out() -> float | None:
+            if not measures:
+                return None
+            model, _ = load_network(self.folder / MODEL, job.model.without_pretrained().build)
+            return float(accuracy(model.to(job.device), job.data.ordered("held_out", 512, job.device)).top1)
+
+        return objective(summary, self.config["objective"], held_out)
+
+    def _summary(self, job: Job) -> JSON | None:
+        """None if this launch has tried it in vain."""
+        config, folder, digest = self.config, self.folder, self.digest
+        with lead(job, self.build, config, folder, digest) as crew:
+            self._may_write(job.devices)
+            if self.in_sweep and SweepJob(folder, {}, digest).has_failed(self.launch):
+                log.info("%s: has failed since this command began; the next one tries it again", folder)
+                return None
+            done = finished_summary(folder, job, digest)
+            if done is not None and not (config["force"] and done.get("launch") != self.launch):
+                told = "" if self.in_sweep else f"\n{show(done, folder)}"  # a sweep ends in a table of its own
+                log.info("%s is a finished run of this config: nothing to do%s", folder, told)
+                return done
+            store = Store(Path(config["outputs"]) / "cache", self.launch)
+            how = {key: config[key] for key in ("tensorboard", "plots")}
+            summary = run(job, config, digest, folder, store, crew, launch=self.launch, **how)
+        log.info("%s", show(summary, folder))
+        return summary
+
+    def _set_threads(self) -> None:
+        if self.config["threads"] is not None:
+            torch.set_num_threads(self.config["threads"])
+
+    def _may_write(self, devices: int | None = None) -> None:
+        """
+        Raises:
+            InputError: the folder holds another run.
+        """
+        key = "hydra.sweep.dir" if self.in_sweep and devices is not None else "hydra.run.dir"
+        if problems := foreign_run(self.folder, self.config, devices, key):
+            raise InputError(*problems)
