@@ -93,8 +93,8 @@ def _one_of_several(name: str, devices: int) -> torch.device:
     launched = place()
     if launched.world_size not in (1, devices):
         raise InputError(
-            f"devices={devices}: the launcher has started {launched.world_size} processes; leave devices at 1, or give "
-            f"devices={launched.world_size}"
+            f"devices={devices}: the launcher has started {launched.world_size} processes; leave devices at 1, or "
+            f"give devices={launched.world_size}"
         )
     kind = pick_device(name)
     if kind.index is not None:

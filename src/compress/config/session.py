@@ -200,7 +200,7 @@ def several_folders(config: DictConfig) -> list[str]:
     if place().world_size == 1 or "${now" not in named:
         return []
     return [
-        f"hydra.run.dir={named}: each of the {place().world_size} processes of the launcher would make a folder of its "
-        "own; name one, such as hydra.run.dir=outputs/mine, or let one command start them all: "
+        f"hydra.run.dir={named}: each of the {place().world_size} processes of the launcher would make a folder of "
+        "its own; name one, such as hydra.run.dir=outputs/mine, or let one command start them all: "
         f"devices={place().world_size}"
     ]
