@@ -39,7 +39,7 @@ def main() -> None:
     argv = arguments(sys.argv[1:])
     refuse(mistakes(argv) or missing_folders(argv))
     session = Session(argv)
-    if options(argv).multirun and place().world == 1 and can_supervise():
+    if options(argv).multirun and place().world_size == 1 and can_supervise():
         session.tell = supervised(session.job_died)
     with _told(session):
         _launch(session)
@@ -87,10 +87,10 @@ def _launch(session: Session) -> None:
 
 def _end_sweep(session: Session) -> int:
     """The exit code, once all is done that can be. A sweeper that chooses is not asked for more than it has tried."""
-    if session.is_grid() and place().world == 1:
+    if session.is_grid() and place().world_size == 1:
         finish(session.jobs(), session.launch, lambda: _launch(session))
     else:
-        mark_lost(session.jobs() if place().world == 1 else [], session.launch)
+        mark_lost(session.jobs() if place().world_size == 1 else [], session.launch)
     code = told_end(session.jobs(), session.failed, session.bugs)
     session.close()
     return code

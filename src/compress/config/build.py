@@ -91,18 +91,18 @@ def pick_device(name: str, devices: int = 1) -> torch.device:
 
 def _one_of_several(name: str, devices: int) -> torch.device:
     launched = place()
-    if launched.world not in (1, devices):
+    if launched.world_size not in (1, devices):
         raise InputError(
-            f"devices={devices}: the launcher has started {launched.world} processes; leave devices at 1, or give "
-            f"devices={launched.world}"
+            f"devices={devices}: the launcher has started {launched.world_size} processes; leave devices at 1, or "
+            f"give devices={launched.world_size}"
         )
     kind = pick_device(name)
     if kind.index is not None:
         raise InputError(f"device={name}: is one device, devices={devices} take the first {devices}; use device=cuda")
     if kind.type == "cpu":
         return kind
-    here, there = launched.local_world if launched.world > 1 else devices, torch.cuda.device_count()
-    if there == 1 and "SLURM_JOB_ID" in os.environ and launched.world > 1:
+    here, there = launched.local_world_size if launched.world_size > 1 else devices, torch.cuda.device_count()
+    if there == 1 and "SLURM_JOB_ID" in os.environ and launched.world_size > 1:
         return torch.device("cuda", 0)  # each task sees its own GPU alone
     if here > there:
         raise InputError(f"devices={here}: must be <= {there}, the CUDA devices of this machine, or use device=cpu")
@@ -191,7 +191,7 @@ def build(config: JSON) -> Job:
 
     devices = config["devices"] if "devices" not in bad else 1
     if devices == 1:
-        devices = place().world  # as many as a launcher has started
+        devices = place().world_size  # as many as a launcher has started
     device = part("device", pick_device, config["device"], devices)
     data: Data | None = part("dataset", make, config.get("dataset"), "dataset")
     if devices > 1:

@@ -123,7 +123,9 @@ class Session(Callback):
         if in_sweep and not of_grid:
             asked = dict(text.partition("=")[::2] for text in HydraConfig.get().overrides.task)
             note_begun(Path(HydraConfig.get().sweep.dir), self.launch, SweepJob(folder, asked, config_hash(config)))
-        passes_on = in_sweep and of_grid and place().world == 1  # processes of a launcher do the same jobs in order
+        passes_on = (
+            in_sweep and of_grid and place().world_size == 1
+        )  # processes of a launcher do the same jobs in order
         busy = f"{folder}: another process is at it; " + ("the other jobs go first" if passes_on else "waiting")
         with locked(folder / LOCK, None if passes_on else busy) as is_mine:
             if is_mine:
@@ -195,10 +197,10 @@ def written_dir(node: DictConfig) -> str:
 def several_folders(config: DictConfig) -> list[str]:
     """Under a launcher every process names the run's folder itself; one that is made of the time differs."""
     named = written_dir(config.hydra.run)
-    if place().world == 1 or "${now" not in named:
+    if place().world_size == 1 or "${now" not in named:
         return []
     return [
-        f"hydra.run.dir={named}: each of the {place().world} processes of the launcher would make a folder of its "
-        "own; name one, such as hydra.run.dir=outputs/mine, or let one command start them all: "
-        f"devices={place().world}"
+        f"hydra.run.dir={named}: each of the {place().world_size} processes of the launcher would make a folder of "
+        "its own; name one, such as hydra.run.dir=outputs/mine, or let one command start them all: "
+        f"devices={place().world_size}"
     ]

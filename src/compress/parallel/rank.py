@@ -16,16 +16,6 @@ class Rank:
     local_rank: int = 0  # among those of its machine
     local_world_size: int = 1
 
-    @property
-    def world(self) -> int:
-        """As `compress.cli` calls it."""
-        return self.world_size
-
-    @property
-    def local_world(self) -> int:
-        """As `compress.config` calls it."""
-        return self.local_world_size
-
 
 def place() -> Rank:
     """From the environment, as torchrun sets it; submitit's tasks set it for themselves here."""
