@@ -34,7 +34,7 @@ def test_a_budget_is_padded_only_beside_a_spread() -> None:
         ("60.00 M", "0.3000 M", "60.00 ± 0.30 M"),
         ("+1.33", "+0.59", "+1.33 ± 0.59"),
         ("165,659", "56,086", "165,659 ± 56,086"),
-        (as_text.small(0.05), as_text.small(0.001), "5.0000e-02 ± 1.0000e-03"),
+        (as_text.scientific(0.05), as_text.scientific(0.001), "5.0000e-02 ± 1.0000e-03"),
     ],
 )
 def test_a_spread_has_the_places_of_its_mean(mean: str, deviation: str, text: str) -> None:

@@ -21,7 +21,7 @@ def layer_chart(runs: Sequence[Run], labels: RunLabels, shares: Mapping[int, Map
         return None
     heights = [0.24 * len(rows) + 1.8 for rows in panels.values()]
     size = max(6.0, 2 + 0.2 * max(map(len, panels))), sum(heights)
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=size, squeeze=False, height_shares=heights)
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=size, squeeze=False, height_ratios=heights)
     for axis, (layers, rows) in zip(axes[:, 0], panels.items(), strict=True):
         image = axis.imshow(list(rows.values()), aspect="auto", vmin=0, vmax=1, cmap="viridis")
         axis.set_yticks(range(len(rows)), list(rows), fontsize=8)

@@ -62,7 +62,7 @@ def kibibytes(value: float) -> str:
     return f"{value / 1024:,.0f}"
 
 
-def small(value: float) -> str:
+def scientific(value: float) -> str:
     return f"{value:.4e}"
 
 

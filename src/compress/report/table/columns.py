@@ -132,7 +132,7 @@ def _threshold(name: str) -> Column:
         key=key,
         header=key.replace(" ", "\n"),
         of=lambda run: number(_thresholds(run).get(name)),
-        text=as_text.small,
+        text=as_text.scientific,
         difference=as_text.difference_with_exponent,
         detail=True,
     )
