@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.errors import InputError, first_line
 from compress.io.files import JSON, digest_of
+from compress.models.on_paper import OnPaper
 from compress.models.weights import load_strictly, misfits, read_checkpoint, under_own_names
 from compress.schema.bounds import Classes, Side
 from compress.schema.check import check_settings, check_value, find_target, parameters_of, shown
@@ -80,7 +81,7 @@ class ModelSpec:
 
     def on_paper(self) -> nn.Module:
         """The network without memory for its weights: names and shapes alone. For builders of `compress.models`."""
-        with torch.device("meta"):
+        with torch.device("meta"), OnPaper():
             network: nn.Module = self.without_pretrained()._make()
         return network
 
