@@ -22,6 +22,7 @@ from compress.distill.teacher import Teacher
 from compress.errors import InputError, SettingError, settings_under
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
+from compress.models.meta_kernels import MetaKernels
 from compress.models.onnx import require_onnx
 from compress.models.spec import ModelSpec
 from compress.models.weights import read_checkpoint
@@ -295,7 +296,8 @@ def _check_budget(
     spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, seed: int
 ) -> Budget:
     fresh = spec.without_pretrained().build
-    problem = make_problem(fresh(), data, budget, device, seed, fresh)
+    with MetaKernels():  # a finished run asks for no more than this
+        problem = make_problem(fresh(), data, budget, device, seed, fresh)
     if not problem.graph.groups and method.traits.cuts == "channels":
         why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""
         raise InputError(f"model: no channel of this network can be cut{why}")

@@ -114,11 +114,8 @@ def _unreadable(text: str, groups: dict[str, list[str]]) -> str:
         return f"{text}: cannot be read; write key=value, and quote special characters"
     meant = [f"{group}={text}" for group, there in groups.items() if text in there]
     meant += [f"compress {verb}" for verb in difflib.get_close_matches(text, VERBS, 1, 0.6)]
-    hint = f"did you mean {meant[0]}? " if meant else ""
-    return (
-        f"{text}: no such command; {hint}a run takes settings, compress method=camc; a table of runs is "
-        "compress compare; compress help tells the rest"
-    )
+    hint = f"did you mean {meant[0]}" if meant else "compress method=camc runs, compress compare makes tables of runs"
+    return f"{text}: no such command; {hint}; compress help tells the rest"
 
 
 def _known_key(override: Override, base: DictConfig, known: list[str], problems: list[str]) -> bool:

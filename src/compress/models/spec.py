@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.errors import InputError, first_line
 from compress.io.files import JSON, digest_of
+from compress.models.meta_kernels import MetaKernels
 from compress.models.weights import load_strictly, misfits, read_checkpoint, under_own_names
 from compress.schema.bounds import Classes, Side
 from compress.schema.check import check_settings, check_value, find_target, parameters_of, shown
@@ -92,7 +93,7 @@ class ModelSpec:
             InputError: the arguments contradict each other.
             NotImplementedError: building it needs the values of tensors.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), MetaKernels():
             network: nn.Module = self.without_pretrained()._make()
         return network
 
