@@ -115,8 +115,9 @@ def _groups(found: IdRecord) -> tuple[ChannelGroup, ...]:
     one run of consecutive columns:
 
         root   7 8 | 7 8 | 7 7 8 8                      root    7 7 7 7 | 8 8 8 8
-        axis   0 0 | 1 1 | 2 2 2 2     -- sort -->      axis    0 1 2 2 | 0 1 2 2      equal rows of axes: one group
-        index  0 1 | 0 1 | 0 1 2 3                      index   0 0 0 1 | 1 1 2 3      row i: where channel i is
+        axis   0 0 | 1 1 | 2 2 2 2     -- sort -->      axis    0 1 2 2 | 0 1 2 2      equal axes: channels of one
+        group index  0 1 | 0 1 | 0 1 2 3                      index   0 0 0 1 | 1 1 2 3      where each channel is on
+        them
 
     axis 0: conv.weight, dimension 0; axis 1: conv.bias; axis 2: linear.weight, dimension 1.
     """
