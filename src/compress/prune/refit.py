@@ -25,9 +25,7 @@ from compress.measure.macs import in_eval_mode
 
 log = logging.getLogger(__name__)
 
-MOST_COLUMNS = (
-    8192  # a Gram matrix of this size takes half a GiB; layers with more inputs per output are not refitted
-)
+MOST_COLUMNS = 8192  # of a Gram matrix (half a GiB); a layer with more inputs per output is not refitted
 RIDGE = 1e-7  # smallest ridge, times the mean of G's diagonal: dead channels and too few rows make G singular
 
 
