@@ -1,9 +1,9 @@
-"""The norm of weights as a method: the cheap baseline that every table needs.
+"""Norms of weights as scores of channels: the cheap baseline that every table needs.
 
-Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:1608.08710: a filter is worth the L1 norm of its
-weights; every layer loses the same share, and what a residual stream carries stays whole. A channel is also worth the
-weights that read it, which is what AMC goes by: `sides: both` counts the two alike. With `normalise: mean` the norms
-of a layer are divided by their mean, so that layers of different size can be weighed in one pool.
+Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:1608.08710: the score of a filter is the L1 norm
+of its weights; every layer loses the same share, and the channels of a residual stream are not pruned. AMC scores a
+channel by the norm of the weights that read it (`sides: readers`); `sides: both` combines the norms of both. With
+`normalise: mean` the norms of a layer are divided by their mean, so that layers can be compared in one pool.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def filter_scores(
     normalise: Literal["none", "mean"],
     coupled: Coupled,
 ) -> Scores:
-    """Of every group: (width,)."""
+    """Scores (width,) by group; groups that `coupled` leaves out have none. The model is not changed."""
     parts: dict[str, list[Tensor]] = {}
     for layer in graph.layers:
         weight = model.get_parameter(layer.out_axis.tensor).detach().float().cpu()
@@ -43,14 +43,14 @@ def filter_scores(
                 norms = norms / norms.mean().clamp_min(1e-12)
             for group in graph:
                 if axis in group.positions:
-                    # a channel that a flatten spread over many places is read by the mean of them
+                    # after a flatten several columns read one channel: their mean
                     parts.setdefault(group.name, []).append(norms[group.positions[axis]].mean(1, keepdim=True))
     return per_channel(parts, graph, coupled)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterMagnitude(Selection):
-    """The method as `conf/method/filter_magnitude.yaml` sets it; every value's meaning stands there."""
+    """The method `filter_magnitude`; conf/method/filter_magnitude.yaml explains every setting."""
 
     norm: Norm
     sides: Sides

@@ -1,1 +1,1 @@
-"""From a decision to a smaller network: cost, widths, budgets, selection, surgery, least squares, controls."""
+"""From a decision to a smaller network: cost model, widths, budgets, selection, surgery, refit, controls."""

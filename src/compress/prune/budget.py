@@ -1,4 +1,8 @@
-"""Asked and achieved: the three ways to say how small, as one number the searches use and three to report."""
+"""Budgets: the requested one as a share of MACs, and what a plan achieves in the units of all three kinds.
+
+Where a budget becomes widths: `widths.uniform_widths` (the same share of every group), `selection.select` (by scores
+of channels), `search` (by an agent's walk). A budget of single weights becomes masks in `weight_masks`.
+"""
 
 from collections.abc import Sequence
 
@@ -11,18 +15,18 @@ from compress.schema.settings import Budget
 
 
 def removed_share(widths: Sequence[int], full_widths: Sequence[int]) -> float:
-    """Share of channels that widths take away, over all groups."""
+    """Share of channels removed by these widths, over all groups: in [0, 1]."""
     full = sum(full_widths)
     return 1 - sum(widths) / full if full else 0.0
 
 
 def removed_percent(graph: ChannelGraph, plan: Plan) -> float:
-    """Share of channels that a plan takes away, over all groups."""
+    """Share (not percent) of channels removed by a plan, over all groups: in [0, 1]."""
     return removed_share(graph.widths(plan), [group.width for group in graph.groups])
 
 
 def achieved(graph: ChannelGraph, cost: CostModel, plan: Plan) -> JSON:
-    """What a plan comes to, in the terms of all three budgets."""
+    """What a plan achieves: shares of MACs kept and of channels removed, MACs, and MMACs (`flops_limit`)."""
     macs = cost.macs(plan)
     return {
         "preserve_ratio": macs / cost.full_macs,
@@ -33,10 +37,10 @@ def achieved(graph: ChannelGraph, cost: CostModel, plan: Plan) -> JSON:
 
 
 def preserve_ratio(budget: Budget, cost: CostModel) -> float:
-    """The share of MACs that a `preserve_ratio` or `flops_limit` asks for.
+    """The share of MACs to keep, in (0, 1], for a budget of kind `preserve_ratio` or `flops_limit`.
 
     Raises:
-        InputError: a limit above what the dense network needs.
+        InputError: the limit is above the MACs of the dense network.
     """
     if budget.kind == "preserve_ratio":
         return budget.value

@@ -1,9 +1,10 @@
-"""What a decision is held against: the same size without the method.
+"""Controls: baselines of the same size as a method's decision, obtained without the method.
 
-`random` keeps as many channels of every group (or weights of every layer), drawn blindly: what the choice of channels
-is worth. `uniform` narrows every group alike to the same MACs (or takes the same share of every layer's weights) and
-keeps by the method's own scores: what the choice of widths is worth. Blalock et al., "What is the State of Neural
-Network Pruning?", MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
+`random` keeps the same number of channels of every group (or weights of every layer), drawn at random: the difference
+is what the choice of channels contributes. `uniform` narrows every group by the same share to the same MACs (or
+removes the same share of every layer's weights) and keeps the channels with the largest scores of the method: the
+difference is what the choice of widths contributes. Blalock et al., "What is the State of Neural Network Pruning?",
+MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from compress.schema.settings import ControlKind
 
 @dataclass(frozen=True)
 class Control:
-    """One control of a run; random ones are drawn several times."""
+    """One control of a run; `draw` numbers the random ones, from 1."""
 
     kind: ControlKind
     draw: int = 1
@@ -34,8 +35,9 @@ class Control:
         return f"random {self.draw}" if self.kind == "random" else self.kind
 
 
-def controls_of(asked: list[ControlKind] | ControlKind | None, draws: int) -> tuple[Control, ...]:
-    kinds = [asked] if isinstance(asked, str) else asked or []
+def controls_of(kinds: list[ControlKind] | ControlKind | None, draws: int) -> tuple[Control, ...]:
+    """The controls of a run, duplicates dropped; `draws` is how many random ones there are."""
+    kinds = [kinds] if isinstance(kinds, str) else kinds or []
     return tuple(
         Control(kind, draw)
         for kind in dict.fromkeys(kinds)
@@ -44,26 +46,27 @@ def controls_of(asked: list[ControlKind] | ControlKind | None, draws: int) -> tu
 
 
 def controlled(problem: Problem, decision: Decision, control: Control) -> Decision:
-    """The control of a decision; where the method refits weights to its plan, its control's are refitted too."""
+    """The control of a decision. Where the method refits weights to its plan, the control's are too."""
     seed = derive_seed(problem.seed, "control", str(control))
-    own, by = {"control": str(control)}, decision.evidence
+    own, evidence = {"control": str(control)}, decision.evidence
     if decision.masks:
         is_random = control.kind == "random"
         masks = random_masks(problem.model, decision.masks, seed) if is_random else _uniform_masks(problem, decision)
         return Decision(decision.plan, masks=masks, own=own, evidence=Evidence(percent=share_masked(masks)))
     if control.kind == "random":
         plan = random_channels(problem.graph, decision.plan, seed)
-        percent = by.percent
+        percent = evidence.percent
     else:
-        plan = _uniform(problem, decision)
-        percent = None if by.scores is None else _removed(problem.graph, plan, by.scores)
-    weights = by.refit(plan) if by.refit is not None else {}
-    evidence = Evidence(percent=percent, rounding_step=by.rounding_step)
-    return Decision(plan, weights=weights, own=own, evidence=evidence)
+        plan = _uniform_plan(problem, decision)
+        scores = evidence.scores
+        percent = None if scores is None else _removed_share(problem.graph, plan, scores)
+    weights = evidence.refit(plan) if evidence.refit is not None else {}
+    budget_terms = Evidence(percent=percent, rounding_step=evidence.rounding_step)
+    return Decision(plan, weights=weights, own=own, evidence=budget_terms)
 
 
 def random_channels(graph: ChannelGraph, plan: Plan, seed: int) -> Plan:
-    """Other channels, drawn blindly; as many of every group."""
+    """A plan of the same width for every group, its channels drawn uniformly at random."""
     random = torch.Generator().manual_seed(seed)
     widths = graph.widths(plan)
     orders = {group.name: torch.randperm(group.width, generator=random) for group in graph}
@@ -77,20 +80,21 @@ def _uniform_masks(problem: Problem, decision: Decision) -> dict[str, Tensor]:
     return uniform_masks(problem.model, problem.budget.value, objects).masks
 
 
-def _removed(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]) -> float:
-    """Share of the channels that the method chose from."""
+def _removed_share(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]) -> float:
+    """Share removed of the channels that have scores, which are those that the method could remove."""
     kept = sum(width for group, width in zip(graph, graph.widths(plan), strict=True) if group.name in scores)
     return 1 - kept / sum(map(len, scores.values()))
 
 
-def _uniform(problem: Problem, decision: Decision) -> Plan:
-    """Every group narrowed alike, to the most MACs within those of the decision, by widths that it could have too."""
-    graph, cost, by = problem.graph, problem.cost, decision.evidence
+def _uniform_plan(problem: Problem, decision: Decision) -> Plan:
+    """Every group narrowed by the same share, with at most the MACs of the decision, at widths that the method could
+    have chosen too."""
+    graph, cost, evidence = problem.graph, problem.cost, decision.evidence
     orders = channel_orders(problem.model, graph)
-    allowed = all_choices(graph, 1) if by.choices is None else by.choices
-    options = [widths[widths > 0] for widths in allowed]  # to drop a block is not to narrow alike
-    if by.scores is not None:  # groups that the method leaves whole stay whole
-        orders |= {name: most_first(score) for name, score in by.scores.items()}
-        options = [w if g.name in by.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
+    allowed = all_choices(graph, 1) if evidence.choices is None else evidence.choices
+    options = [widths[widths > 0] for widths in allowed]  # width 0 removes a whole block, which is not uniform
+    if evidence.scores is not None:  # groups without scores keep their full width, as under the method
+        orders |= {name: most_first(score) for name, score in evidence.scores.items()}
+        options = [w if g.name in evidence.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
     widths = uniform_widths(cost, options, cost.macs(decision.plan) / cost.full_macs)
     return plan_of(graph, orders, widths)

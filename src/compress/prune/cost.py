@@ -1,8 +1,8 @@
-"""What any plan costs, without building a network.
+"""The cost of any plan in MACs and parameters, computed without building the cut network.
 
 A convolution's MACs are k*k*H*W * c_in * c_out / groups: bilinear in the widths of the channel groups on its two
-axes. One `CostModel`, made once, prices a batch of plans with two matrix products; it equals the count of the cut
-network (`compress.measure.macs`, fvcore where that counts) to the unit.
+axes. One `CostModel` per network gives the cost of a batch of plans by two matrix products, equal to the unit to the
+count of the cut network (`compress.measure.macs`, which agrees with fvcore where fvcore counts).
 """
 
 from dataclasses import dataclass, field, replace
@@ -35,38 +35,40 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Prices of plans of one network: of one `Plan`, or of many at once by their widths (plans, groups).
+    """Cost of plans of one network: of one `Plan`, or of many at once by their widths (plans, groups).
 
-    Widths stand in the order of `names`, as the groups do in the graph.
+    The columns of widths are in the order of `names`, which is that of the groups in the graph.
     """
 
     names: tuple[str, ...]
     full_widths: Widths
-    fixed_macs: int  # of what no plan changes: attention's matrix products, recurrent layers
-    _uses: NDArray[np.float64]  # of one weight position of each layer
+    fixed_macs: int  # of operations that no plan changes: the matrix products of attention, recurrent layers
+    _uses: NDArray[np.float64]  # (layers,): MACs per pair of one output and one input channel
     _out: _Sizes
     _in: _Sizes
     _dims: tuple[_Sizes, ...]  # every dimension of each parameter
-    uncounted: UncountedOperators = field(default_factory=dict)  # operators that no price holds, by layer
+    uncounted: UncountedOperators = field(
+        default_factory=dict
+    )  # operators without a known MAC count, by layer; left out of `macs`
 
     @overload
     def macs(self, plans: Plan) -> int: ...
     @overload
     def macs(self, plans: ArrayLike) -> NDArray[np.int64]: ...
     def macs(self, plans: Plan | ArrayLike) -> int | NDArray[np.int64]:
-        """MACs for one image: of a plan, or (plans, groups) -> (plans,). Exact, as float64 is up to 2^53."""
+        """MACs for one image: of a plan, or (plans, groups) -> (plans,). Exact up to 2^53 (float64)."""
         if isinstance(plans, Plan):
             return int(self.macs(self.widths(plans))[0])
         return np.rint(self.divisible_macs(self._batch(plans))).astype(np.int64)
 
     def divisible_macs(self, widths: ArrayLike) -> NDArray[np.float64]:
-        """MACs as if channels could be divided: any numbers (plans, groups) -> (plans,)."""
+        """MACs for fractional widths: (plans, groups) -> (plans,) float64, not rounded."""
         batch = np.atleast_2d(np.asarray(widths, dtype=np.float64))
         total: NDArray[np.float64] = (self._out(batch) * self._in(batch)) @ self._uses + self.fixed_macs
         return total
 
     def layer_inputs(self, plans: ArrayLike) -> NDArray[np.int64]:
-        """Input channels that the weights of every layer of the graph have: (plans, groups) -> (plans, layers)."""
+        """Input channels of the weight of every layer of the graph: (plans, groups) -> (plans, layers)."""
         return np.rint(self._in(self._batch(plans))).astype(np.int64)
 
     @overload
@@ -83,10 +85,10 @@ class CostModel:
         return total
 
     def widths(self, plan: Plan) -> Widths:
-        """(groups,)
+        """Channels kept per group: (groups,).
 
         Raises:
-            ValueError: the plan names a group or a channel that is not there.
+            ValueError: the plan names a group or a channel that the network does not have.
         """
         full = dict(zip(self.names, self.full_widths.tolist(), strict=True))
         check_plan(plan, full)
@@ -114,7 +116,11 @@ def _sizes(graph: ChannelGraph, axes: list[Axis | None], lengths: list[int]) -> 
 
 
 def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int]) -> CostModel:
-    """Build the prices of all plans of `model` for images (C, H, W)."""
+    """The cost model of `model` for images (C, H, W).
+
+    Raises:
+        InputError: the layers alone cost more than was counted when the network ran.
+    """
     parameters = dict(model.named_parameters())
     layers = graph.layers
     weights = [parameters[layer.out_axis.tensor].shape for layer in layers]
@@ -130,13 +136,13 @@ def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int
 
     names = tuple(group.name for group in graph.groups)
     full = np.array([group.width for group in graph.groups], dtype=np.int64)
-    prices = CostModel(names, full, 0, np.array(uses, float), outs, ins, tuple(dims))
+    costs = CostModel(names, full, 0, np.array(uses, float), outs, ins, tuple(dims))
     operators = count_operators(model, shape)
-    fixed = operators.total - prices.full_macs
+    fixed = operators.total - costs.full_macs
     if fixed < 0:
         why = f"; {describe_uncounted(operators.uncounted)}" if operators.uncounted else ""
         raise InputError(
-            f"{type(model).__name__}: its layers have {prices.full_macs:,} MACs, {-fixed:,} more than are counted "
+            f"{type(model).__name__}: its layers have {costs.full_macs:,} MACs, {-fixed:,} more than are counted "
             f"when it runs{why}"
         )
-    return replace(prices, fixed_macs=fixed, uncounted=operators.uncounted)
+    return replace(costs, fixed_macs=fixed, uncounted=operators.uncounted)

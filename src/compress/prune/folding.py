@@ -1,8 +1,8 @@
-"""Batch norms folded into the convolutions before them: fewer passes over memory where a network only evaluates.
+"""Batch norms folded into the convolutions before them: faster evaluation, fewer passes over memory.
 
-In evaluation a batch norm is one multiplication and one addition per channel, so that a convolution in front of it
-can do both: W' = W * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta. The same to float
-noise.
+In eval mode a batch norm is an affine map per channel, which a convolution before it can absorb:
+W' = W * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta. Outputs are equal up to float
+rounding.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from compress.errors import InputError
 from compress.graph.build import traced
 from compress.graph.deepcopy import copy_sharing_tensors
 
-Pair = tuple[str, str]  # a convolution and the batch norm that alone reads it
+Pair = tuple[str, str]  # names of a convolution and of the batch norm that is its only reader
 
 
 def foldable(model: nn.Module) -> list[Pair]:
@@ -28,21 +28,21 @@ def foldable(model: nn.Module) -> list[Pair]:
     calls = Counter(node.target for node in nodes if node.op == "call_module")
     users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     pairs = []
-    for norm in nodes:
-        before = norm.args[0] if norm.op == "call_module" else None
-        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
+    for norm_node in nodes:
+        conv_node = norm_node.args[0] if norm_node.op == "call_module" else None
+        if not isinstance(conv_node, torch.fx.Node) or conv_node.op != "call_module" or len(conv_node.users) > 1:
             continue
-        conv, name = model.get_submodule(str(before.target)), str(norm.target)
+        conv, name = model.get_submodule(str(conv_node.target)), str(norm_node.target)
         bn = model.get_submodule(name)
         plain = _plain(conv, nn.Conv2d) and _plain(bn, nn.BatchNorm2d)
-        once = calls[before.target] == calls[name] == 1
-        if plain and once and users[id(conv.weight)] == 1 and isinstance(bn.running_mean, torch.Tensor):
-            pairs.append((str(before.target), name))
+        used_once = calls[conv_node.target] == calls[name] == 1
+        if plain and used_once and users[id(conv.weight)] == 1 and isinstance(bn.running_mean, torch.Tensor):
+            pairs.append((str(conv_node.target), name))
     return pairs
 
 
 def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether this is the layer as torch has it: no class of its own, no hooks, nothing patched."""
+    """Whether a module is exactly torch's layer: not a subclass, no hooks, `forward` not patched."""
     return (
         type(module) is kind
         and "forward" not in vars(module)

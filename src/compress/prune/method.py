@@ -1,4 +1,4 @@
-"""What a compression method is to the pipeline: something that may learn, and that decides which channels stay."""
+"""The contract of a compression method: it may learn in `sparsify`, and decides in `prune` what is kept."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ from compress.schema.settings import BUDGETS, Budget, BudgetKind, Recipe
 from compress.train.loop import Hooks
 
 
-def _not_here(*_: Any) -> Any:
-    raise AssertionError("the stage `sparsify` provides it, no other")
+def _unavailable(*_: Any) -> Any:
+    raise AssertionError("only the stage `sparsify` provides it")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The network as it stands, what is known of it, and what is asked.
+    """The input of a method: the network at full width, its channel groups and costs, the data and the budget.
 
-    Methods leave `model` as they found it, but for those whose trait `trains` is network: these change it in
-    `learn`, and what they leave is the network from then on.
+    A method leaves `model` unchanged, except where its trait `trains` is "network": then `learn` changes it in place,
+    and the later stages use the result.
     """
 
     model: nn.Module
@@ -38,81 +38,83 @@ class Problem:
     budget: Budget
     device: torch.device
     seed: int
-    fresh: Callable[[], nn.Module] = _not_here  # the network with new weights
-    # trains `model` in place, with the teacher if one joins, and keeps its best epoch; in `sparsify` only
-    train: Callable[[Recipe, Hooks], JSON] = _not_here
+    fresh: Callable[[], nn.Module] = _unavailable  # builds the network with new random weights
+    # in `sparsify` only: trains `model` in place, by distillation if the run has a teacher for that stage, and saves
+    # the best epoch; returns the history
+    train: Callable[[Recipe, Hooks], JSON] = _unavailable
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a decision went by: for its controls, and for tables."""
+    """What a decision was based on: its controls and the tables are computed from it."""
 
-    scores: Mapping[str, Tensor] | None = None  # of channels, by group: what a control of the same MACs keeps by
-    choices: Choices | None = None  # allowed widths of every group, for that control too; None: any
-    refit: Callable[[Plan], Mapping[str, Tensor]] | None = None  # weights for any plan, for a control to use too
-    percent: float | None = None  # share removed as the method counts it; None: of all channels
-    rounding_step: float = 0.0  # what the coarsest single step would change, in what the budget counts
+    scores: Mapping[str, Tensor] | None = None  # (width,) by group; the uniform control keeps the largest
+    choices: Choices | None = None  # allowed widths of every group; None: any. The uniform control keeps to them
+    refit: Callable[[Plan], Mapping[str, Tensor]] | None = None  # plan -> refitted weights; None: not refitted
+    percent: float | None = None  # share removed as the method counts it, in [0, 1]; None: of all channels
+    rounding_step: float = 0.0  # largest change by a single step, in the unit of the budget (a share)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What stays, and what the method changed on the way."""
+    """What a method keeps: channels (`plan`) or single weights (`masks`), and weights that it changed."""
 
     plan: Plan
-    weights: Mapping[str, Tensor] = field(default_factory=dict)  # new parameters and buffers, at full shape
-    masks: Mapping[str, Tensor] = field(default_factory=dict)  # of single weights, by layer: True stays
+    weights: Mapping[str, Tensor] = field(default_factory=dict)  # new parameters and buffers by name, at uncut shape
+    masks: Mapping[str, Tensor] = field(default_factory=dict)  # bool, of the weight's shape, by layer: True is kept
     own: JSON = field(default_factory=dict)  # the result in the method's own terms, for plan.json
-    notes: Sequence[str] = ()  # what the user should know
-    warnings: Sequence[str] = ()  # and what to worry about
+    notes: Sequence[str] = ()  # logged at INFO
+    warnings: Sequence[str] = ()  # logged at WARNING
     evidence: Evidence = Evidence()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What a method is to the pipeline. Every trait has a default: a new one changes no method that is there."""
+    """Properties of a method that the pipeline reads. All have defaults: a new trait breaks no existing method."""
 
-    budgets: tuple[BudgetKind, ...] = BUDGETS  # which of the root keys it takes
-    cuts: Literal["channels", "weights"] = "channels"  # weights: single ones are masked, which any network can spare
-    begins: Literal["trained", "fresh"] = "trained"  # fresh: from new weights, so it does without `pretrain`
-    learns: bool = False  # False: nothing to do in `sparsify`, which is left out
-    needs_learned: bool = False  # whether `plan` cannot do without what was learned
-    learns_for_budget: bool = False  # False: what is learned serves every budget
-    trains: Literal["nothing", "network", "own"] = "nothing"  # in `sparsify`; own: a network that is not the run's
-    plan_only: frozenset[str] = frozenset()  # settings that only `plan` reads
-    files: Mapping[str, str] = field(default_factory=dict)  # digests of the files it reads, for the cache's keys
+    budgets: tuple[BudgetKind, ...] = BUDGETS  # kinds of budget that it accepts
+    cuts: Literal["channels", "weights"] = "channels"  # weights: masks single weights, in any network
+    begins: Literal["trained", "fresh"] = "trained"  # fresh: starts from random weights, without `pretrain`
+    learns: bool = False  # False: `sparsify` is left out
+    needs_learned: bool = False  # whether `plan` needs the result of `sparsify`
+    learns_for_budget: bool = False  # False: `sparsify` serves every budget, which is not in its cache key
+    trains: Literal["nothing", "network", "own"] = "nothing"  # in `sparsify`; own: another network than the run's
+    plan_only: frozenset[str] = frozenset()  # settings that `learn` does not read: not in the cache key of `sparsify`
+    files: Mapping[str, str] = field(default_factory=dict)  # digests of the files that it reads, for the cache keys
 
 
 class Method(Protocol):
-    """Settings as fields, and what it does with them. Deciding is all it does: cutting is `surgery`'s.
+    """A frozen dataclass whose fields are the settings. It decides; cutting is done by `prune.surgery`.
 
-    A method that learns has `learn` too (`Learning`).
+    A method with something to do in `sparsify` implements `Learning` too.
     """
 
     @property
     def traits(self) -> Traits:
-        """A constant of the class, or what its settings make of it."""
+        """A class constant, or computed from the settings."""
 
     def check(self, problem: Problem) -> Budget:
-        """Called before anything is computed, on fresh weights; returns the budget, or the method's own where it
-        `is_default`.
+        """Called before any stage runs, on random weights. Returns the budget of the run: that of the problem, or
+        where that one `is_default`, possibly another.
 
         Raises:
-            InputError: this network cannot meet the budget; names what it can.
+            InputError: this network cannot meet the budget; names what is reachable.
         """
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None) -> Decision:
-        """Decide, from what `learn` left in the folder `learned`.
+        """Decide. `learned` is the folder that `learn` wrote to, None without `sparsify`.
 
-        A long search writes its rows into `work` and continues there after a kill.
+        A long search writes its rows and progress to `work`, and resumes from there after a kill.
 
         Raises:
-            InputError: the budget cannot be met; names what can.
+            InputError: the budget cannot be met; names what is reachable.
         """
 
 
 @runtime_checkable
 class Learning(Protocol):
-    """A method that has something to do in `sparsify`."""
+    """A method with a learning step, which runs as the stage `sparsify`."""
 
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
-        """Learn what can go, into the work folder (or into the weights); returns what there is to report."""
+        """Learn what can be removed; leaves the result in the work folder, or in the weights of `problem.model`.
+        Returns what to report, as JSON."""

@@ -1,4 +1,4 @@
-"""Which channels of a group matter most, and the plan that keeps them."""
+"""Order of the channels of a group by importance (L1 norm), and the plan that keeps the first of an order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,10 @@ from compress.graph.types import ChannelGraph
 
 
 def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """Channels of each group, most important first: (width,). Ties keep the lower one first.
+    """Indices of the channels of each group, most important first: (width,). Among equal ones the lower index first.
 
-    AMC's measure, the L1 norm of the weights that read a channel; for coupled channels, summed over the readers.
+    Importance is AMC's (He et al., ECCV 2018, arXiv:1802.03494): the L1 norm of the weights that read the channel,
+    summed over all layers that read it.
     """
     orders = {}
     axes = {layer.name: layer.in_axis for layer in graph.layers}
@@ -29,7 +30,7 @@ def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
 
 
 def plan_of(graph: ChannelGraph, orders: Mapping[str, Tensor], widths: Sequence[int]) -> Plan:
-    """The first channels of each group's order, as many as its width says."""
+    """Keep the first `width` channels of each group's order; `widths` stand in the order of the graph."""
     return Plan(
         {
             group.name: orders[group.name][:width].sort().values.tolist()

@@ -1,13 +1,14 @@
-"""Least squares: the weights that best give a layer's old outputs from the channels that stay.
+"""Refit by least squares: new weights with which a layer best reproduces its old outputs from the kept channels.
 
 He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168, section 3.1, as
 AMC uses it (arXiv:1802.03494, section 3.3). With inputs X (rows) and outputs Y = X W^T of the unpruned network, the
-minimiser of ||X_K W'^T - Y||^2 needs the Gram matrix G = X^T X only, and neither X nor Y afterwards:
+least-squares solution of ||X_K W'^T - Y||^2 depends on X and Y only through the Gram matrix G = X^T X:
 
     W' = W_K + W_D G_DK G_KK^-1          (K kept, D dropped columns; exact, since Y is linear in X)
 
-k x k convolutions are the same with im2col rows. Where the kept channels are always the first of one fixed order, one
-Cholesky factor G = L L^T of the reordered matrix serves every width: its leading block is the factor of G_KK.
+The rows of X are those of im2col for a k x k convolution. Where the kept channels are always the first ones of a
+fixed order, the Cholesky factor G = L L^T of the reordered matrix serves every width: its leading block is the
+Cholesky factor of G_KK. A ridge term keeps G positive definite.
 """
 
 import logging
@@ -24,29 +25,30 @@ from compress.measure.macs import in_eval_mode
 
 log = logging.getLogger(__name__)
 
-MOST_COLUMNS = 8192  # a Gram matrix of so many takes half a GiB; a layer with more inputs keeps its weights
-RIDGE = 1e-7  # times the mean of G's diagonal, at least: dead channels and too few rows make G singular
+MOST_COLUMNS = 8192  # of a Gram matrix (half a GiB); a layer with more inputs per output is not refitted
+RIDGE = 1e-7  # smallest ridge, times the mean of G's diagonal: dead channels and too few rows make G singular
 
 
 @dataclass
 class Moments:
-    """Of the inputs X (rows) that a layer's outputs see, in float64."""
+    """First and second moments, not normalised, of the rows X that a layer multiplies with its weight; float64."""
 
     gram: Tensor  # X^T X: (C * k * k, C * k * k)
     total: Tensor  # X^T 1: (C * k * k,)
 
     def add(self, rows: Tensor) -> None:
-        self.gram += (rows.T @ rows).double()  # a batch in the rows' own precision, which is twice as fast
+        self.gram += (rows.T @ rows).double()  # one batch in the precision of the rows: twice as fast
         self.total += rows.sum(0, dtype=torch.float64)
 
 
 def sampled_rows(
     layer: nn.Module, x: Tensor, points: int, generator: torch.Generator, repeats: bool = False
 ) -> Tensor | None:
-    """Inputs that single outputs see: (B, C, H, W) -> (B * points, C * k * k), or (B, C) -> (B, C).
+    """im2col rows of sampled output pixels: (B, C, H, W) -> (B * points, C * k * k), or, linear, (..., C) -> (N, C).
 
-    Points are output pixels, the same for all images of a batch, drawn without repetition, or as AMC's published code
-    draws them. None where a layer's outputs are not simple products with such rows (dilated, grouped).
+    The `points` output pixels are the same for all images of a batch, drawn without replacement; with replacement if
+    `repeats`, as in AMC's published code. None for dilated and grouped convolutions and those with padding by name,
+    which are not refitted.
     """
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
@@ -75,11 +77,15 @@ def input_moments(
     generator: torch.Generator,
     repeats: bool = False,
 ) -> dict[str, Moments]:
-    """Of every layer that reads cuttable channels, by name."""
-    wanted = list(dict.fromkeys(name for group in graph.groups for name in group.consumers))
-    for name in [name for name in wanted if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
+    """Moments of the inputs of every layer that reads prunable channels, by layer name. `batches` are images
+    (B, C, H, W).
+
+    Layers that `sampled_rows` does not support, or with more than `MOST_COLUMNS` inputs per output, are left out.
+    """
+    names = list(dict.fromkeys(name for group in graph.groups for name in group.consumers))
+    for name in [name for name in names if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
         log.info("%s: more than %d inputs per output; it is not refitted", name, MOST_COLUMNS)
-        wanted.remove(name)
+        names.remove(name)
     moments: dict[str, Moments] = {}
 
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -93,7 +99,7 @@ def input_moments(
 
         return layer.register_forward_pre_hook(add)
 
-    handles = [watch(name, model.get_submodule(name)) for name in wanted]
+    handles = [watch(name, model.get_submodule(name)) for name in names]
     try:
         with torch.no_grad(), in_eval_mode(model):
             for images in batches:
@@ -105,9 +111,10 @@ def input_moments(
 
 
 def refit(weight: Tensor, gram: Tensor, kept: Tensor, excess: Tensor | None = None) -> Tensor:
-    """Full-shape weights with zeros where inputs are dropped: (O, C, k, k), (Ckk, Ckk), kept inputs (d,).
+    """Least-squares weights at full shape (O, C, k, k), zero for dropped inputs.
 
-    `excess` (Ckk, O) is X^T E for outputs Y = X W^T + E that are to be met instead.
+    `gram` is (C*k*k, C*k*k), `kept` the indices of the kept inputs (d,). With `excess` = X^T E, (C*k*k, O), the
+    target outputs are X W^T + E instead of X W^T.
     """
     area = weight[0, 0].numel()
     columns = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
@@ -115,26 +122,28 @@ def refit(weight: Tensor, gram: Tensor, kept: Tensor, excess: Tensor | None = No
     columns = columns.repeat_interleave(area)
     flat = weight.detach().flatten(1).double()
     factor, _ = factored(gram[columns][:, columns])
-    missing = gram[columns][:, ~columns] @ flat[:, ~columns].T
-    moved = torch.cholesky_solve(missing if excess is None else missing + excess[columns], factor)
+    lost = gram[columns][:, ~columns] @ flat[:, ~columns].T
+    moved = torch.cholesky_solve(lost if excess is None else lost + excess[columns], factor)
     new = torch.zeros_like(flat)
     new[:, columns] = flat[:, columns] + moved.T
     return new.view(weight.shape).to(weight.dtype)
 
 
 def factored(gram: Tensor) -> tuple[Tensor, float]:
-    """Cholesky factor of G + r I, and the ridge r: the first of a few that outweighs G's own rounding errors."""
+    """Lower Cholesky factor of G + r I, and the ridge r: the smallest, by factors of 10, that outweighs the rounding
+    errors of G."""
     ridge = RIDGE * float(gram.diagonal().mean()) + 1e-30
     while True:
         factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram)).to(gram))
-        # of an exact G, no pivot is below the ridge
+        # with an exact G every pivot (squared diagonal entry) is at least the ridge
         if not failed and float(factor.diagonal().min()) ** 2 >= ridge / 2:
             return factor, ridge
         ridge *= 10
 
 
 class NestedRefit:
-    """`refit` for the first d channels of one order, any d, by one triangular solve each."""
+    """`refit` for the first d channels of a fixed order: one Cholesky factor for all d, a triangular solve for
+    each."""
 
     def __init__(self, weight: Tensor, gram: Tensor, order: Tensor, excess: Tensor | None = None) -> None:
         area = weight[0, 0].numel()
@@ -144,26 +153,28 @@ class NestedRefit:
         self._weight = weight.detach()
         ordered = gram[self._columns][:, self._columns]
         self._factor, ridge = factored(ordered)
-        ordered.diagonal().add_(ridge)  # on both sides: what the samples say nothing of stays as it was
-        wanted = ordered @ self._weight.flatten(1).double()[:, self._columns].T
+        # On both sides of the equation, so that directions without samples keep the old weights.
+        ordered.diagonal().add_(ridge)
+        target = ordered @ self._weight.flatten(1).double()[:, self._columns].T
         if excess is not None:
-            wanted += excess[self._columns]
-        self._solved = torch.linalg.solve_triangular(self._factor, wanted, upper=False)
+            target += excess[self._columns]
+        self._solved = torch.linalg.solve_triangular(self._factor, target, upper=False)
 
     def __call__(self, inputs: int) -> Tensor:
-        """Full-shape weights that read the first `inputs` inputs of the order only."""
+        """Weights at full shape, zero but for the first `inputs` inputs of the order."""
         count = inputs * self._per_channel
-        lead = self._factor[:count, :count].T
-        solved = torch.linalg.solve_triangular(lead, self._solved[:count], upper=True)
+        leading = self._factor[:count, :count].T
+        solved = torch.linalg.solve_triangular(leading, self._solved[:count], upper=True)
         new = torch.zeros_like(self._weight.flatten(1))
         new[:, self._columns[:count]] = solved.T.to(new.dtype)
         return new.view(self._weight.shape)
 
 
 class Reconstructor:
-    """New weights of every reading layer for any widths; results are remembered, the network is not touched.
+    """Refitted weights for any widths, for every layer that reads pruned channels. The network is not changed;
+    results are cached, least recently used ones dropped above `memory_bytes`.
 
-    `doubles_bias` meets outputs with the bias in them by weights to which the bias is then added again, as AMC's
+    `doubles_bias` fits the weights to outputs that include the bias, which the layer then adds again, as AMC's
     published code does.
     """
 
@@ -185,17 +196,17 @@ class Reconstructor:
         self._memory_bytes, self._used = memory_bytes, 0
 
     def weights(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by name, for kept channels per group (the first of each group's order)."""
+        """Parameters by name, at full shape; `kept` holds each group's kept channels (d,), the first of its order."""
         new = {}
         for layer in self._graph.layers:
             if layer.name in self._weights:
                 groups = [group for group in self._graph.groups if layer.name in group.consumers]
                 widths = tuple(len(kept[group.name]) for group in groups)
                 if any(width < group.width for width, group in zip(widths, groups, strict=True)):
-                    new[f"{layer.name}.weight"] = self._one(layer, widths, kept)
+                    new[f"{layer.name}.weight"] = self._cached_weight(layer, widths, kept)
         return new
 
-    def _one(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
+    def _cached_weight(self, layer: Layer, widths: tuple[int, ...], kept: dict[str, Tensor]) -> Tensor:
         key = (layer.name, widths)
         if key in self._memo:
             self._memo.move_to_end(key)
@@ -215,7 +226,7 @@ class Reconstructor:
         if len(groups) == 1 and positions[0].numel() == weight.shape[1]:
             if layer.name not in self._nested:
                 order = positions[0][self._orders[groups[0].name]].flatten()
-                # its factor says all that the moments say
+                # the factor replaces the moments, which are freed
                 moments = self._moments.pop(layer.name)
                 self._nested[layer.name] = NestedRefit(weight, moments.gram, order, self._excess(layer, moments))
             return self._nested[layer.name](widths[0] * positions[0].shape[1])
@@ -233,15 +244,15 @@ class Reconstructor:
 
 
 def refitted(model: nn.Module, graph: ChannelGraph, moments: dict[str, Moments], plan: Plan) -> dict[str, Tensor]:
-    """New weights of all that reads the channels of one plan, by name and at full shape."""
+    """Least-squares weights of all layers that read channels pruned by `plan`, by name and at full shape."""
     kept = graph.kept(plan)
     orders = {group.name: _kept_first(kept[group.name], group.width) for group in graph}
-    left = {name for group in graph if len(kept[group.name]) == 0 for name in group.consumers}  # these read nothing
-    read = {name: found for name, found in moments.items() if name not in left}
-    return Reconstructor(model, graph, read, orders).weights(kept)
+    inputless = {name for group in graph if len(kept[group.name]) == 0 for name in group.consumers}
+    with_inputs = {name: moment for name, moment in moments.items() if name not in inputless}
+    return Reconstructor(model, graph, with_inputs, orders).weights(kept)
 
 
 def _kept_first(kept: Tensor, width: int) -> Tensor:
-    gone = torch.ones(width, dtype=torch.bool)
-    gone[kept] = False
-    return torch.cat([kept, gone.nonzero().flatten()])
+    is_dropped = torch.ones(width, dtype=torch.bool)
+    is_dropped[kept] = False
+    return torch.cat([kept, is_dropped.nonzero().flatten()])

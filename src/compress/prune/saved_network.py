@@ -1,4 +1,4 @@
-"""A network on disk: how it is built, what was cut out of it, its weights and masks, in one safetensors file."""
+"""A network in one safetensors file: weights and masks; in the header the model's settings and its pruning plan."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from compress.schema.check import shown
 
 
 def save_network(path: Path, model: nn.Module, spec: ModelSpec, plan: Plan) -> None:
-    """Masks lie packed under their names of the state dict; the header lists the layers that have one."""
+    """Masks are stored as packed bits, under their names in the state dict; the header lists the masked layers."""
     weights = dict(model.state_dict())
     header: JSON = {"model": spec.to_json(), "plan": plan.to_json()}
     # A layer used under two names is in the state dict under both.
@@ -32,12 +32,13 @@ def save_network(path: Path, model: nn.Module, spec: ModelSpec, plan: Plan) -> N
 
 
 def load_network(path: Path, fresh: Callable[[], nn.Module] | None = None) -> tuple[nn.Module, Plan]:
-    """The network of a file that `save_network` wrote, in eval mode, and its plan.
+    """Load a file of `save_network`: the network in eval mode, and its plan.
 
-    `fresh` makes the uncut network; without it the function of `compress.models` that the file names is called.
+    `fresh` builds the uncut network; without it the header must name a function of `compress.models`, which is
+    called. No other code that a file names is run.
 
     Raises:
-        InputError: not such a file, a network that only `fresh` can make, or weights or masks that do not fit.
+        InputError: not such a file, a network that only `fresh` can build, or weights or masks that do not fit.
     """
     weights, header = read_weights(path)
     try:
@@ -45,7 +46,7 @@ def load_network(path: Path, fresh: Callable[[], nn.Module] | None = None) -> tu
     except InputError as error:
         lines = [line.removeprefix(f"{path}: ") for line in error.problems]
         raise InputError(*(f"{path}: {shown(line, 1000)}" for line in lines)) from error
-    except Exception as error:  # of somebody's header or network; what can be wrong in them has no end
+    except Exception as error:  # a foreign header or network can fail in any way
         raise InputError(f"{path}: cannot be rebuilt ({type(error).__name__}: {shown(first_line(error))})") from error
 
 
@@ -55,7 +56,7 @@ def _rebuilt(
     spec = None if fresh is not None else spec_from_json(header["model"])
     if problems := check_images(header["model"]):
         raise InputError(*problems)
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away; the caller's draws stay
+    with torch.random.fork_rng(devices=[]):  # the weights are overwritten; drawing them leaves the RNG state
         model = fresh() if fresh is not None else spec.build(check_forward=False) if spec is not None else nn.Module()
     plan = plan_from_json(header["plan"])
     if plan.kept:
@@ -68,10 +69,10 @@ def _rebuilt(
 
 
 def _with_masks(model: nn.Module, weights: Mapping[str, Tensor], names: Any, source: str) -> dict[str, Tensor]:
-    """The weights of a file with its masks unpacked; the network's layers get masks to load them into.
+    """The weights of a file with its masks unpacked; also registers mask buffers in the network to load them into.
 
     Raises:
-        InputError: no list of layers of this network, or masks that are missing or of the wrong length.
+        InputError: the header lists layers that the network does not have, or masks are missing or of wrong length.
     """
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{source}: its header must list the names of the masked layers; got {names}")

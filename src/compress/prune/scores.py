@@ -1,7 +1,7 @@
-"""Scores of channels: what is larger stays longer. How several of one channel become one, and thresholds among them.
+"""Scores of channels (importance: the smallest are removed first): combining coupled ones, and percentile thresholds.
 
-The percentile is that of network slimming (Liu et al., ICCV 2017, arXiv:1708.06519, section 3): with the scores of
-all groups in one pool of N, ascending, `threshold = s[int(N * p)]`, and what is above it stays, strictly.
+The percentile is that of network slimming (Liu et al., ICCV 2017, arXiv:1708.06519, section 3): with the scores s of
+all groups in one pool of N, ascending, `threshold = s[int(N * p)]`, and channels strictly above it are kept.
 """
 
 import math
@@ -18,52 +18,56 @@ from compress.schema.settings import Budget
 Coupled = Literal["sum", "mean", "max", "keep"]
 Threshold = Literal["threshold", "rank"]
 
-# Of each group (width,). A group that is not named keeps all of its channels.
+# By group: (width,). A group without scores keeps all of its channels.
 Scores = Mapping[str, Tensor]
 
-TIED, FEW = 0.01, 4  # share of scores that equal the threshold, and how many, above which it is no rule
+TIED, FEW = 0.01, 4  # share and number of scores equal to the threshold, above both of which it is refused
 
 
 def producers(graph: ChannelGraph, group: ChannelGroup) -> int:
-    """How many layers make the channels of a group: several in a residual stream. Depthwise ones pass them on."""
+    """How many layers produce the channels of a group: several in a residual stream. Depthwise convolutions,
+    which pass channels on, do not count."""
     return sum(layer.in_axis is not None and layer.out_axis in group.positions for layer in graph.layers)
 
 
 def per_channel(parts: Mapping[str, Sequence[Tensor]], graph: ChannelGraph, coupled: Coupled) -> Scores:
-    """One score per channel from the several, (width, m) each, that a group has.
+    """Combine the scores of coupled channels into one per channel: for each group several (width, m) -> (width,).
 
-    `sum` counts their mean as often as layers make the channel: all of a residual stream's scores, but one for a
-    channel that a depthwise convolution passes on, or that a dense block normalises again and again. `keep` leaves
-    out what several layers make.
+    `mean` and `max` are over all scores of the channel. `sum` is their mean times the number of layers that produce
+    the channel (at most the number of scores): in a residual stream the sum of all scores; but a single score's worth
+    for a channel that a depthwise convolution passes on, or that several batch norms of a dense block normalise.
+    `keep` leaves out groups that several layers produce: they keep all channels.
     """
     groups = {group.name: group for group in graph}
-    found = {}
+    combined = {}
     for name, several in parts.items():
         score = torch.cat(list(several), dim=1)
         made_by = producers(graph, groups[name])
         if coupled == "keep" and made_by > 1:
             continue
         if score.shape[1] == 1:
-            found[name] = score[:, 0]  # as it is, to the bit
+            combined[name] = score[:, 0]  # bit-identical
         else:
-            found[name] = score.amax(1) if coupled == "max" else score.mean(1)
+            combined[name] = score.amax(1) if coupled == "max" else score.mean(1)
             if coupled == "sum":
-                found[name] *= max(1, min(made_by, score.shape[1]))
-    return found
+                combined[name] *= max(1, min(made_by, score.shape[1]))
+    return combined
 
 
 def most_first(score: Tensor) -> Tensor:
-    """Channels, most important first: (width,). Of equal ones those go first that come first, as in `kept_counts`."""
+    """Channel indices, largest score first: (width,). Among equal scores the lower index is removed first, as in
+    `kept_counts`."""
     return score.sort(stable=True).indices.flip(0)
 
 
 def kept_counts(pool: Scores, percent: float, select: Literal["threshold", "rank"]) -> tuple[dict[str, int], float]:
-    """How many of each group stay, perhaps none, and the threshold: the largest score that goes.
+    """How many channels of each group are kept (0 is possible), and the threshold: the largest score that is removed.
 
-    `int(N * percent)` is taken in floating point, as published: 5504 * 0.7 is 3852.7999..., and so on.
+    `percent` is a share in [0, 1). `int(N * percent)` is computed in floating point, as in the published code:
+    5504 * 0.7 is 3852.7999...
 
     Raises:
-        InputError: too many scores equal the threshold.
+        InputError: with `select` threshold, too many scores equal the threshold.
     """
     scores = torch.cat(list(pool.values()))
     gone = int(len(scores) * percent)
@@ -96,14 +100,14 @@ def check_ties(scores: Tensor, threshold: float, budget: Budget) -> None:
 
 
 def largest_percent(pool: Scores, select: Literal["threshold", "rank"] = "threshold") -> float:
-    """The largest percent, rounded down to four digits, at which every group of a pool keeps something.
+    """The largest share, rounded down to four digits, at which every group of a pool keeps at least one channel.
 
-    A group is empty once the threshold reaches its largest score: with r scores below the smallest of those largest
-    ones that is at int(N * p) = r, and by rank one later at the earliest.
+    A group becomes empty when the threshold reaches its largest score. Let m be the smallest of these largest scores,
+    and r the number of scores below m: with a threshold that happens at int(N * p) = r, by rank not before r + 1.
     """
     scores = torch.cat(list(pool.values())).sort().values
-    least = torch.stack([score.max() for score in pool.values()]).min()
-    below = int((scores < least).sum()) - (select == "threshold")
+    smallest_maximum = torch.stack([score.max() for score in pool.values()]).min()
+    below = int((scores < smallest_maximum).sum()) - (select == "threshold")
     if below < 0:
         return 0.0
     percent = math.floor(1e4 * (below + 1) / len(scores)) / 1e4

@@ -1,9 +1,10 @@
-"""Channels in the order in which they go: the smallest scores first, as many as a budget asks for.
+"""From scores and a budget to a plan: channels are removed in ascending order of score until the budget is met.
 
-Two ways to say how many. A share of channels by a percentile, as network slimming has it (Liu et al., ICCV 2017,
-arXiv:1708.06519, section 3): with the scores of all groups in one pool of N, ascending, `threshold = s[int(N * p)]`,
-and what is above it stays (strictly, so without ties N - int(N * p) - 1 channels do). Or a share of MACs: channels go
-in the same order, one step at a time, until the network fits. A larger budget never keeps fewer channels of a group.
+`select` is where a budget becomes widths by scores. A budget in channels (`percent`) is a percentile, as in network
+slimming (Liu et al., ICCV 2017, arXiv:1708.06519, section 3): with the scores s of all groups in one pool of N,
+ascending, `threshold = s[int(N * p)]`, and channels strictly above it are kept (N - int(N * p) - 1 without ties). A
+budget in MACs removes channels in the same order, one step of an allowed width at a time, until the network fits. A
+larger budget never keeps fewer channels of a group.
 """
 
 import math
@@ -37,7 +38,7 @@ REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """How scores become widths, as methods set it; every value's meaning stands in conf/method/slimming.yaml."""
+    """Settings of the selection, shared by methods; conf/method/slimming.yaml explains every value."""
 
     scope: Literal["global", "layer"]
     select: Threshold
@@ -56,23 +57,25 @@ class Selection:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a budget leaves, and how that came about."""
+    """The plan of a budget, and how it was reached."""
 
     plan: Plan
-    options: Choices  # the widths that were allowed
-    thresholds: Mapping[str, float]  # of all scores, or of each group's
-    emptied: Sequence[str]  # groups of which the scores alone would have left nothing
+    options: Choices  # allowed widths of every group
+    thresholds: Mapping[str, float]  # "all": of one pool; or by group
+    emptied: Sequence[str]  # groups that would have lost all channels by their scores alone
     warnings: Sequence[str]
 
 
-# -- before anything runs ---------------------------------------------------------------------------------------
+# -- checks before the run ---------------------------------------------------------------------------------------
 
 
 def check_reach(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget, scored: set[str]) -> None:
-    """Of the groups in `scored` channels can go. How far a threshold reaches the scores say, and `on_empty`.
+    """Check that the budget is reachable when only the groups in `scored` lose channels.
+
+    Not checked for `percent` with a threshold: there it depends on the scores and on `on_empty`.
 
     Raises:
-        InputError: no group has scores, or the budget is out of reach; names what can be reached.
+        InputError: no group has scores, or the budget is out of reach; names what is reachable.
     """
     if not scored:
         raise SettingError(
@@ -123,7 +126,8 @@ def allowed_widths(how: Selection, graph: ChannelGraph, scored: set[str]) -> Cho
 
 
 def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
-    """The plan, and what there is to say of it: thresholds, emptied layers, the largest percent without one.
+    """The plan of the problem's budget, refitted weights, and a report: thresholds, emptied groups, the largest
+    percent that empties none.
 
     Raises:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
@@ -160,7 +164,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
 
 
 def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget, scores: Scores) -> Selected:
-    """What these scores come to under the budget; the network itself is not asked.
+    """The plan of a budget by these scores alone; the weights of the network are not read.
 
     Raises:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
@@ -171,27 +175,28 @@ def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget,
     else:
         target = preserve_ratio(budget, cost)
         widths = _to_macs(how, graph, cost, scores, options, target)
-        gone = _largest_gone(graph, scores, widths)
-        most = max(gone.values(), default=0.0)
+        removed = _largest_removed(graph, scores, widths)
+        most = max(removed.values(), default=0.0)
         if how.select == "threshold" and how.scope == "global":
             check_ties(torch.cat(list(scores.values())), most, budget)
-        thresholds = {"all": most} if how.scope == "global" else gone
+        thresholds = {"all": most} if how.scope == "global" else removed
         emptied = [n for n, score in scores.items() if how.scope == "global" and float(score.max()) < most]
     emptied += [g.name for g, w in zip(graph, widths, strict=True) if w == 0 and g.name not in emptied]
     orders = {g.name: most_first(scores[g.name]) if g.name in scores else torch.arange(g.width) for g in graph}
     plan = plan_of(graph, orders, widths)
     if how.on_empty == "drop_block" and not _is_alive(graph, plan):
-        # blocks that can go one by one, but not all of them at once
-        widths = [max(w, int(found[found > 0][0])) for w, found in zip(widths, options, strict=True)]
+        # each emptied block can be removed alone, but not all of them together
+        widths = [max(w, int(allowed[allowed > 0][0])) for w, allowed in zip(widths, options, strict=True)]
         plan = plan_of(graph, orders, widths)
     return Selected(plan, options, thresholds, emptied, _warnings(how, budget, scores, widths, thresholds, emptied))
 
 
 def _refit(how: Selection, problem: Problem) -> Callable[[Plan], Mapping[str, Tensor]] | None:
-    """What gives the readers of a plan's channels new weights, by least squares on training images.
+    """A function from a plan to new weights of the layers that read pruned channels, by least squares on training
+    images; None if `refit_images` is 0.
 
     He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168,
-    section 3.1, without its choice of channels.
+    section 3.1, without its LASSO selection of channels.
     """
     if not how.refit_images:
         return None
@@ -206,7 +211,7 @@ def _refit(how: Selection, problem: Problem) -> Callable[[Plan], Mapping[str, Te
 def _to_percent(
     how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, percent: float
 ) -> tuple[list[int], dict[str, float], list[str]]:
-    """Widths, thresholds (one, or one per group) and the groups of which nothing would be left."""
+    """Widths, thresholds (one, or one per group) and the groups that the scores alone would empty."""
     pools = [scores] if how.scope == "global" else [{name: score} for name, score in scores.items()]
     wanted: dict[str, int] = {}
     thresholds: dict[str, float] = {}
@@ -216,11 +221,15 @@ def _to_percent(
         thresholds |= {"all": threshold} if how.scope == "global" else dict.fromkeys(pool, threshold)
     emptied = [name for name, width in wanted.items() if width == 0]
     if how.select == "rank" and how.scope == "global":
-        gone = int(sum(map(len, scores.values())) * percent)
+        most_removed = int(sum(map(len, scores.values())) * percent)
         full = sum(group.width for group in graph)
-        return _narrowed(graph, scores, options, lambda widths: full - sum(widths) <= gone), thresholds, emptied
-    aims = [wanted.get(group.name, group.width) for group in graph]
-    widths = [_nearest(aim, w[w > 0] if aim else w) for aim, w in zip(aims, options, strict=True)]
+        return (
+            _narrowed(graph, scores, options, lambda widths: full - sum(widths) <= most_removed),
+            thresholds,
+            emptied,
+        )
+    targets = [wanted.get(group.name, group.width) for group in graph]
+    widths = [_nearest(aim, w[w > 0] if aim else w) for aim, w in zip(targets, options, strict=True)]
     return widths, thresholds, emptied
 
 
@@ -234,7 +243,7 @@ def _to_macs(
 
 
 def _rounding_step(how: Selection, problem: Problem, options: Choices, scores: Scores) -> float:
-    """The coarsest single step, in what the budget counts: a share of channels, or of MACs."""
+    """The largest change by a single step, in the unit of the budget: a share of channels, or of MACs."""
     gaps = [int(np.diff(widths).max(initial=0)) for widths in options]
     if problem.budget.kind == "percent":
         channels = sum(map(len, scores.values()))
@@ -275,7 +284,7 @@ def _warnings(
 
 
 def largest_percent_of(how: Selection, scores: Scores) -> float:
-    """The largest share of channels, rounded down to four digits, at which no group loses all of its own."""
+    """The largest share of channels, rounded down to four digits, at which no group loses all of its channels."""
     pools = [scores] if how.scope == "global" else [{name: score} for name, score in scores.items()]
     return min((largest_percent(pool, how.select) for pool in pools), default=0.0)
 
@@ -289,7 +298,7 @@ def _is_alive(graph: ChannelGraph, plan: Plan) -> bool:
 
 
 def _nearest(aim: int, widths: NDArray[np.int64]) -> int:
-    """The allowed width nearest to the aimed one, the wider of two."""
+    """The allowed width nearest to the target width, the wider of two equally near."""
     return int(widths[::-1][np.abs(widths[::-1] - aim).argmin()])
 
 
@@ -300,30 +309,31 @@ def _narrowed(
     holds: Callable[[Sequence[int]], bool],
     one_more: bool = False,
 ) -> list[int]:
-    """As many steps down, smallest scores first, as `holds`; `one_more` makes it the first number that does not.
+    """Widths after the largest number of steps, in ascending order of score, for which `holds(widths)` is true; with
+    `one_more` after the smallest number for which it is false.
 
-    A step takes a group to its next narrower width; its score is the mean of the channels that go.
+    A step takes a group to its next narrower allowed width; its score is the mean score of the channels it removes.
     """
     steps: list[tuple[float, int]] = []
-    for at, (group, widths) in enumerate(zip(graph, options, strict=True)):
+    for index, (group, widths) in enumerate(zip(graph, options, strict=True)):
         if group.name not in scores:
             continue
         ordered = scores[group.name].double().sort(stable=True).values
         ends = (group.width - torch.from_numpy(widths.copy()).flip(0)).tolist()
-        steps += [(float(ordered[a:b].mean()), at) for a, b in pairwise(ends)]
-    goes = np.array([at for _, at in sorted(steps, key=lambda step: step[0])], dtype=np.int64)
+        steps += [(float(ordered[a:b].mean()), index) for a, b in pairwise(ends)]
+    narrowed = np.array([index for _, index in sorted(steps, key=lambda step: step[0])], dtype=np.int64)
 
-    def after(count: int) -> list[int]:
-        taken = np.bincount(goes[:count], minlength=len(options))
+    def widths_after(count: int) -> list[int]:
+        taken = np.bincount(narrowed[:count], minlength=len(options))
         return [int(widths[len(widths) - 1 - steps]) for widths, steps in zip(options, taken, strict=True)]
 
-    count = largest_count(len(goes), lambda steps: holds(after(steps)))
-    more = one_more and holds(after(count)) and count < len(goes)
-    return after(count + more)
+    count = largest_count(len(narrowed), lambda steps: holds(widths_after(steps)))
+    more = one_more and holds(widths_after(count)) and count < len(narrowed)
+    return widths_after(count + more)
 
 
-def _largest_gone(graph: ChannelGraph, scores: Scores, widths: Sequence[int]) -> dict[str, float]:
-    """The largest score that goes, of every group that loses channels."""
+def _largest_removed(graph: ChannelGraph, scores: Scores, widths: Sequence[int]) -> dict[str, float]:
+    """The largest score that is removed, for every group that loses channels."""
     return {
         group.name: float(scores[group.name].sort().values[group.width - width - 1])
         for group, width in zip(graph, widths, strict=True)

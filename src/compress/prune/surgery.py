@@ -1,8 +1,8 @@
-"""Cutting channels out of a network, and the same thing as zeros in place.
+"""Cutting channels out of a copy of a network (`cut`), and the equivalent masking in place (`masked`).
 
-Law: `masked` and `cut` give the same outputs for the same plan. A mask zeroes what *reads* the dropped channels, so
-that nothing a dropped channel holds (a BN shift, a sigmoid's 0.5) can matter. Norms over several channels read them
-too: while masked they run as they will when cut.
+Invariant: both give the same outputs for the same plan. A mask zeroes the weights that *read* the dropped channels,
+so that the values of these channels (a BN shift, a sigmoid's 0.5) cannot matter. Norms over several channels (layer
+norm, group norm) read them too: while masked, they run on the kept channels only, as after the cut.
 """
 
 from collections import defaultdict
@@ -20,17 +20,17 @@ from compress.models.layers import empty_conv_for
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A smaller copy of `model`; the model itself is left as it was.
+    """A smaller copy of `model`, which is not changed.
 
-    `weights` takes the place of parameters, by name and at full shape, before anything is cut.
+    `weights` replace parameters and buffers of the copy, by name and at full shape, before the cut.
 
     Raises:
-        ValueError: the plan names what is not there, or empties a group that must keep a channel.
+        ValueError: the plan names an unknown group or channel, or empties a group that must keep a channel.
         InputError: something in the network cannot be copied.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    numbers = []  # plain numbers of modules: what a ChannelPad adds, what a norm without weights expects
+    numbers = []  # integer attributes: the channels a ChannelPad adds, or a norm without weights expects
     for axis, places in graph.dropped(plan).items():
         if axis.tensor in tensors:
             cuts[axis.tensor][axis.dim] = places
@@ -50,30 +50,30 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
         )
     for name, count in numbers:
         owner, _, attribute = name.rpartition(".")
-        _lower(small.get_submodule(owner), attribute, count)
+        _reduce_attribute(small.get_submodule(owner), attribute, count)
     for module in small.modules():
-        _restate(module)
+        _update_attributes(module)
     for group in graph.emptied(plan):
-        _silence(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
+        _replace_emptied(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
     return small
 
 
-def _silence(model: nn.Module, names: Collection[str]) -> None:
-    """Put what computes nothing in place of the layers of an emptied group: tensors of no size break many ops."""
-    silent: dict[nn.Module, nn.Module] = {}
+def _replace_emptied(model: nn.Module, names: Collection[str]) -> None:
+    """Replace the layers of an emptied group by ones that compute nothing, as many ops reject tensors of size 0."""
+    replacements: dict[nn.Module, nn.Module] = {}
     for name in names:
         layer = model.get_submodule(name)
-        if isinstance(layer, nn.Conv2d):  # else a batch norm, or silenced with another group
-            silent[layer] = empty_conv_for(layer)
+        if isinstance(layer, nn.Conv2d):  # else a batch norm, or already replaced with another group
+            replacements[layer] = empty_conv_for(layer)
         elif isinstance(layer, nn.BatchNorm2d):
-            silent[layer] = nn.Identity().train(layer.training)
+            replacements[layer] = nn.Identity().train(layer.training)
     for module in list(model.modules()):
-        for key, child in module._modules.items():  # under all of its names
-            if child in silent:
-                module._modules[key] = silent[child]
+        for key, child in module._modules.items():  # a shared layer has several names
+            if child in replacements:
+                module._modules[key] = replacements[child]
 
 
-def _lower(module: nn.Module, attribute: str, count: int) -> None:
+def _reduce_attribute(module: nn.Module, attribute: str, count: int) -> None:
     value = getattr(module, attribute)
     if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
         module.num_groups -= count
@@ -81,7 +81,7 @@ def _lower(module: nn.Module, attribute: str, count: int) -> None:
 
 
 def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | None = None) -> Tensor:
-    """A copy (of `value` if given) without the dropped places of each dimension; a parameter stays one."""
+    """A copy (of `value` if given) without the dropped indices of each dimension; a parameter stays a parameter."""
     new = tensor.detach() if value is None else value.to(tensor, copy=not dropped)
     for dim, places in dropped.items():
         new = new.index_select(dim, kept_places(new.shape[dim], places).to(new.device))
@@ -94,8 +94,8 @@ def kept_places(length: int, dropped: Tensor) -> Tensor:
     return stays.nonzero().flatten()
 
 
-def _restate(module: nn.Module) -> None:
-    """Bring a layer's own description in line with its weights."""
+def _update_attributes(module: nn.Module) -> None:
+    """Set the attributes of a layer (`out_channels`, `num_features`, ...) to the shapes of its weights."""
     if isinstance(module, nn.Conv2d):
         weight = module._parameters.get("weight")
         if weight is None:
@@ -124,7 +124,7 @@ def _restate(module: nn.Module) -> None:
 
 
 class Masks:
-    """Masks of one network, for search loops: what they write to is allocated once and used again for every plan."""
+    """Masks of one network, for search loops: buffers are allocated once and reused for every plan."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, buffers: dict[str, Tensor] | None = None) -> None:
         self._model, self._graph = model, graph
@@ -135,23 +135,23 @@ class Masks:
 
     @contextmanager
     def __call__(self, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
-        """The model in place as if `plan` were cut (full shapes), restored at the end.
+        """Within the block the model itself, at full shapes, computes as if `plan` were cut; restored at the end.
 
-        `weights` replaces parameters for the while, by name and at full shape, before the mask is laid on. Changes
-        made to a masked weight meanwhile are undone with it.
+        `weights` replace parameters within the block, by name and at full shape, before masking. Changes made there
+        to a masked or replaced weight are lost.
         """
         assert not self._is_on, "one plan at a time"
         dropped = self._graph.dropped(plan, self._reads | {axis for _, axis in self._graph.norms.values()})
         given = weights or {}
         masked = {axis.tensor for axis in dropped if axis in self._reads}
-        # Weights are swapped, not overwritten: nothing has to be copied back.
+        # Weights are swapped, not overwritten: no copy back is needed.
         saved = {name: self._parameters[name].data for name in masked | given.keys()}
         norms = {name: (dim, dropped[axis]) for name, (dim, axis) in self._graph.norms.items() if axis in dropped}
         self._is_on = True
         try:
             for name, value in given.items():
                 self._parameters[name].data = value.to(saved[name])
-            with torch.inference_mode(False):  # the buffers outlive the caller's mode
+            with torch.inference_mode(False):  # the buffers are reused outside of a caller's inference mode
                 for axis in self._reads & dropped.keys():
                     self._mask(axis, dropped[axis])
             for name, (dim, places) in norms.items():
@@ -179,18 +179,20 @@ class Masks:
 def masked(
     model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None
 ) -> AbstractContextManager[nn.Module]:
-    """The model in place as if `plan` were cut, once; `Masks` for many plans."""
+    """As `Masks`, for one plan."""
     return Masks(model, graph)(plan, weights)
 
 
 def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Tensor]:
-    """The norm as if it were cut, its output at full shape with zeros for the dropped channels."""
+    """The forward function of the cut norm, with its output at full shape: zeros for the dropped channels."""
     tensors = {name: _narrowed(tensor, {0: dropped}) for name, tensor in norm.named_parameters()}
     small = copy_replacing(norm, {norm.get_parameter(name): tensor for name, tensor in tensors.items()})
     if not tensors:
-        _lower(small, "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape", len(dropped))
-    _restate(small)
-    small._forward_hooks.clear()  # they are called where the norm stands
+        _reduce_attribute(
+            small, "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape", len(dropped)
+        )
+    _update_attributes(small)
+    small._forward_hooks.clear()  # the hooks of the norm itself still run
     small._forward_pre_hooks.clear()
 
     def forward(x: Tensor) -> Tensor:

@@ -1,20 +1,20 @@
-"""Which weights stay: those of a magnitude above a threshold, found per kind of layer.
+"""Masks of single weights by magnitude: where a budget in weights becomes a threshold, and that a mask.
 
 All weights of the convolutions (first, 1x1 and depthwise ones too) are one pool, all weights of the linear layers
-another; biases and batch norms are left alone. In a pool of n weights
+another; biases and batch norms are not pruned. In a pool of n weights
 
     threshold = sorted(|w|)[int(n * percent)],  kept: |w| > threshold, strictly
 
-so that without ties int(n * percent) + 1 weights go. The product is one of floats, as in the code behind the
-published tables: int(100 * 0.29) is 28. With a percent of 0 nothing goes, and the threshold is 0. `scope=layer` makes
-every layer a pool of its own.
+so that without ties int(n * percent) + 1 weights are removed. The product is in floating point, as in the code behind
+the published tables: int(100 * 0.29) is 28. With percent 0 nothing is removed, and the threshold is 0. `scope=layer`
+makes every layer a pool.
 
 `criterion=std` is that of Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS
 2015, arXiv:1506.02626, section 3: the threshold of a layer is q times the standard deviation of its weights. There q
-is chosen by hand; here it is the one with which the pool loses the asked share: the same rule on |w| / std.
+is chosen by hand; here it is the one that removes the requested share of the pool: the percentile rule on |w| / std.
 
-A weight that is masked already counts as a zero of the pool and is never kept again, so masks of a growing share are
-nested however the weights moved in between.
+A weight that is already masked counts as a zero of the pool and stays masked, so that the masks of growing shares are
+nested, however training changed the weights in between.
 """
 
 import math
@@ -38,29 +38,30 @@ KINDS: dict[Pool, type[nn.Module]] = {"conv": nn.Conv2d, "fc": nn.Linear}
 
 @dataclass(frozen=True)
 class Masked:
-    """Masks, and what they come from."""
+    """Masks, and the thresholds that they were computed from."""
 
     masks: dict[str, Tensor]  # by layer; bool of the weight's shape, True is kept, on the CPU
     thresholds: dict[str, float]  # by layer: of |w|
-    levels: dict[str, float]  # by pool, with scope=layer by layer: the threshold of |w|, with criterion=std q
-    limits: dict[Pool, float]  # strictly below this share the threshold empties no layer of the pool
-    refilled: list[str]  # layers that lose some, of which on_empty=keep_max kept more than is above the threshold
+    levels: dict[str, float]  # by pool (by layer with scope=layer): the threshold of |w|; q with criterion=std
+    limits: dict[Pool, float]  # below this share (strictly) no layer of the pool is emptied
+    refilled: list[str]  # layers where on_empty=keep_max kept weights that are not above the threshold
 
 
 def pools(model: nn.Module, objects: Sequence[Pool]) -> dict[Pool, dict[str, Tensor]]:
-    """The weights to choose from, pool -> layer -> weight, in the order of the modules.
+    """The prunable weights, pool -> layer -> weight, in module order.
 
-    A weight that two layers share is in once, under the first; one that is computed from other parameters is not in.
+    A weight shared by two layers is listed once, under the first; one computed from other parameters (a
+    parametrisation) is not listed.
     """
-    found: dict[Pool, dict[str, Tensor]] = {pool: {} for pool in KINDS if pool in objects}
+    by_pool: dict[Pool, dict[str, Tensor]] = {pool: {} for pool in KINDS if pool in objects}
     seen: set[int] = set()
     for name, layer in model.named_modules():
-        for pool, weights in found.items():
+        for pool, weights in by_pool.items():
             weight = layer._parameters.get("weight") if isinstance(layer, KINDS[pool]) else None
             if weight is not None and id(weight) not in seen:
                 seen.add(id(weight))
                 weights[name] = weight
-    return found
+    return by_pool
 
 
 def weight_masks(
@@ -73,21 +74,21 @@ def weight_masks(
     on_empty: OnEmpty,
     min_weights: int,
 ) -> Masked:
-    """Masks with which each pool loses a share `percent` of its weights; the model is left as it is.
+    """Masks that remove a share `percent`, in [0, 1), of the weights of each pool; the model is not changed.
 
-    With `keep_max` every layer keeps at least its `min_weights` largest (all, if it has fewer).
+    With `on_empty` keep_max every layer keeps at least its `min_weights` largest (all, if it has fewer).
 
     Raises:
-        InputError: there is nothing to prune, or with `error` a layer would keep nothing.
+        InputError: no layer to prune, or with `on_empty` error a layer would keep no weight.
     """
     assert 0 <= percent < 1
     assert min_weights >= 1
-    found = pools(model, objects)
-    if not any(found.values()):
+    by_pool = pools(model, objects)
+    if not any(by_pool.values()):
         raise InputError(f"objects=[{', '.join(objects)}]: the network has no such layers to prune")
     old = masks_of(model)
     masked = Masked({}, {}, {}, {}, [])
-    for pool, weights in found.items():
+    for pool, weights in by_pool.items():
         if not weights:
             continue
         layers = [_Layer.of(name, weight, old.get(name), criterion) for name, weight in weights.items()]
@@ -110,7 +111,7 @@ def weight_masks(
 
 @dataclass(frozen=True)
 class _Layer:
-    """The weights of a layer as they are ranked; every tensor has the weight's shape."""
+    """The scores of the weights of one layer; every tensor has the weight's shape."""
 
     name: str
     score: Tensor  # |w| / unit, 0 where masked
@@ -124,13 +125,13 @@ class _Layer:
         weight = weight.masked_fill(~alive, 0)
         if criterion == "percentile":
             return _Layer(name, weight.abs(), alive, 1.0)
-        # In double: two weights that differ must differ after the division.
+        # In float64, so that two different weights still differ after the division.
         deviation = float(weight.double().std(correction=0))
-        unit = max(deviation, torch.finfo(torch.float32).tiny)  # equal weights have none
+        unit = max(deviation, torch.finfo(torch.float32).tiny)  # the deviation of equal weights is 0
         return _Layer(name, weight.double().abs() / unit, alive, unit)
 
     def largest(self, count: int) -> Tensor:
-        """The `count` largest that are alive; of equal ones the first."""
+        """A mask of the `count` largest weights that are not masked; among equal ones the first."""
         order = self.score.masked_fill(~self.alive, -1).flatten().sort(descending=True, stable=True).indices
         best = torch.zeros(self.alive.numel(), dtype=torch.bool)
         best[order[:count]] = True
@@ -142,18 +143,19 @@ def _level(layers: Sequence[_Layer], percent: float) -> float:
     if percent == 0:
         return 0.0
     scores = torch.cat([layer.score.flatten() for layer in layers])
-    return float(scores.kthvalue(int(len(scores) * percent) + 1).values)  # which counts from 1
+    return float(scores.kthvalue(int(len(scores) * percent) + 1).values)  # kthvalue counts from 1
 
 
 def _limit(layers: Sequence[_Layer]) -> float:
-    """The share strictly below which every layer has a score above the level: that of the least of their maxima."""
+    """The share strictly below which every layer has a score above the threshold: with m the smallest of the layers'
+    largest scores, the share of scores below m."""
     least = min(float(layer.score.max()) for layer in layers)
     below = sum(int((layer.score < least).sum()) for layer in layers)
     return below / sum(layer.score.numel() for layer in layers)
 
 
 def _emptied(layer: _Layer, percent: float, level: float, pool: Pool, limit: float) -> str:
-    safe = math.floor(limit * 1e6) / 1e6  # rounded up it would not be
+    safe = math.floor(limit * 1e6) / 1e6  # rounding up would not be safe
     return (
         f"percent={percent:g}: leaves layer {layer.name} no weight (threshold {level * layer.unit:.4g}, "
         f"its largest |w| {float(layer.score.max()) * layer.unit:.4g}); every {pool} layer keeps some with percent "
@@ -162,7 +164,7 @@ def _emptied(layer: _Layer, percent: float, level: float, pool: Pool, limit: flo
 
 
 def uniform_masks(model: nn.Module, percent: float, objects: Sequence[Pool]) -> Masked:
-    """The same share in every layer; one that would lose all keeps its largest weight."""
+    """Masks that remove the same share of every layer; a layer that would lose all keeps its largest weight."""
     return weight_masks(
         model,
         percent,
@@ -175,10 +177,10 @@ def uniform_masks(model: nn.Module, percent: float, objects: Sequence[Pool]) -> 
 
 
 def random_masks(model: nn.Module, masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """As many kept in every layer, at random places among those that are not masked yet.
+    """Masks that keep as many weights of every layer as `masks`, drawn at random among those not yet masked.
 
-    The places come in an order that only the seed and the shapes decide, so with one seed masks that keep fewer lie
-    within those that keep more.
+    The random order depends on the seed and the shapes only, so that with one seed the masks of two shares are
+    nested.
     """
     random = torch.Generator().manual_seed(seed)
     old = {name: mask.cpu() for name, mask in masks_of(model).items()}
@@ -194,21 +196,21 @@ def random_masks(model: nn.Module, masks: Mapping[str, Tensor], seed: int) -> di
 
 
 def share_masked(masks: Mapping[str, Tensor]) -> float:
-    """Share of the weights that masks take away, over all of their layers."""
+    """Share of weights that masks remove, over all of their layers: in [0, 1]."""
     return 1 - sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
 def sparsity_report(model: nn.Module) -> JSON:
-    """How many weights are zero: of each masked layer, of each pool, of both and of all parameters.
+    """Numbers of zero weights: of each masked layer, of each pool, of all pools, and of all parameters.
 
-    Zeros are counted as they are; `kept` is what the mask says, more than `nonzero` where a kept weight is zero.
+    `nonzero` counts values; `kept` counts the mask, and is larger where a kept weight is zero.
     """
-    found = pools(model, tuple(KINDS))
+    prunable = pools(model, tuple(KINDS))
     layers = {}
     for name, layer in masked_layers(model).items():
         weight, mask = layer.get_parameter("weight"), layer.get_buffer(MASK)
         layers[name] = {"shape": list(weight.shape), "kept": int(mask.sum()), **_counted([weight])}
-    by_pool = {pool: list(weights.values()) for pool, weights in found.items() if weights}
+    by_pool = {pool: list(weights.values()) for pool, weights in prunable.items() if weights}
     return {
         "layers": layers,
         "pools": {pool: _counted(weights) for pool, weights in by_pool.items()},

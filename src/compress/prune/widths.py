@@ -1,8 +1,9 @@
-"""Widths that a plan may have: multiples for fast kernels, never zero, and uniform ones for any budget.
+"""Allowed widths of groups (multiples for fast kernels, never zero), and the uniform widths of a budget.
 
-Rounding is decided with the budget, not after it: the allowed widths of all groups are put in one order, and a budget
-takes as many steps of it as it can pay. So a larger budget never gives a narrower group, and what is left over is
-less than one step.
+Where a budget becomes widths without scores: `uniform_widths`. (By scores of channels: `selection.select`.) Rounding
+is part of the search for the budget, not done afterwards: the steps from each allowed width of each group to the next
+are sorted into one list, and the widths are those after the longest prefix of it whose MACs fit the budget. So a
+larger budget never gives a narrower group, and the unused MACs are fewer than one step costs.
 """
 
 import math
@@ -18,10 +19,11 @@ Choices = Sequence[NDArray[np.int64]]  # per group, ascending
 
 
 def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -> NDArray[np.int64]:
-    """Allowed widths between two shares of the full one, ascending; at least one, never zero.
+    """Allowed widths between the shares `lowest` and `highest` of the full width: (n,) ascending, n >= 1, none zero.
 
-    `round_to` counts channels of a layer: a group of a convolution with 32 conv groups has 32 of them per channel, so
-    that all its widths are multiples of 8. A group narrower than a multiple keeps its full width.
+    `round_to` counts output channels of a layer. A group may stand for several of them per channel
+    (`outputs_per_channel`; 32 for a convolution with 32 conv groups, all of whose widths are then multiples of 8). A
+    group narrower than one multiple keeps its full width.
     """
     full = group.width
     step = round_to // math.gcd(round_to, group.outputs_per_channel)
@@ -33,41 +35,42 @@ def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -
 
 
 def all_choices(graph: ChannelGraph, round_to: int, lowest: float = 0.0, highest: float = 1.0) -> Choices:
-    """Allowed widths of every group."""
+    """`choices` of every group, in the order of the graph."""
     return [choices(group, round_to, lowest, highest) for group in graph.groups]
 
 
 def reachable(cost: CostModel, options: Choices) -> tuple[float, float]:
-    """Smallest and largest share of MACs that these widths allow."""
+    """Smallest and largest share of the dense MACs that these widths allow."""
     ends = np.array([[widths[0] for widths in options], [widths[-1] for widths in options]])
     low, high = cost.macs(ends) / cost.full_macs
     return float(low), float(high)
 
 
 def uniform_widths(cost: CostModel, options: Choices, target: float) -> tuple[int, ...]:
-    """All groups as near to one share as their choices allow, at the most MACs within the target share.
+    """One width per group, all as close to one common share as the allowed widths permit: the largest such widths
+    whose MACs are at most `target` (a share) of the dense ones.
 
-    The widths of two targets are nested. Below the reachable share they are the narrowest there are.
+    Monotone: a larger target narrows no group. A target below the reachable share gives the narrowest widths.
     """
     steps = sorted(
-        ((wide + narrow) / 2 / cost.full_widths[at], at)
-        for at, widths in enumerate(options)
+        ((wide + narrow) / 2 / cost.full_widths[index], index)
+        for index, widths in enumerate(options)
         for narrow, wide in zip(widths[:-1].tolist(), widths[1:].tolist(), strict=True)
     )
-    grows = np.array([at for _, at in steps], dtype=np.int64)
+    growing = np.array([index for _, index in steps], dtype=np.int64)
 
-    def after(count: int) -> NDArray[np.int64]:
-        taken = np.bincount(grows[:count], minlength=len(options))
+    def widths_after(count: int) -> NDArray[np.int64]:
+        taken = np.bincount(growing[:count], minlength=len(options))
         return np.array([widths[steps] for widths, steps in zip(options, taken, strict=True)])
 
-    steps_paid = largest_count(len(grows), lambda count: cost.macs(after(count))[0] <= target * cost.full_macs)
-    return tuple(after(steps_paid).tolist())
+    count = largest_count(len(growing), lambda count: cost.macs(widths_after(count))[0] <= target * cost.full_macs)
+    return tuple(widths_after(count).tolist())
 
 
 def largest_count(most: int, holds: Callable[[int], bool]) -> int:
-    """The largest number in [0, most] for which `holds`, by bisection.
+    """The largest number in [0, most] for which `holds` is true, by bisection.
 
-    It holds for 0, and for every number below one for which it holds.
+    `holds` must be monotone: true for 0 and for every number below one for which it is true.
     """
     low, high = 0, most
     while low < high:

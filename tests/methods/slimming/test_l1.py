@@ -18,7 +18,7 @@ from compress.data.memory import MemoryData
 from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_rows
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import BINS, add_l1, look
+from compress.methods.slimming.penalty import BINS, add_l1, scale_statistics
 from compress.methods.slimming.scales import norms_of, scales_of, shared_norms
 from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
@@ -241,7 +241,7 @@ def scattered(model: nn.Module, small: Sequence[str] = ()) -> nn.Module:
 
 
 def test_dead_scales_are_counted_when_most_are_dead() -> None:
-    assert look(torch.tensor([1e-6] * 6 + [0.2, 0.5, 0.9, 1.0]))["scale_small_share"] == 0.6
+    assert scale_statistics(torch.tensor([1e-6] * 6 + [0.2, 0.5, 0.9, 1.0]))["scale_small_share"] == 0.6
 
 
 def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: MemoryData, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_settings_of_the_cut_do_not_change_what_is_learned(digit_data: MemoryDat
 
 
 def test_a_look_by_hand() -> None:
-    found = look(torch.tensor([0.0, 0.001, 1.0, 1.0, 2.0, 50.0]))
+    found = scale_statistics(torch.tensor([0.0, 0.001, 1.0, 1.0, 2.0, 50.0]))
     assert found["scale_median"] == 1.0
     assert found["scale_small_share"] == pytest.approx(2 / 6, abs=1e-4)
     assert found["scales"]["counts"][:3] == [2, 2, 1]
@@ -310,7 +310,7 @@ def test_a_look_by_hand() -> None:
 
 
 def test_scales_that_are_all_zero_can_be_looked_at() -> None:
-    found = look(torch.zeros(3))
+    found = scale_statistics(torch.zeros(3))
     assert (found["scale_median"], sum(found["scales"]["counts"])) == (0.0, 3)
 
 

@@ -1,6 +1,7 @@
-"""An agent on disk: what it decides about, what it was made with, its networks and the best that it saw.
+"""The file of an agent: the groups it decides about, the settings it was trained with, the state dicts of its
+networks, and the best outcome of the search for each target.
 
-Plain tensors and numbers, read with `weights_only=True`: another run's folder runs no code.
+Tensors and numbers only, read with `weights_only=True`: a file from elsewhere cannot run code.
 """
 
 import pickle
@@ -16,7 +17,7 @@ from compress.io.paths import AGENT
 from compress.io.tensors import has_missing_or_nonfinite, read_state, state_digest, write_state
 from compress.schema.check import shown
 
-# what reading a file that is none of ours, or not whole, can raise
+# what reading a foreign or truncated file can raise
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
@@ -25,7 +26,7 @@ def agent_file(run: str) -> Path:
 
 
 def write_agent(folder: Path, agent: DDPG, best: Mapping[float, JSON], graph: ChannelGraph, made_with: JSON) -> None:
-    """`best`: the best outcome of the search for each of its targets."""
+    """`best` is the best outcome of the search by target (share of MACs)."""
     content = {"agent": agent.state_dict(), "best": dict(best), "network": _network(graph), "made_with": made_with}
     write_whole_agent(folder, content)
 
@@ -35,23 +36,23 @@ def write_whole_agent(folder: Path, content: JSON) -> None:
 
 
 def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -> JSON:
-    """The agent of another run, whose settings have to agree with these.
+    """The agent of another run, whose settings must equal `made_with`.
 
     Raises:
-        InputError: there is none in that folder, or it was made with other settings.
+        InputError: the folder holds no intact agent, or one trained with other settings.
     """
     try:
         saved = read_state(agent_file(run))
-        whole = {key: saved[key] for key in ("made_with", "network", "agent", "best")}
-        theirs = dict(whole["made_with"])
-        if "digest" in saved and saved["digest"] != state_digest(whole):  # files of older versions have none
+        content = {key: saved[key] for key in ("made_with", "network", "agent", "best")}
+        theirs = dict(content["made_with"])
+        if "digest" in saved and saved["digest"] != state_digest(content):  # files of older versions have none
             raise ValueError("damaged")
-        if not all(isinstance(name, str) and type(width) is int for name, width in whole["network"]):
+        if not all(isinstance(name, str) and type(width) is int for name, width in content["network"]):
             raise ValueError("no groups of channels")
-        if not all(isinstance(outcome["widths"], list | tuple) for outcome in whole["best"].values()):
+        if not all(isinstance(outcome["widths"], list | tuple) for outcome in content["best"].values()):
             raise ValueError("no outcomes")
-        if not all(whole[part] for part in ("network", "agent", "best")) or has_missing_or_nonfinite(
-            [whole["network"], *(whole["agent"][part] for part in DDPG.NETWORKS), whole["best"]]
+        if not all(content[part] for part in ("network", "agent", "best")) or has_missing_or_nonfinite(
+            [content["network"], *(content["agent"][part] for part in DDPG.NETWORKS), content["best"]]
         ):
             raise ValueError("empty, or not finite")
     except DAMAGED:
@@ -60,22 +61,22 @@ def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings) -
         ) from None
     wrong = [key for key, value in made_with.items() if theirs.get(key) != value]
     if wrong:
-        told = ", ".join(f"{OWN}{key}={shown(theirs.get(key))}" for key in wrong)
-        raise SettingError(f"{OWN}agent={run}: was trained with {told}; set the same")
+        settings_of_agent = ", ".join(f"{OWN}{key}={shown(theirs.get(key))}" for key in wrong)
+        raise SettingError(f"{OWN}agent={run}: was trained with {settings_of_agent}; set the same")
     try:
-        actor = whole["agent"]["actor"]
-        load_agent(DDPG(actor["0.weight"].shape[1], actor["4.weight"].shape[0], settings, 0), whole, run)
+        actor = content["agent"]["actor"]
+        load_agent(DDPG(actor["0.weight"].shape[1], actor["4.weight"].shape[0], settings, 0), content, run)
     except (*DAMAGED, IndexError):
         raise SettingError(
             f"{OWN}agent={run}: its {AGENT} holds no agent of {settings.hidden} hidden units"
         ) from None
-    return whole
+    return content
 
 
 def load_agent(agent: DDPG, saved: JSON, source: str) -> None:
     """
     Raises:
-        InputError: the networks of the file have other shapes.
+        InputError: the networks in the file have other shapes.
     """
     try:
         agent.load_state_dict(saved["agent"])
@@ -86,7 +87,7 @@ def load_agent(agent: DDPG, saved: JSON, source: str) -> None:
 def check_network(name: str, saved: JSON, graph: ChannelGraph) -> None:
     """
     Raises:
-        InputError: the agent decides about other groups of channels than these.
+        InputError: the agent was trained for other channel groups.
     """
     theirs, ours = saved["network"], _network(graph)
     if theirs != ours:

@@ -1,10 +1,10 @@
-"""amc and camc: an agent decides, group by group, how many channels stay.
+"""amc and camc: an agent (DDPG) decides, group by group, how many channels are kept.
 
 He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, arXiv:1802.03494: one
 search per budget. Liu et al., "Conditional Automated Channel Pruning for Deep Neural Networks", IEEE Signal
-Processing Letters 2021, arXiv:2009.09724: the target is part of what the agent sees, so that one search serves every
-ratio, those it never saw included, and the agent is cached without the ratio in its key. Here they are one class:
-with `targets` it is camc, without them amc.
+Processing Letters 2021, arXiv:2009.09724: the target is part of the agent's state, so that one search serves every
+budget, including targets it was not trained on, and the cache key of the agent does not contain the budget. Here they
+are one class: with `targets` it is camc, without them amc.
 """
 
 import logging
@@ -49,7 +49,7 @@ from compress.search.strategy import read_strategy, widths_of
 
 log = logging.getLogger(__name__)
 
-PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried for a share of channels, and how near is near
+PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried to meet a share of channels, and the tolerance
 
 Widths = tuple[int, ...]
 Walk = Callable[[float], Widths]  # target share of MACs -> strategy
@@ -58,7 +58,7 @@ Reach = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Amc:
-    """The method as `conf/method/amc.yaml` and `camc.yaml` set it; every value's meaning stands there."""
+    """The methods `amc` and `camc`; conf/method/amc.yaml and camc.yaml explain every setting."""
 
     targets: list[Share] | None
     target_encoding: Encoding
@@ -105,7 +105,7 @@ class Amc:
         if problems:
             raise SettingError(*problems)
 
-    # -- what it is given --------------------------------------------------------------------------------------
+    # -- settings and files --------------------------------------------------------------------------------------
 
     @property
     def traits(self) -> Traits:
@@ -118,12 +118,12 @@ class Amc:
         )
 
     def _digests(self) -> Mapping[str, str]:
-        found = {}
+        digests = {}
         if self.agent is not None:
-            found["agent"] = digest_of(agent_file(self.agent))
+            digests["agent"] = digest_of(agent_file(self.agent))
         if self.strategy is not None:
-            found["strategy"] = hash_of(self._read_strategy())
-        return found
+            digests["strategy"] = hash_of(self._read_strategy())
+        return digests
 
     def _read_strategy(self) -> list[float] | None:
         return None if self.strategy is None else read_strategy(self.strategy)
@@ -132,18 +132,18 @@ class Amc:
         return None if self.agent is None else read_agent(self.agent, self._made_with(), self.ddpg)
 
     def _made_with(self) -> JSON:
-        """The settings that the agent's networks depend on."""
+        """The settings that the shapes and inputs of the agent's networks depend on."""
         made: JSON = {"state": self.state, "target_encoding": self.target_encoding, "ddpg.hidden": self.ddpg.hidden}
         return made | ({"targets": self.targets} if self.target_encoding == "onehot" else {})
 
-    # -- before anything runs ----------------------------------------------------------------------------------
+    # -- checks before the run ----------------------------------------------------------------------------------
 
     def check(self, problem: Problem) -> Budget:
-        """Also: a strategy that is given is its own budget, unless another is asked for."""
+        """As of every method; a given strategy replaces a default budget by the share of MACs that it keeps."""
         graph, cost, budget = problem.graph, problem.cost, problem.budget
-        listed = self._read_strategy()
-        if listed is not None:
-            widths = widths_of(graph, cost, listed)
+        given_strategy = self._read_strategy()
+        if given_strategy is not None:
+            widths = widths_of(graph, cost, given_strategy)
             own = Budget("preserve_ratio", float(cost.macs(widths)[0] / cost.full_macs))
             if budget.kind == "flops_limit":
                 preserve_ratio(budget, cost)  # refuses a limit above what the dense network needs
@@ -153,12 +153,12 @@ class Amc:
             check_network(f"{OWN}agent={self.agent}", saved, graph)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
         reach = reachable(cost, options)
-        asked = {f"{OWN}targets={target:g}": target for target in self.targets or ()}
+        targets = {f"{OWN}targets={target:g}": target for target in self.targets or ()}
         if budget.kind != "percent":
-            asked[str(budget)] = preserve_ratio(budget, cost)
-        for name, target in asked.items():
+            targets[str(budget)] = preserve_ratio(budget, cost)
+        for name, target in targets.items():
             check_target(name, target, reach)
-            self._check_told(name, target, cost)
+            self._check_target(name, target, cost)
         least, most = (_removed([int(widths[end]) for widths in options], cost) for end in (-1, 0))
         if budget.kind == "percent" and not least <= budget.value <= most:
             raise SettingError(
@@ -167,13 +167,14 @@ class Amc:
             )
         if budget.kind == "percent":
             share = self._share_of(budget, graph, cost)
-            self._check_told(f"{budget} comes to about {share:.4f} of the MACs", share, cost)
+            self._check_target(f"{budget} comes to about {share:.4f} of the MACs", share, cost)
         return budget
 
-    def _check_told(self, name: str, target: float, cost: CostModel) -> None:
+    def _check_target(self, name: str, target: float, cost: CostModel) -> None:
         """
         Raises:
-            InputError: a target that the agent cannot be told, the reward does not know, or no candidate is for.
+            InputError: the encoding cannot express the target, the reward is not defined for it, or no candidate
+            serves it.
         """
         if self.candidates == ["same_target"] and target not in (self.targets or [target]):
             raise SettingError(
@@ -199,7 +200,7 @@ class Amc:
         if saved is not None:
             write_whole_agent(work.folder, saved)
             return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
-        lab, env = self._ready(problem)
+        scorer, env = self._ready(problem)
         agent, targets = self._new_agent(env, problem.seed), self._targets(problem)
         best = Search(env, agent, targets, self.search, problem.seed).run(work)
         write_agent(work.folder, agent, best, problem.graph, self._made_with() | {"targets": self.targets})
@@ -207,8 +208,8 @@ class Amc:
             "made": "agent",
             "episodes": self.search.episodes,
             "groups": [group.name for group in problem.graph],
-            "best": {f"{target:g}": lab.report(outcome) for target, outcome in best.items()},
-            "policy": {f"{target:g}": lab.report(env.play(target, agent_policy(agent))) for target in targets},
+            "best": {f"{target:g}": scorer.report(outcome) for target, outcome in best.items()},
+            "policy": {f"{target:g}": scorer.report(env.play(target, agent_policy(agent))) for target in targets},
         }
 
     def _targets(self, problem: Problem) -> list[float]:
@@ -216,7 +217,7 @@ class Amc:
 
     def _ready(self, problem: Problem) -> tuple[RefitScorer, ChannelEnv]:
         """The network calibrated and scored, and the environment under the rules that are set."""
-        lab = RefitScorer(problem, self.calibration, self.reward_images)
+        scorer = RefitScorer(problem, self.calibration, self.reward_images)
         graph, cost, model = problem.graph, problem.cost, problem.model
         choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
         upwards = PublishedBounds(
@@ -230,14 +231,14 @@ class Amc:
             if self.state == "original"
             else CleanObserver(model, graph, cost, choices, self.target_encoding, targets)
         )
-        return lab, ChannelEnv(cost, choices, state, walls, lab.score, self.reward, self.acc_metric, targets)
+        return scorer, ChannelEnv(cost, choices, state, walls, scorer.score, self.reward, self.acc_metric, targets)
 
     def _new_agent(self, env: ChannelEnv, seed: int) -> DDPG:
         sizes = env.observation_space.shape[0], env.action_space.shape[0]
         return DDPG(*sizes, self.ddpg, derive_seed(seed, "agent"))
 
     def _share_of(self, budget: Budget, graph: ChannelGraph, cost: CostModel) -> float:
-        """The share of MACs that a budget comes to; of channels: where uniform widths take as many away."""
+        """The target share of MACs of a budget; of a share of channels: where uniform widths remove that many."""
         if budget.kind != "percent":
             return preserve_ratio(budget, cost)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
@@ -247,10 +248,10 @@ class Amc:
     # -- prune -------------------------------------------------------------------------------------------------
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
-        lab, env = self._ready(problem)
-        listed = self._read_strategy()
-        if listed is not None:
-            found = [("given", _unrewarded(lab, widths_of(problem.graph, problem.cost, listed)))]
+        scorer, env = self._ready(problem)
+        given_strategy = self._read_strategy()
+        if given_strategy is not None:
+            candidates = [("given", _unrewarded(scorer, widths_of(problem.graph, problem.cost, given_strategy)))]
         else:
             assert learned is not None
             saved = read_state(learned / AGENT)
@@ -259,42 +260,42 @@ class Amc:
             load_agent(agent, saved, str(learned))
             share = self._share_of(problem.budget, problem.graph, problem.cost)
             walks = dict(self._walks(env, agent, saved["best"], share, problem.seed))
-            found = [
+            candidates = [
                 (name, env.scored(walks[name](share), share))
                 for name, share in _shares(env, walks, problem.budget, problem.cost).items()
             ]
-        # rewards of one target are comparable; strategies for a share of channels have targets of their own
-        worth = self.acc_metric if problem.budget.kind == "percent" else "reward"
-        source, outcome = max(found, key=lambda named: named[1][worth])
+        # rewards are comparable at one target only; candidates for a share of channels differ in their targets
+        criterion = self.acc_metric if problem.budget.kind == "percent" else "reward"
+        source, outcome = max(candidates, key=lambda named: named[1][criterion])
         log.info(
             "prune: %s by the strategy '%s': %.4f of the MACs, held-out %s %.2f %% before fine-tuning",
             problem.budget, source, outcome["ratio"], self.acc_metric, outcome[self.acc_metric],
         )  # fmt: skip
-        plan, weights = lab.realise(outcome["widths"])
+        plan, weights = scorer.realise(outcome["widths"])
         own = {
             "source": source,
-            **lab.report(outcome),
+            **scorer.report(outcome),
             "groups": [group.name for group in problem.graph],
-            "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in found},
+            "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in candidates},
         }
-        choices = env.choices if listed is None else None  # a strategy that is given keeps to no multiples
-        evidence = Evidence(choices=choices, refit=lab.refit, rounding_step=env.rounding_step(outcome["widths"]))
+        choices = env.choices if given_strategy is None else None  # a given one need not keep to round_to
+        evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=env.rounding_step(outcome["widths"]))
         return Decision(plan, weights, own=own, evidence=evidence)
 
     def _walks(
         self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], share: float, seed: int
     ) -> Iterator[tuple[str, Walk]]:
-        """Ways to a strategy for any share of MACs: uniform widths, what the search saw best for each of its targets
-        (or for this one alone), the policy's own answer, and noisy ones around it."""
+        """Candidates by name, each a function from a target share of MACs to a strategy: uniform widths, the search's
+        best for each of its targets (or for this one alone), the policy, and the policy with noise."""
         if "uniform" in self.candidates:
             yield "uniform", env.uniform_widths
         if "seen" in self.candidates:
             for target, outcome in seen.items():
                 yield f"best seen for {target:g}", partial(env.walk, policy=env.replay(outcome["widths"]))
-        if "same_target" in self.candidates and self.agent is None:  # that of another run is about other weights
+        if "same_target" in self.candidates and self.agent is None:  # an agent of another run has seen other weights
             for target, outcome in seen.items():
                 if target == share:
-                    yield "best seen", partial(_as_it_is, outcome["widths"])
+                    yield "best seen", partial(_unchanged, outcome["widths"])
         if "policy" in self.candidates:
             yield "policy's", partial(env.walk, policy=agent_policy(agent))
             for index in range(self.rollouts):
@@ -302,7 +303,7 @@ class Amc:
                 yield f"policy's noisy (no. {index + 1})", partial(env.walk, policy=noisy)
 
 
-CANDIDATE = ("ratio", "top1", "top5", "reward")  # what plan.json says of every strategy that was weighed
+CANDIDATE = ("ratio", "top1", "top5", "reward")  # figures in plan.json of every candidate
 
 
 def _removed(widths: Sequence[int], cost: CostModel) -> float:
@@ -310,28 +311,30 @@ def _removed(widths: Sequence[int], cost: CostModel) -> float:
 
 
 def _nearest_share(walk: Walk, cost: CostModel, percent: float, reach: Reach) -> tuple[float, float]:
-    """The share of MACs at which a way takes most nearly this share of channels away, and how much that is."""
+    """The share of MACs at which the strategy of `walk` removes most nearly `percent` of the channels, and the share
+    that it removes there."""
     shares = np.linspace(*reach, PERCENT_STEPS).tolist()
-    found = {share: _removed(walk(share), cost) for share in shares}
-    best = min(found, key=lambda share: abs(found[share] - percent))
-    return best, found[best]
+    removed_shares = {share: _removed(walk(share), cost) for share in shares}
+    best = min(removed_shares, key=lambda share: abs(removed_shares[share] - percent))
+    return best, removed_shares[best]
 
 
 def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: CostModel) -> dict[str, float]:
-    """The share of MACs that each way has to meet; of a share of channels, for those that can, or nearly can."""
+    """The target share of MACs of each candidate. For a share of channels each has its own; candidates that miss it
+    by more than `PERCENT_SLACK` are dropped, but for the closest."""
     if budget.kind != "percent":
         return dict.fromkeys(walks, preserve_ratio(budget, cost))
-    found = {name: _nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
-    missed = {name: abs(removed - budget.value) for name, (_, removed) in found.items()}
+    nearest = {name: _nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
+    missed = {name: abs(removed - budget.value) for name, (_, removed) in nearest.items()}
     least = max(PERCENT_SLACK, min(missed.values()))
-    return {name: share for name, (share, _) in found.items() if missed[name] <= least}
+    return {name: share for name, (share, _) in nearest.items() if missed[name] <= least}
 
 
-def _unrewarded(lab: RefitScorer, widths: Widths) -> JSON:
-    """The outcome of a strategy that was not searched for: there is nothing to reward."""
-    ratio = float(lab.problem.cost.macs(widths)[0] / lab.problem.cost.full_macs)
-    return {"widths": widths, "target": ratio, **lab.score(widths)._asdict(), "ratio": ratio, "reward": None}
+def _unrewarded(scorer: RefitScorer, widths: Widths) -> JSON:
+    """The outcome of a given strategy, which has no reward."""
+    ratio = float(scorer.problem.cost.macs(widths)[0] / scorer.problem.cost.full_macs)
+    return {"widths": widths, "target": ratio, **scorer.score(widths)._asdict(), "ratio": ratio, "reward": None}
 
 
-def _as_it_is(widths: Widths, share: float) -> Widths:
+def _unchanged(widths: Widths, share: float) -> Widths:
     return widths

@@ -1,4 +1,4 @@
-"""Figures of a search by an agent: reward and accuracy of every episode, and the strategies that it ended with."""
+"""Figures of a search by an agent: reward and accuracy of every episode, and the final strategies."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -10,7 +10,7 @@ from compress.report.plot.axes import name_layers, rows_of_layers
 
 
 def plots(rows: Sequence[JSON], plan: JSON | None, learned: JSON | None) -> Mapping[str, Any]:
-    """By file name; none where the agent or the strategy was given."""
+    """Figures by file name; none where the agent or the strategy was given, not searched for."""
     figures: dict[str, Any] = {}
     episodes = [row for row in rows if "episode" in row]
     if episodes:
@@ -24,14 +24,14 @@ def _search(rows: Sequence[JSON]) -> Any:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 1, sharex=True, figsize=(7, 5.5))
-    by_target = sorted(group_by(rows, lambda row: float(row["target"])).items())
-    for at, (target, tried) in enumerate(by_target):
-        episodes = [row["episode"] for row in tried]
+    rows_by_target = sorted(group_by(rows, lambda row: float(row["target"])).items())
+    for index, (target, target_rows) in enumerate(rows_by_target):
+        episodes = [row["episode"] for row in target_rows]
         for axis, name in zip(axes, ("reward", "accuracy"), strict=True):
-            values = [row[name] for row in tried]
-            axis.plot(episodes, values, ".", alpha=0.35, color=f"C{at}")
+            values = [row[name] for row in target_rows]
+            axis.plot(episodes, values, ".", alpha=0.35, color=f"C{index}")
             axis.plot(
-                episodes, list(accumulate(values, max)), color=f"C{at}", label=f"target {target:g}, best so far"
+                episodes, list(accumulate(values, max)), color=f"C{index}", label=f"target {target:g}, best so far"
             )
     axes[0].set(ylabel="reward", title="Search, one point per episode")
     axes[1].set(xlabel="episode", ylabel="held-out accuracy (%)")
@@ -40,18 +40,19 @@ def _search(rows: Sequence[JSON]) -> Any:
 
 
 def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
-    """Kept share of every layer's inputs for every target, side by side: the search's best, and the policy's own."""
+    """Kept share of every layer's inputs by target: bars are the search's best strategy, marks the policy without
+    noise."""
     layers = next(iter(best.values()))["layers"]
     figure, parts = rows_of_layers(len(layers), 0.16 * (1 + len(best)))
     wide = 0.8 / len(best)
     for axis, part in parts:
         names = layers[part]
-        for at, (target, found) in enumerate(best.items()):
-            places = [place + wide * (at + 0.5) - 0.4 for place in range(len(names))]
+        for index, (target, found) in enumerate(best.items()):
+            places = [place + wide * (index + 0.5) - 0.4 for place in range(len(names))]
             label = f"target {target}: {found['ratio']:.3f} of the MACs"
-            axis.bar(places, found["strategy"][part], wide, color=f"C{at}", label=label)
+            axis.bar(places, found["strategy"][part], wide, color=f"C{index}", label=label)
             own = policy[target]["strategy"][part]
-            axis.plot(places, own, "k_", label="the policy's own answer" if at == 0 else None)
+            axis.plot(places, own, "k_", label="the policy's own answer" if index == 0 else None)
         axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
         name_layers(axis, names, layers)
     first = parts[0][0]

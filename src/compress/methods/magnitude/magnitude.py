@@ -1,8 +1,9 @@
-"""Weight magnitude as a method: single weights below a threshold become zero, and stay zero while the rest trains on.
+"""Unstructured magnitude pruning: single weights below a threshold are set to zero and masked in later training.
 
 Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, arXiv:1506.02626.
-Shapes stay as they are, so the MACs of the table do too; what zeros would save stands beside them under its own name.
-With a schedule the network is pruned in steps and trains between them (in `sparsify`); the last step is the pruning.
+Shapes do not change, so neither do the MACs of the table; the MACs of the nonzero weights are another column. With a
+schedule of several steps the network is pruned iteratively: all steps but the last, each followed by training, are
+the stage `sparsify`; the last step is the stage `prune`.
 """
 
 import logging
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitude:
-    """The method as `conf/method/magnitude.yaml` sets it; every value's meaning stands there."""
+    """The method `magnitude`; conf/method/magnitude.yaml explains every setting."""
 
     objects: list[Pool]
     scope: Scope
@@ -70,19 +71,19 @@ class Magnitude:
 
     @property
     def traits(self) -> Traits:
-        in_steps = self.steps > 1
+        is_iterative = self.steps > 1
         return Traits(
             budgets=("percent",),
             cuts="weights",
-            learns=in_steps,
-            needs_learned=in_steps,
+            learns=is_iterative,
+            needs_learned=is_iterative,
             learns_for_budget=True,
             trains="network",
         )
 
     def check(self, problem: Problem) -> Budget:
-        found = pools(problem.model, self.objects)
-        if not any(found.values()):
+        prunable = pools(problem.model, self.objects)
+        if not any(prunable.values()):
             raise SettingError(f"{OWN}objects=[{', '.join(self.objects)}]: this network has no such layers")
         return problem.budget
 
@@ -104,7 +105,8 @@ class Magnitude:
     # -- learn -------------------------------------------------------------------------------------------------
 
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
-        """All steps but the last, each with its training: one training in which the masks grow."""
+        """All steps but the last as one training, at whose start and every `retraining.epochs` epochs the masks
+        grow."""
         shares = percents(self.schedule, self.steps, problem.budget.value)[:-1]
         recipe = self.step_recipe()
 
@@ -119,7 +121,9 @@ class Magnitude:
                     100 * shares[step],
                 )
 
-        set_masks(problem.model, self._masks(problem.model, 0.0).masks)  # a resumed training finds its own in them
+        set_masks(
+            problem.model, self._masks(problem.model, 0.0).masks
+        )  # mask buffers, which a resumed training loads its masks into
         history = problem.train(recipe, Hooks(begin_epoch=begin_epoch))
         return {"made": "network pruned in steps", **history, "percents": shares}
 
@@ -130,7 +134,7 @@ class Magnitude:
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
         masked = self._masks(problem.model, problem.budget.value)
-        # one number per pool, but of another kind: tables must not put it in the columns of thresholds of |w|
+        # q of criterion=std gets another key: tables must not put it in the columns of thresholds of |w|
         unit = " std" if self.criterion == "std" else ""
         own = {
             "thresholds": {f"{part}{unit}": level for part, level in masked.levels.items()},
@@ -139,7 +143,7 @@ class Magnitude:
             "refilled": masked.refilled,
             "pruned": _by_pool(problem.model, self.objects, masked),
         }
-        # one weight more goes from each pool than its share says
+        # rounding removes at most one more weight per pool
         step = max(len(masked.levels), 1) / sum(mask.numel() for mask in masked.masks.values())
         warnings = []
         if masked.refilled:
@@ -158,7 +162,7 @@ class Magnitude:
 
 
 def _by_pool(model: nn.Module, objects: list[Pool], masked: Masked) -> JSON:
-    """How many weights of each pool go."""
+    """Weights of each pool: removed, and in total."""
     report: JSON = {}
     for pool, weights in pools(model, objects).items():
         masks = [masked.masks[name] for name in weights]

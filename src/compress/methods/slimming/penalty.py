@@ -1,8 +1,8 @@
-"""Training that pulls the scales of batch norms to zero, and what it looks like while it does.
+"""The L1 penalty on the scales (gamma) of batch norms, and statistics of the scales during training.
 
-Liu et al., ICCV 2017, arXiv:1708.06519, eq. 1: the loss gets `l1 * sum |gamma|`. As published it is not added to the
-loss but its subgradient to the gradients: after the backward pass, any averaging over devices and clipping, so that
-none of them scales it.
+Liu et al., ICCV 2017, arXiv:1708.06519, eq. 1: the penalty `l1 * sum |gamma|`. As in the published code, its
+subgradient is added to the gradients instead of the penalty to the loss: after the backward pass, the all-reduce over
+processes and gradient clipping, so that none of these scales it.
 """
 
 from collections.abc import Collection
@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from compress.io.files import JSON
 from compress.methods.slimming.scales import norms_of
 
-SMALL = 0.01  # of the largest: a scale below it is as good as gone (of the median it says nothing once that is gone)
-SPARSE = 0.1  # of the kept ones' median: a threshold above it cuts into scales that still carry something
+SMALL = (
+    0.01  # times the largest scale: below it a scale counts as zero (not times the median, which may be zero itself)
+)
+SPARSE = (
+    0.1  # times the median of the kept scales: a pruning threshold above it removes scales that are not near zero
+)
 BINS = 50
 
 
 def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[str] = ()) -> None:
-    """Add `strength * sign(gamma)` to the gradient of every scale that is neither spared nor frozen; sign(0) is 0."""
+    """Add `strength * sign(gamma)` to the gradient of every scale that is not `spared` (by name of its batch norm) or
+    frozen; sign(0) is 0."""
     with torch.no_grad():
         for name, module in norms_of(model, linear).items():
             gamma = module.weight
@@ -30,8 +35,8 @@ def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[s
             gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
 
 
-def look(gammas: Tensor) -> JSON:
-    """Of a row of metrics: how all |gamma| are distributed."""
+def scale_statistics(gammas: Tensor) -> JSON:
+    """The part of a row of metrics on the distribution of |gamma|, (N,): median, share near zero, histogram."""
     median, top = float(gammas.median()), float(gammas.max())
     counts, edges = torch.histogram(gammas, BINS, range=(0.0, top or 1.0))
     return {

@@ -1,4 +1,5 @@
-"""Figures of a sparse training: how the scales of the batch norms spread, before and after, and over the epochs."""
+"""Figures of a sparse training: the distribution of the batch norm scales after the first and last epoch, and its
+median by epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,13 +9,13 @@ from compress.report.plot.axes import whole_numbers
 
 
 def plots(rows: Sequence[JSON], plan: JSON | None, learned: JSON | None) -> Mapping[str, Any]:
-    """By file name; none where the scales were trained elsewhere."""
-    watched = [row for row in rows if "scales" in row]
-    return {"scales.png": _scales(watched, (plan or {}).get("own", {}))} if watched else {}
+    """Figures by file name; none where the scales were not trained in this run."""
+    scale_rows = [row for row in rows if "scales" in row]
+    return {"scales.png": _scales(scale_rows, (plan or {}).get("own", {}))} if scale_rows else {}
 
 
-def _scales(rows: Sequence[JSON], own: JSON) -> Any:
-    """On the left histograms after the first and the last epoch, on the right the median and the share near 0."""
+def _scales(rows: Sequence[JSON], plan_report: JSON) -> Any:
+    """Left: histograms after the first and the last epoch. Right: the median and the share near 0, by epoch."""
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8))
@@ -22,8 +23,10 @@ def _scales(rows: Sequence[JSON], own: JSON) -> Any:
         edges, counts = row["scales"]["edges"], row["scales"]["counts"]
         label = f"after epoch {row['epoch']}"
         left.stairs(counts, edges, fill=row is rows[-1] or len(rows) == 1, color=colour, alpha=0.8, label=label)
-    threshold = own.get("thresholds", {}).get("all")  # a threshold per layer has no place in a histogram of all
-    if threshold is not None and not own.get("coupled"):  # scores of coupled channels are on another scale
+    threshold = plan_report.get("thresholds", {}).get(
+        "all"
+    )  # thresholds per layer do not fit a histogram of all scales
+    if threshold is not None and not plan_report.get("coupled"):  # scores of coupled channels have another range
         left.axvline(threshold, color="C3", label=f"threshold {threshold:.3g}")
     left.set(xlabel="|gamma|", ylabel="scales", yscale="symlog", title="Scales of the batch norms")
     left.legend(fontsize=8)

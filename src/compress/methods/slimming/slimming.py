@@ -1,8 +1,8 @@
-"""Network slimming as a method: train with an L1 term on the scales of batch norms, cut the smallest ones' channels.
+"""Network slimming: train with an L1 penalty on the scales of batch norms, then cut the channels of small scales.
 
 Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, arXiv:1708.06519. Where
-we differ: any network whose channels the graph understands, by coupled scales (`scales`); a budget in MACs beside
-the percentile (`prune.selection`); no layer is emptied unless that is asked for.
+we differ: any network that the channel graph supports, with scores over coupled scales (`scales`); budgets in MACs as
+well as the percentile (`prune.selection`); by default no layer loses all of its channels.
 """
 
 import logging
@@ -21,7 +21,7 @@ from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import SPARSE, add_l1, look
+from compress.methods.slimming.penalty import SPARSE, add_l1, scale_statistics
 from compress.methods.slimming.plots import plots
 from compress.methods.slimming.scales import (
     Scale,
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 Scales = Mapping[str, tuple[Scale, ...]]
 Cfg = list[int | str]
 
-# What the cfgs of a sparse training are made by.
+# Settings of `prune` that the cfgs logged in `sparsify` were computed with.
 WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_to")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slimming(Selection):
-    """The method as `conf/method/slimming.yaml` sets it; every value's meaning stands there."""
+    """The method `slimming`; conf/method/slimming.yaml explains every setting."""
 
     l1: NonNegative
     l1_on: Literal["all", "unshared"]
@@ -62,7 +62,7 @@ class Slimming(Selection):
     watch: list[Fraction]
     linear: bool
 
-    # `plan` does without what is learned: scales that were trained elsewhere will do
+    # `plan` reads the weights only: scales trained elsewhere work too
     traits: ClassVar = Traits(
         learns=True, trains="network", plan_only=frozenset(field.name for field in fields(Selection))
     )
@@ -94,25 +94,25 @@ class Slimming(Selection):
         def row(trained: nn.Module) -> JSON:
             scored = scores(trained, graph, scales, self.coupled)
             cfgs = {f"{percent:g}": self._cfg_now(problem, scales, scored, percent) for percent in self.watch}
-            return {**look(gammas(trained, self.linear)), "cfg": cfgs}
+            return {**scale_statistics(gammas(trained, self.linear)), "cfg": cfgs}
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
         hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear, spared=spared), row=row)
         try:
             history = problem.train(self.training, hooks)
-        except InputError as error:  # it diverged
+        except InputError as error:  # the training diverged
             raise SettingError(*(f"{line}, or a {OWN}l1 below {self.l1:g}" for line in error.lines)) from None
-        found = row(model)
+        final = row(model)
         log.info(
             "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of the largest",
-            found["scale_median"], 100 * found["scale_small_share"],
+            final["scale_median"], 100 * final["scale_small_share"],
         )  # fmt: skip
-        # another run may reuse this training with other settings of the cut
-        cut_by = {name: getattr(self, name) for name in WATCHED_BY}
-        return {"made": "sparse-trained network", "l1": self.l1, **history, **found, "watched_by": cut_by}
+        # a run with other settings of `prune` may reuse this training and its cfgs
+        prune_settings = {name: getattr(self, name) for name in WATCHED_BY}
+        return {"made": "sparse-trained network", "l1": self.l1, **history, **final, "watched_by": prune_settings}
 
     def _cfg_now(self, problem: Problem, scales: Scales, scored: Scores, percent: float) -> Cfg | None:
-        """The cfg that `plan` would decide on at this percent; None where it would refuse."""
+        """The cfg that `plan` would give at this share of channels; None where it would raise."""
         graph, budget = problem.graph, Budget("percent", percent)
         try:
             check_reach(self, graph, problem.cost, budget, set(scored))
@@ -141,7 +141,7 @@ class Slimming(Selection):
         return replace(decision, own=own, warnings=[*decision.warnings, *_diagnosis(decision)])
 
     def _norms(self, model: nn.Module, graph: ChannelGraph, scales: Scales, widths: list[int]) -> JSON:
-        """Of every batch norm: entries, how many stay, smallest, median and largest |gamma|."""
+        """By batch norm: number of entries, of kept entries, smallest, median and largest |gamma|."""
         report = {}
         for name, kept in kept_of_norms(model, graph, scales, widths, self.linear).items():
             gamma = model.get_parameter(f"{name}.weight").detach().abs()
@@ -151,7 +151,7 @@ class Slimming(Selection):
 
 
 def _diagnosis(decision: Decision) -> list[str]:
-    """A warning where the threshold cuts into scales that are not close to nothing."""
+    """A warning where the threshold removes scales that are not near zero."""
     scored = decision.evidence.scores
     assert scored is not None
     for name, threshold in decision.own["thresholds"].items():
