@@ -22,6 +22,7 @@ from compress.config.sweep import end_jobs, is_grid, sweep_jobs
 from compress.io.paths import CONF
 
 ROOT = Path(compress.__file__).parent
+pytestmark = pytest.mark.filterwarnings("ignore:The version_base parameter")  # 1.4 speaks of 1.5
 
 
 def test_options_are_read_and_refused() -> None:
@@ -42,7 +43,7 @@ def test_the_grid_is_every_combination() -> None:
 def test_the_ends_of_a_search_are_the_fewest_lines_that_have_them_all() -> None:
     lines = end_jobs(["a=interval(1,2)", "b=3,4,5", "+c=range(0,9)", "d=x"])
     assert lines == [
-        ["a=1", "b=3", "+c=0", "d=x"], ["a=2", "b=4", "+c=8", "d=x"], ["a=2", "b=5", "+c=8", "d=x"]
+        ["a=1.0", "b=3", "+c=0", "d=x"], ["a=2.0", "b=4", "+c=8", "d=x"], ["a=2.0", "b=5", "+c=8", "d=x"]
     ]  # fmt: skip
     assert end_jobs(["a=range(3,3)"]) == []
 

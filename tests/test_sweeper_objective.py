@@ -88,7 +88,7 @@ def test_optuna_searches_by_the_held_out_images_and_ends_in_one_table(command: C
     assert wrong.returncode == 2
     assert "percent=1.6: must be in [0, 1)" in wrong.stderr
     assert list(tmp_path.iterdir()) == []
-    asked = ("+hydra.sweeper.params.percent='interval(0.2,0.6)'", "hydra.sweeper.direction=maximize")
+    asked = ('hydra.sweeper.params={percent:"interval(0.2,0.6)"}', "hydra.sweeper.direction=maximize")
     done = command(*sweep, *asked)
     assert done.returncode == 0, done.stderr
     summaries = [read_json(folder / "summary.json") for folder in job_folders(tmp_path).values()]

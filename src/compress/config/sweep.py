@@ -51,7 +51,7 @@ def sweep_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> 
 def end_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
     """The fewest command lines with both ends of all intervals and ranges, and with all choices.
 
-    ["a=interval(1,2)", "b=3,4,5"] -> [["a=1", "b=3"], ["a=2", "b=4"], ["a=2", "b=5"]]
+    ["a=interval(1,2)", "b=3,4,5"] -> [["a=1.0", "b=3"], ["a=2.0", "b=4"], ["a=2.0", "b=5"]]
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     values = {override.get_key_element(): _ends(override) for override in parsed}
