@@ -79,8 +79,8 @@ def _widths(layers: dict[str, JSON]) -> Any:
         shown["dense"] = axis.bar(range(len(drawn)), [layer["width"] for _, layer in drawn], color="0.88")
         for at, (_, layer) in enumerate(drawn):
             colour, label = _kind(layer, coupled)
-            shown.setdefault(label, axis.bar(at, layer["kept_width"], color=colour))
-            axis.bar(at, layer["kept_width"], color=colour)
+            bar = axis.bar(at, layer["kept_width"], color=colour)
+            shown.setdefault(label, bar)
             axis.text(at, layer["kept_width"], str(layer["kept_width"]), ha="center", va="bottom", fontsize=7)
         axis.set_ylabel("channels")
         name_layers(axis, [name for name, _ in drawn], list(layers))
