@@ -13,6 +13,7 @@ from compress.config.resolvers import slug
 from compress.config.rules import check
 from compress.config.sweep import sweep_jobs
 from compress.io.paths import CONF
+from compress.prune.method import Traits
 from compress.schema.settings import Recipe
 
 
@@ -109,10 +110,6 @@ def test_all_mistakes_are_told_at_once() -> None:
             ["teacher=zoo", "distill=kd", "distill.stages=[sparsify]"],
             "distill.stages=[sparsify]: method=camc trains no weights in sparsify",
         ),
-        (
-            ["method=slimming", "teacher=self", "distill=kd", "stages=[finetune]"],
-            "teacher=self: is the network of pretrain, which is not among the stages of this run",
-        ),
         (["teacher=zoo", "distill=kd", "distill.stages=[]"], "distill.stages=[]: must name at least one"),
         (["method.targets=[0.5,0.3]"], "method.targets=[0.5, 0.3]: must be ascending"),
         (["device=cuda:99"], "device=cuda:99: this machine has"),
@@ -183,12 +180,12 @@ def test_a_run_that_prunes_nothing_is_not_held_to_a_budget() -> None:
 
 def test_a_method_says_which_budgets_it_takes(tmp_path: Path) -> None:
     config: dict[str, Any] = compose_config("percent=0.3")
-    config["method"] = {**config["method"], "_target_": f"{__name__}.WeightsOnly", "name": "weights"}
-    assert "percent=0.3: method=weights does not take it; it takes preserve_ratio" in check(config)
+    config["method"] = {"_target_": f"{__name__}.WeightsOnly", "name": "weights", "default_budget": None}
+    assert "percent=0.3: method=weights does not take it; it takes preserve_ratio" in problems_of(config)
 
 
 class WeightsOnly:
-    budgets = ("preserve_ratio",)
+    traits = Traits(budgets=("preserve_ratio",))
 
 
 def test_folder_names_survive_any_override() -> None:

@@ -86,7 +86,7 @@ def test_keep_max_keeps_the_largest_and_says_so(select: Any, least: int) -> None
     total = decision.own["channels"]
     wanted = int(total * 0.3) + (select == "threshold")
     gone = total - decision.own["kept_channels"]
-    assert decision.percent == pytest.approx(gone / total)
+    assert decision.evidence.percent == pytest.approx(gone / total)
     if select == "threshold":  # achieved is not what was asked, and the report has what was achieved
         assert gone == wanted - 2 * least
     else:  # by rank the next ones go instead
@@ -147,7 +147,7 @@ def test_more_than_can_go_is_for_on_empty_to_say(scope: Any) -> None:
     assert keeping.check(problem) == strict.check(problem) == problem.budget
     decision = keeping.plan(problem, None)
     assert set(problem.graph.widths(decision.plan)) == {1}
-    assert decision.percent == pytest.approx(1 - 8 / 2752)
+    assert decision.evidence.percent == pytest.approx(1 - 8 / 2752)
     assert "groups would lose all of their channels" in decision.warnings[0]
     with pytest.raises(InputError, match=r"^percent=0.9999: features.* would lose all of its channels \(threshold"):
         strict.plan(problem, None)
@@ -178,7 +178,7 @@ def test_the_largest_percent_is_the_largest(name: str, scope: Any) -> None:
         strict = replace(STRICT, scope=scope)
         largest = at(problem, 0.0, strict).own["largest_percent_without_empty"]
         assert at(problem, largest, strict).own["emptied"] == []
-        scores = at(problem, 0.0).scores
+        scores = at(problem, 0.0).evidence.scores
         assert scores is not None
         pools = [scores] if scope == "global" else [{name: score} for name, score in scores.items()]
         binding = min(pools, key=largest_percent)
@@ -262,7 +262,7 @@ def test_blocks_are_dropped_for_shares_of_macs_too(budget: Budget) -> None:
     assert [name for name, kept in decision.plan.kept.items() if not kept] == ["layer3.1.conv1"]
     share = budget.value if budget.kind == "preserve_ratio" else budget.value * 1e6 / problem.cost.full_macs
     got = problem.cost.macs(decision.plan) / problem.cost.full_macs
-    assert share - decision.rounding_step <= got <= share
+    assert share - decision.evidence.rounding_step <= got <= share
 
 
 class TwoBranches(nn.Module):
