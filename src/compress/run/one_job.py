@@ -12,11 +12,11 @@ from compress.io.files import JSON
 from compress.io.paths import MODEL
 from compress.measure.accuracy import accuracy
 from compress.prune.saved_network import load_network
+from compress.run.distributed import Build, follow, lead
 from compress.run.folder import foreign_run, put_run_aside
 from compress.run.job import Job
 from compress.run.objective import Objective, objective
 from compress.run.pipeline import finished_summary, run, show
-from compress.run.ranks import Build, follow, lead
 from compress.run.store import Store
 from compress.run.sweep_jobs import SweepJob
 

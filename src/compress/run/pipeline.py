@@ -21,7 +21,7 @@ from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights
 from compress.parallel.collectives import Team
-from compress.parallel.helpers import Crew
+from compress.parallel.helper_processes import Crew
 from compress.prune.controls import Control
 from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder

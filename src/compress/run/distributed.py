@@ -6,8 +6,8 @@ from pathlib import Path
 
 from compress.errors import InputError
 from compress.io.files import JSON
-from compress.parallel.group import join_launched
-from compress.parallel.helpers import Crew, Meet, quiet
+from compress.parallel.helper_processes import Crew, Meet, quiet
+from compress.parallel.process_group import join_launched
 from compress.parallel.rank import place
 from compress.run.job import Job
 from compress.run.pipeline import assist
