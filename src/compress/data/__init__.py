@@ -1,1 +1,1 @@
-"""Image sets: what one must offer, CIFAR, digits, folders of images, augmentation in batches."""
+"""Image data sets: the interface `Data`, CIFAR, digits, folders of images, batched augmentation."""
