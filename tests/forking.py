@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 LOADED = (
-    "compress.cli", "compress.run.ranks", "compress.run.pipeline", "fvcore.nn", "matplotlib.pyplot", "torch._dynamo",
-    "torch.utils.tensorboard", "torchvision",
+    "compress.cli", "compress.run.distributed", "compress.run.pipeline", "fvcore.nn", "matplotlib.pyplot",
+    "torch._dynamo", "torch.utils.tensorboard", "torchvision",
 )  # fmt: skip
 
 

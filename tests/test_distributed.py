@@ -20,10 +20,9 @@ from compress.config.built_jobs import problems_of
 from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.io.files import read_json
-from compress.parallel import batches as shares
-from compress.parallel import collectives
+from compress.parallel import collectives, ddp
 from compress.parallel.collectives import ALONE, Team
-from compress.parallel.helpers import Crew
+from compress.parallel.helper_processes import Crew
 from compress.run.folder import config_hash
 from compress.run.pipeline import stage_keys
 
@@ -266,14 +265,14 @@ def test_the_mean_of_weighted_gradients_is_that_of_the_whole_batch(
     expected = gradient(nn.functional.cross_entropy(model(images), labels))
     found = torch.zeros_like(expected)
     for x, y in zip(images.split(sizes), labels.split(sizes), strict=True):
-        x, y, count = shares.never_empty(x, y)
+        x, y, count = ddp.padded_share(x, y)
         loss = nn.functional.cross_entropy(model(x), y)
-        found += gradient(shares.weighted(team, loss, count, sum(sizes))) / len(sizes)
+        found += gradient(ddp.scaled_loss(team, loss, count, sum(sizes))) / len(sizes)
     assert torch.allclose(found, expected, rtol=1e-12)
 
 
 def test_synchronised_batch_norms_stand_beside_the_network_over_its_own_tensors(tiny: nn.Module) -> None:
-    other = shares.synchronised(tiny)
+    other = ddp.with_sync_batch_norm(tiny)
     assert all(type(m) is not nn.SyncBatchNorm for m in tiny.modules())
     kinds = [type(m) for m in other.modules()]
     assert kinds.count(nn.SyncBatchNorm) == sum(type(m) is nn.BatchNorm2d for m in tiny.modules()) > 5
@@ -296,24 +295,24 @@ def test_statistics_of_batch_norms_become_their_means_and_other_buffers_those_of
     theirs = dict(other.named_buffers())
     monkeypatch.setattr(collectives.dist, "all_reduce", lambda tensor: tensor.add_(theirs[at[id(tensor)]]))
     monkeypatch.setattr(collectives.dist, "broadcast", lambda tensor, src: tensor.fill_(7))
-    shares.agree_on_buffers(Team(0, 2), mine)
+    ddp.average_buffers(Team(0, 2), mine)
     assert mine[1].running_mean.tolist() == [3.0] * 3
     assert mine[1].running_var.tolist() == [6.0] * 3
     assert int(mine.get_buffer("steps")) == int(mine[1].num_batches_tracked) == 7
 
 
 def test_dropout_of_every_process_has_a_seed_of_its_own() -> None:
-    parts = [shares.seed_part(Team(rank, 3)) for rank in range(3)]
+    parts = [ddp.rank_seed(Team(rank, 3)) for rank in range(3)]
     assert parts[0] == ()  # what one process draws alone
     assert len(set(parts)) == 3
 
 
 def test_batch_norm_leaves_out_batches_that_cannot_be_shared(tiny: nn.Module) -> None:
     team = Team(0, 3)
-    assert shares.least_batch(ALONE, tiny, CPU) == 2
-    assert shares.least_batch(team, tiny, CPU) == 6
-    assert shares.least_batch(team, tiny, torch.device("cuda")) == 3
-    assert shares.least_batch(team, nn.Linear(2, 2), CPU) == 2
+    assert ddp.smallest_batch(ALONE, tiny, CPU) == 2
+    assert ddp.smallest_batch(team, tiny, CPU) == 6
+    assert ddp.smallest_batch(team, tiny, torch.device("cuda")) == 3
+    assert ddp.smallest_batch(team, nn.Linear(2, 2), CPU) == 2
 
 
 def test_devices_are_part_of_what_trained_stages_depend_on() -> None:

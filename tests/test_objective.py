@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.io.stage_folder import StageFolder, read_progress
-from compress.parallel import batches as shares
+from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
-from compress.parallel.helpers import Crew
+from compress.parallel.helper_processes import Crew
 from compress.train.loop import Hooks, Training, train
 from compress.train.objective import CrossEntropy, Outputs, Tapped, outputs_of, total
 
@@ -190,7 +190,7 @@ def test_features_are_those_of_the_module_that_is_called(tiny: nn.Module) -> Non
     images = torch.randn(2, 1, 8, 8)
     objective = CrossEntropy(taps=("conv1", "bn1", "linear"))
     tapped = Tapped(tiny.eval(), objective)
-    copied = shares.synchronised(tapped)
+    copied = ddp.with_sync_batch_norm(tapped)
     with torch.no_grad():
         stem = tiny.conv1(images)
         for called in (tapped, copied.eval()):

@@ -15,7 +15,7 @@ from torch import Tensor
 from compress.config.build import build
 from compress.data.base import WHOLE_BATCH, Batch, BatchShare, Data
 from compress.io.files import JSON
-from compress.parallel.helpers import Crew
+from compress.parallel.helper_processes import Crew
 from compress.prune.saved_network import load_network
 from compress.run.folder import config_hash
 from compress.run.job import Job

@@ -30,7 +30,7 @@ from compress.errors import BAD_INPUT, INTERRUPTED, TERMINATED, is_users
 from compress.io.paths import CONF
 from compress.parallel.rank import place
 from compress.run.supervisor import can_supervise, supervised
-from compress.run.sweep_end import finish, mark_lost, told_end
+from compress.run.sweep_end import finish, mark_lost, print_summary
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def _end_sweep(session: Session) -> int:
         finish(session.jobs(), session.launch, lambda: _launch(session))
     else:
         mark_lost(session.jobs() if place().world_size == 1 else [], session.launch)
-    code = told_end(session.jobs(), session.failed, session.bugs)
+    code = print_summary(session.jobs(), session.failed, session.bugs)
     session.close()
     return code
 

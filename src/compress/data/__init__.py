@@ -1,1 +1,1 @@
-"""Image sets: their interface, CIFAR, digits, folders of images, augmentation in batches."""
+"""Image data sets: the interface `Data`, CIFAR, digits, folders of images, batched augmentation."""

@@ -1,4 +1,4 @@
-"""`Data`: the interface of an image set to training, search and measuring."""
+"""`Data`: the interface of an image data set to training, search and measurement; splits and checks."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from compress.errors import InputError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
-BatchShare = tuple[int, int]  # (rank, world size): the part of every batch that one process of a training reads
+BatchShare = tuple[int, int]  # (rank, world size): the part of every batch that one rank reads
 WHOLE_BATCH: BatchShare = (0, 1)
 
 
@@ -49,7 +49,7 @@ class Data(Protocol):
 
 
 def share_slice(size: int, share: BatchShare) -> slice:
-    """Where a share is in a batch of `size` images; the sizes of shares differ by one at most."""
+    """The slice of a share within a batch of `size` images; shares differ in size by at most one."""
     rank, world = share
     return slice(rank * size // world, (rank + 1) * size // world)
 
@@ -116,7 +116,7 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
 
 
 def draw(size: int, count: int, seed: int) -> Tensor:
-    """Random indices in [0, size), ascending, without replacement: (min(size, count),) int64."""
+    """Random indices in [0, size), sorted, without replacement: (min(size, count),) int64."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 

@@ -1,8 +1,8 @@
 """The default image set: 1,797 real handwritten digits of 8x8 pixels, shipped in the package (45 KB).
 
 E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998,
-doi:10.24432/C50P49, CC BY 4.0. These are the test images of that set, grey levels 0..16, without an official split of
-their own: a fixed quarter of every class is our test set, the same in every run.
+doi:10.24432/C50P49, CC BY 4.0. These are the test images of that set, grey levels 0..16, without an official split:
+a fixed quarter of every class is the test set, the same in every run.
 """
 
 from importlib.resources import files

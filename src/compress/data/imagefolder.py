@@ -1,6 +1,6 @@
 """Folders of image files, one per class, through worker processes and torchvision's v2 transforms (ImageNet).
 
-`root/train/<class>/*` and `root/val/<class>/*` (or `root/test`); the held-out part is cut from train.
+`root/train/<class>/*` and `root/val/<class>/*` (or `root/test`); the held-out part is split off train.
 """
 
 import re
@@ -36,8 +36,7 @@ from compress.schema.bounds import Bound, Count, Seed
 
 
 class Folder(ImageFolder):  # type: ignore[misc]  # torchvision carries no types
-    """torchvision's `ImageFolder`, but hidden folders are no classes, and an error names the file that it is
-    about."""
+    """torchvision's `ImageFolder`, except that hidden folders are not classes, and an error names the image file."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")

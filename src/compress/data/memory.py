@@ -1,7 +1,7 @@
-"""Image sets that fit in memory: uint8 on the device, augmented a batch at a time.
+"""Image data sets that fit in memory: uint8 on the device, augmented per batch.
 
-A strided view exposes every shifted crop of every padded image, so that random crops of a whole batch are one gather:
-no worker processes, the same code on CPU and GPU.
+A strided view contains every shifted crop of every padded image, so that the random crops of a batch are one gather:
+no worker processes, and the same code on CPU and GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from compress.schema.bounds import Bound, Seed
 
 
 class MemorySettings(TypedDict):
-    """Settings that all image sets in memory have; units are pixels."""
+    """Settings common to all in-memory data sets; `image_size` and `pad` in pixels."""
 
     image_size: Annotated[int, Bound(ge=4, le=512)] | None
     mean: list[float]
@@ -145,7 +145,7 @@ class MemoryData:
         random = torch.Generator(device).manual_seed(seed)
         crops = shifted_crops(x, self._pad)
         for batch in torch.randperm(len(x), generator=random, device=device).split(batch_size):
-            # Random numbers are drawn for the whole batch, so that all ranks stay in step.
+            # Random numbers are drawn for the whole batch, so that the generators of all ranks stay in sync.
             in_share = share_slice(len(batch), share)
             dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, in_share]
             images = self._normal(crops[batch[in_share], :, dy, dx])

@@ -1,1 +1,1 @@
-"""Knowledge distillation: losses between student and teacher, and where a teacher comes from."""
+"""Knowledge distillation: the objective with a teacher, its loss terms, and where a teacher comes from."""

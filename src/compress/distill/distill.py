@@ -1,4 +1,5 @@
-"""A teacher in a training stage: cross entropy on the labels plus weighted terms on the teacher's logits."""
+"""Distillation as the objective of a stage: cross entropy on the labels plus weighted loss terms on the teacher's
+logits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class WeightedTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """Which stages the teacher joins, and the loss there: ce_weight * CE + sum of weight * term."""
+    """The stages whose training uses the teacher, and the loss there: ce_weight * CE + sum of weight * term."""
 
     stages: list[Literal["sparsify", "finetune"]]
     ce_weight: NonNegative
@@ -40,16 +41,17 @@ class Distill:
     def objective(
         self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]
     ) -> "Distillation":
-        """What is minimised in a stage; `student` is the network as it is trained there, pruned or not.
+        """The objective of a stage; `student` is the network that is trained there, pruned or not.
 
-        It is made for the student's own widths, in activations of images (C, H, W). Logits need none of that.
+        Objectives on features would use `student` and the image `shape` (C, H, W) to size their adapters; terms on
+        logits need neither.
         """
         return Distillation(teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """An `Objective`. The teacher answers in eval mode, without gradient; all terms are computed in float32."""
+    """An `Objective`. The teacher runs in eval mode without gradients; all terms are computed in float32."""
 
     teacher: nn.Module
     on_labels: CrossEntropy
@@ -60,8 +62,10 @@ class Distillation:
 
     def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
         with torch.no_grad():
-            wanted = self.teacher(images)
+            teacher_logits = self.teacher(images)
         with torch.autocast(images.device.type, enabled=False):
-            student, wanted = outputs.logits.float(), wanted.float()
-            on_teacher = {name: term.weight * term.loss(student, wanted, labels) for name, term in self.terms.items()}
-            return {"ce": self.ce_weight * self.on_labels.of(student, labels), **on_teacher}
+            student, teacher_logits = outputs.logits.float(), teacher_logits.float()
+            terms = {
+                name: term.weight * term.loss(student, teacher_logits, labels) for name, term in self.terms.items()
+            }
+            return {"ce": self.ce_weight * self.on_labels.of(student, labels), **terms}

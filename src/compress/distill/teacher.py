@@ -1,7 +1,7 @@
 """Where a teacher comes from: an earlier run, a network of the zoo, or the run's own dense network.
 
-A kind of teacher is one class and one YAML. A parameter `spec` of the class is made by `build`: of the `model` that
-stands in the YAML, or else it is the network that the run compresses.
+A kind of teacher is one class and one YAML. If the class has a parameter `spec`, `config.build` passes the model of
+the YAML, or without one the network that the run compresses.
 """
 
 from dataclasses import dataclass
@@ -20,27 +20,28 @@ from compress.schema.check import shown
 
 
 class Teacher(Protocol):
-    """A trained network that others are taught by."""
+    """Where the trained teacher network comes from, and how to load it."""
 
     @property
     def to_train(self) -> ModelSpec | None:
-        """A network that the run's pretrain stage makes before all else, beside the run's own."""
+        """A network to train first, by a `pretrain` stage of its own; None: not needed."""
 
     @property
     def of_stage(self) -> Literal["pretrain"] | None:
-        """The stage of the run whose network it is."""
+        """The stage of the run whose network is the teacher; None: not of this run."""
 
     def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         """
         Raises:
-            SettingError: a teacher for other images or classes.
+            SettingError: the teacher is for other images or classes.
         """
 
     def digest(self) -> str | None:
-        """Of the files that it is read from; None: a stage of the run makes it, whose settings say what it is."""
+        """Digest of the files that it is loaded from, for cache keys; None: a stage computes it, whose settings are
+        used."""
 
     def load(self, made: Path | None) -> nn.Module:
-        """In eval mode; `made` is the folder of the stage that made it, if one did."""
+        """The network in eval mode; `made` is the folder of the stage that computed it, None if loaded from files."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,15 @@ class RunTeacher:
         return load_network(self.file)[0]
 
     def check(self, classes: int, shape: tuple[int, int, int]) -> None:
-        written = read_header(self.file)["model"]
-        target = written.get("target") if isinstance(written, dict) else None
+        header = read_header(self.file)["model"]
+        target = header.get("target") if isinstance(header, dict) else None
         if isinstance(target, str) and not target.startswith(OURS):
             raise self._refused(
                 f"is {shown(target)}, a network of your own, which a file may not call; "
                 f"use teacher=zoo model@teacher.model=custom teacher.model._target_={shown(target)}"
             )
         try:
-            spec = spec_from_json(written)
+            spec = spec_from_json(header)
         except InputError as error:
             raise self._refused("; ".join(error.problems)) from None
         if (spec.classes, spec.shape) != (classes, shape):
@@ -95,7 +96,7 @@ class RunTeacher:
 
 @dataclass(frozen=True)
 class ZooTeacher:
-    """A network that is trained (or loaded from its checkpoint) by the pretrain stage, cached like any other."""
+    """A network of the zoo, trained (or loaded from a checkpoint) by a `pretrain` stage and cached like any other."""
 
     spec: ModelSpec
 
@@ -111,7 +112,7 @@ class ZooTeacher:
         return None
 
     def load(self, made: Path | None) -> nn.Module:
-        return _made(made, self.spec)
+        return _load_dense(made, self.spec)
 
     def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         assert (self.spec.classes, self.spec.shape) == (classes, shape)
@@ -119,7 +120,7 @@ class ZooTeacher:
 
 @dataclass(frozen=True)
 class SelfTeacher:
-    """The dense network of the same run, which teaches what becomes of it."""
+    """The dense network of the same run (self-distillation into its pruned version)."""
 
     spec: ModelSpec
 
@@ -135,12 +136,12 @@ class SelfTeacher:
         return None
 
     def load(self, made: Path | None) -> nn.Module:
-        return _made(made, self.spec)
+        return _load_dense(made, self.spec)
 
     def check(self, classes: int, shape: tuple[int, int, int]) -> None:
         assert (self.spec.classes, self.spec.shape) == (classes, shape)
 
 
-def _made(folder: Path | None, spec: ModelSpec) -> nn.Module:
-    assert folder is not None, "the pretrain stage has made it"
+def _load_dense(folder: Path | None, spec: ModelSpec) -> nn.Module:
+    assert folder is not None, "the pretrain stage has trained it"
     return load_network(folder / MODEL, spec.without_pretrained().build)[0]

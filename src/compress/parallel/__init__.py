@@ -1,1 +1,1 @@
-"""One training in several processes: ranks, process groups, shares of a batch."""
+"""One training in several processes: ranks, process groups, helper processes, DDP."""

@@ -1,4 +1,4 @@
-"""The processes that train one network together, and what they exchange by torch.distributed's collectives."""
+"""`Team`: rank, world size and the collectives (all-reduce, broadcast) of the processes that train one network."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,9 +12,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Team:
-    """One process's place in a training. A team of more than one has a process group, whose rank 0 is this rank 0.
+    """A process's rank and world size in a training; a world size above 1 needs torch's default process group.
 
-    What a process does outside of a training it does alone, whatever process group it is in.
+    Outside of a training a process works with `ALONE`, even where a process group exists. Collectives are no-ops for
+    a world size of 1.
     """
 
     rank: int = 0
@@ -22,25 +23,25 @@ class Team:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes, and tells people."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, the same bits in each; of any shape, in place."""
+        """The sum over all ranks, bit-identical on each; any shape, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """What rank 0 has, of any shape; in place."""
+        """The tensor of rank 0; any shape, in place."""
         if self.world_size > 1:
-            plain = tensor.byte() if tensor.dtype == torch.bool else tensor.contiguous()  # what gloo can send
+            plain = tensor.byte() if tensor.dtype == torch.bool else tensor.contiguous()  # gloo cannot send bool
             dist.broadcast(plain, src=0)
             tensor.copy_(plain)
         return tensor
 
     def broadcast_object(self, value: T) -> T:
-        """What rank 0 has, of any kind that can be pickled."""
+        """The value of rank 0, sent by pickle."""
         if self.world_size == 1:
             return value
         box = [value]

@@ -1,6 +1,6 @@
-"""Which of several processes this one is, where a launcher has started them all: torchrun, or submitit on SLURM.
+"""Rank and world size of this process, from the environment that a launcher sets: torchrun, or submitit on SLURM.
 
-No torch here: the command asks before it loads any.
+Imports no torch: the command reads the rank before it loads torch.
 """
 
 import os
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among those that run one command; alone without a launcher."""
+    """Rank and world size; without a launcher 0 of 1."""
 
-    rank: int = 0  # among all; 0 is the one that decides and writes
+    rank: int = 0  # rank 0 decides and writes
     world_size: int = 1
-    local_rank: int = 0  # among those of its machine
+    local_rank: int = 0  # among the processes of the same machine
     local_world_size: int = 1
 
 
 def place() -> Rank:
-    """From the environment, as torchrun sets it; submitit's tasks set it for themselves here."""
+    """The rank of this process by the variables of torchrun; in a task of submitit these are exported first."""
     if "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
@@ -31,7 +31,7 @@ def place() -> Rank:
 
 
 def publish(rank: Rank) -> None:
-    """Tell a process that was started here its rank, as a launcher would."""
+    """Set the variables that a launcher would set, in a helper process that was spawned here."""
     values = {
         "RANK": rank.rank,
         "WORLD_SIZE": rank.world_size,

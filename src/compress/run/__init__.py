@@ -1,1 +1,1 @@
-"""One run: its job, its stages, the cache of their results, and the sweep that it may be part of."""
+"""One run: its job, its stages, the cache of their results, its processes, and the sweep that it may belong to."""

@@ -1,18 +1,19 @@
-"""What a run logs, on a terminal: errors apart, lines above a progress bar (named in conf/config.yaml)."""
+"""Logging handlers for the terminal (configured in conf/config.yaml): errors to stderr, the rest to stdout above a
+progress bar."""
 
 import logging
 from typing import Any
 
 
 class BelowError(logging.Filter):
-    """For the console's standard output: errors go to standard error, and some lines to the run's log alone."""
+    """Filter for stdout: drops errors, which another handler writes to stderr, and records with `file_only`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR and not getattr(record, "file_only", False)
 
 
 class Console(logging.StreamHandler[Any]):
-    """Standard output, with lines above a progress bar if there is one."""
+    """Handler for stdout that writes above tqdm's progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it is this run's to write, and making room where what it holds is damaged."""
+"""The folder of a run: whether this run may write there, and quarantine of a damaged earlier run in it."""
 
 import itertools
 import logging
@@ -14,36 +14,42 @@ from compress.schema.settings import OUTSIDE_RESULTS
 log = logging.getLogger(__name__)
 
 KEPT_IN_PLACE = (".hydra", LOCK, "compress.log")
-# What may stand in a run's folder before it has a summary.
-OF_A_RUN = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "damaged")
+# What a run's folder may contain before it has a summary.
+RUN_FILES = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "damaged")
 
 
 def config_hash(config: JSON) -> str:
-    """Of all that can change a result, as it is asked for: how many devices a launcher adds is in the keys of stages.
+    """Hash of all settings that can change a result, as written. (How many processes a launcher starts is not a
+    setting; it is in the cache keys of stages.)
 
-    With one device it is what it was before there could be several.
+    `devices=1` is left out, so that hashes from before that key existed stay valid.
     """
     outside = {*OUTSIDE_RESULTS, "devices"} if config.get("devices") == 1 else OUTSIDE_RESULTS
     return hash_of({key: value for key, value in config.items() if key not in outside})
 
 
 def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str = "hydra.run.dir") -> list[str]:
-    """Refuse to write over a run of another config, or over a finished one of another number of devices, if known.
+    """Why this run must not write to `folder`, as error messages; none if it may.
 
-    `key` is where another folder can be asked for.
+    It must not if the folder holds other files than a run's, a run of another config, or a finished run with another
+    number of devices (if `devices` is known). `key` is the setting by which another folder can be chosen.
     """
     if not os.path.lexists(folder / SUMMARY):
-        others = sorted(name for name in _entries(folder) if name not in OF_A_RUN and name[0] != ".")
+        others = sorted(name for name in _entries(folder) if name not in RUN_FILES and name[0] != ".")
         what = f"holds other things than a run ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})"
         return [f"{folder}: {what}; choose another {key}"] if others else []
     try:
         before = read_json(folder / SUMMARY)
-        same, old = before["config_hash"] == config_hash(config), _flat(before["config"])
+        same, old_settings = before["config_hash"] == config_hash(config), _flat(before["config"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []  # damaged: `put_run_aside` makes room before anything is written
-    new = _flat(config)
-    differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    what = f"of another config ({'; '.join(differ[:4])})"
+    new_settings = _flat(config)
+    changes = [
+        f"{key}: {old_settings.get(key)} -> {new_settings.get(key)}"
+        for key in {**old_settings, **new_settings}
+        if old_settings.get(key) != new_settings.get(key)
+    ]
+    what = f"of another config ({'; '.join(changes[:4])})"
     if same and devices is not None and before.get("status") == "done" and before.get("devices", 1) != devices:
         same, what = False, f"that was trained on {before.get('devices', 1)} devices, not on {devices}"
     return [] if same else [f"{folder}: holds a run {what}; choose another {key}"]
@@ -57,7 +63,8 @@ def _entries(folder: Path) -> list[str]:
 
 
 def put_run_aside(folder: Path) -> None:
-    """Make room where a run's summary is damaged: all that the run left goes into a folder of its own."""
+    """Where the summary of an earlier run is damaged, move everything that the run left into a subfolder
+    `damaged`."""
     try:
         summary = (
             read_json(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {"config": {}, "config_hash": ""}
@@ -83,15 +90,18 @@ def _flat(config: JSON, prefix: str = "") -> JSON:
 
 
 def unwritable(folders: Mapping[str, Path]) -> list[str]:
-    """Make the folders that a run needs, by the keys that name them, or say why that cannot be."""
-    made: list[Path] = []
+    """Create the folders that a run needs, given by the settings that name them; error messages if that fails.
+
+    On failure no new folder is left behind.
+    """
+    created: list[Path] = []
     for key, folder in folders.items():
         missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            made += missing
+            created += missing
         except OSError as error:
-            for path in [*missing, *made]:  # a refused run leaves nothing
+            for path in [*missing, *created]:  # a refused run leaves no folders
                 with suppress(OSError):
                     path.rmdir()
             return [f"{key}: cannot make the folder {folder} ({error.strerror}); give {key}=<folder>"]

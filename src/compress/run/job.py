@@ -1,4 +1,4 @@
-"""What a run is made of: one job, and what its stages have left so far."""
+"""The input of a run (`Job`), and its state: the job and the folders of its finished stages (`RunState`)."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what is compressed, on what, how. Made by `build`."""
+    """One run: model, data, method, budget, recipes, stages. Created by `config.build`."""
 
     seed: int
     device: torch.device
@@ -48,41 +48,42 @@ class Job:
     distill: Distill | None
     stages: tuple[str, ...]
     force: frozenset[str]
-    asked: Mapping[str, Any]  # the settings of model, method, ... as written, for cache keys and records
-    devices: int = 1  # processes that train together
-    method_key: str = "method"  # where the settings of the method stand in the config
+    asked: Mapping[str, Any]  # settings of model, method, ... as written in the config, for cache keys and records
+    devices: int = 1  # world size of its trainings
+    method_key: str = "method"  # key of the method's settings in the config, for messages
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A job and the folders of its finished stages (and of the teacher's training, if it has one).
+    """A job and the folders of its finished stages, by stage; `teacher` is the folder of the teacher's training.
 
-    A control has a state of its own from its pruning on; the run's keeps the folders of all.
+    Each control has its own state, which shares the stages before `prune`. The state of the run itself has the stage
+    folders of all controls in `controls`.
     """
 
     job: Job
     done: Mapping[str, Path]
     control: Control | None = None
     controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
-    team: Team = ALONE  # who trains the network of this stage together
+    team: Team = ALONE  # rank and world size in the training of this stage
 
     def fresh(self) -> nn.Module:
-        """The uncut network, weights to be loaded."""
+        """The uncut network with new weights."""
         return self.job.model.without_pretrained().build()
 
     def network(self, stage: str) -> tuple[nn.Module, Plan]:
         return load_network(self.done[stage] / MODEL, self.fresh)
 
     def latest(self) -> str:
-        """The stage that made the newest network."""
+        """The last finished stage that wrote a network."""
         return next(
             stage for stage in reversed(NETWORK_NAMES) if stage in self.done and (self.done[stage] / MODEL).is_file()
         )
 
     def uncut(self) -> nn.Module:
-        """The newest network of full width; where no stage has made one, with new weights."""
-        made = [stage for stage in ("sparsify", "pretrain") if stage in self.done]
-        stage = next((stage for stage in made if (self.done[stage] / MODEL).is_file()), None)
+        """The newest network of full width: of `sparsify`, of `pretrain`, or else with new weights from the seed."""
+        finished = [stage for stage in ("sparsify", "pretrain") if stage in self.done]
+        stage = next((stage for stage in finished if (self.done[stage] / MODEL).is_file()), None)
         if stage is not None:
             return self.network(stage)[0]
         torch.manual_seed(derive_seed(self.job.seed, "weights"))
@@ -92,7 +93,7 @@ class RunState:
         return self.done.get("sparsify")
 
     def problem(self, train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None) -> Problem:
-        """What a method is given; `train` makes a network of full width learn."""
+        """The input of a method; `train(model, recipe, hooks)` trains the full-width network, in `sparsify` only."""
         job = self.job
         model = self.uncut().to(job.device)
         return make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh, train)

@@ -1,4 +1,5 @@
-"""The figures that a sweeper makes large or small: of the last network of a run, on held-out images unless asked."""
+"""The objective of a run for sweepers that optimise (optuna): figures of its last network, by default on held-out
+images."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,16 +9,16 @@ from compress.schema.settings import FROM_SCRATCH, HELD_OUT, NETWORK_NAMES
 Objective = float | tuple[float, ...] | None
 
 
-def objective(summary: JSON, asked: str | Sequence[str], held_out: Callable[[], float | None]) -> Objective:
-    """One figure, or several in their order; None where the run does not have one.
+def objective(summary: JSON, names: str | Sequence[str], held_out: Callable[[], float | None]) -> Objective:
+    """One figure of the run, or several in the order of `names`; None if the run lacks one of them.
 
-    `held_out` measures the network where the summary does not say how it does on held-out images.
+    `held_out` measures the held-out top-1 (percent) if the summary does not have it.
     """
-    if isinstance(asked, str):
-        return _figure(summary, asked, held_out)
-    found = [_figure(summary, name, held_out) for name in asked]
-    known = [value for value in found if value is not None]
-    return tuple(known) if len(known) == len(found) else None
+    if isinstance(names, str):
+        return _figure(summary, names, held_out)
+    figures = [_figure(summary, name, held_out) for name in names]
+    known = [value for value in figures if value is not None]
+    return tuple(known) if len(known) == len(figures) else None
 
 
 def _figure(summary: JSON, name: str, held_out: Callable[[], float | None]) -> float | None:
@@ -28,14 +29,14 @@ def _figure(summary: JSON, name: str, held_out: Callable[[], float | None]) -> f
 
 
 def _held_out(summary: JSON) -> float | None:
-    """What the stage that left the network measured, if it trained it."""
+    """The held-out top-1 (percent) that the last stage with a network reported, if it trained that network."""
     last = next((s for s in ("finetune", "prune", "sparsify", "pretrain") if s in summary["stages"]), "")
     value: float | None = summary["stages"].get(last, {}).get(HELD_OUT)
     return value
 
 
 def _last_row(summary: JSON) -> JSON:
-    """The figures of the last network of the run's own, not of its controls."""
+    """The results of the last network of the run itself, not of a control."""
     names = {*NETWORK_NAMES.values(), FROM_SCRATCH}
     rows = [row for name, row in summary["results"].items() if name in names]
     return rows[-1] if rows else {}

@@ -1,4 +1,4 @@
-"""One job in its folder: found finished there, or run with all the processes that train its networks."""
+"""One job in its folder: skipped if it is finished there, else run, with the processes that train together."""
 
 import logging
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from compress.io.files import JSON
 from compress.io.paths import MODEL
 from compress.measure.accuracy import accuracy
 from compress.prune.saved_network import load_network
+from compress.run.distributed import Build, follow, lead
 from compress.run.folder import foreign_run, put_run_aside
 from compress.run.job import Job
 from compress.run.objective import Objective, objective
 from compress.run.pipeline import finished_summary, run, show
-from compress.run.ranks import Build, follow, lead
 from compress.run.store import Store
 from compress.run.sweep_jobs import SweepJob
 
@@ -25,23 +25,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OneJob:
-    """A composed config, and where and how it is run."""
+    """A composed config, its run folder, and how it is run."""
 
     config: JSON
     folder: Path
     digest: str
     launch: str
     in_sweep: bool
-    take: Callable[[JSON], Job]  # the job of a config, which a check before the start may have built
-    build: Build  # what the processes that help do instead
+    take: Callable[[JSON], Job]  # the job of a config: built now, or by the check before the start
+    build: Build  # the same in helper processes, which always build it
 
     def follow(self) -> None:
-        """The part of a process that a launcher has started beside the one that leads."""
+        """The part of ranks other than 0 that a launcher started."""
         self._set_threads()
         follow(self.take, self.config, self.folder, self.digest)
 
     def lead(self, measures: bool) -> Objective:
-        """Run it, or find it finished; its objective, measured if need be where a sweeper waits for it."""
+        """The part of rank 0: run the job unless it is finished; returns its objective.
+
+        `measures`: whether a sweeper needs the objective, so that it is measured where the summary does not have it.
+        """
         self._set_threads()
         self._may_write()
         put_run_aside(self.folder)
@@ -59,17 +62,17 @@ class OneJob:
         return objective(summary, self.config["objective"], held_out)
 
     def _summary(self, job: Job) -> JSON | None:
-        """None if this launch has tried it in vain."""
+        """The summary of the run; None if it has failed already in this launch."""
         config, folder, digest = self.config, self.folder, self.digest
         with lead(job, self.build, config, folder, digest) as crew:
             self._may_write(job.devices)
             if self.in_sweep and SweepJob(folder, {}, digest).has_failed(self.launch):
-                log.info("%s: has failed since this command began; the next one tries it again", folder)
+                log.info("%s: has failed in this launch; the next start of the command tries it again", folder)
                 return None
             done = finished_summary(folder, job, digest)
             if done is not None and not (config["force"] and done.get("launch") != self.launch):
-                told = "" if self.in_sweep else f"\n{show(done, folder)}"  # a sweep ends in a table of its own
-                log.info("%s is a finished run of this config: nothing to do%s", folder, told)
+                table = "" if self.in_sweep else f"\n{show(done, folder)}"  # a sweep ends with one table of all jobs
+                log.info("%s is a finished run of this config: nothing to do%s", folder, table)
                 return done
             store = Store(Path(config["outputs"]) / "cache", self.launch)
             how = {key: config[key] for key in ("tensorboard", "plots")}

@@ -1,4 +1,4 @@
-"""A run: its stages folded over one state, each from the cache or computed; then the run's own folder."""
+"""A run: its stages in order, each reused from the cache or computed; then the files of the run folder."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights
 from compress.parallel.collectives import Team
-from compress.parallel.helpers import Crew
+from compress.parallel.helper_processes import Crew
 from compress.prune.controls import Control
 from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder
@@ -50,7 +50,10 @@ def run(
     tensorboard: bool,
     plots: bool,
 ) -> JSON:
-    """Do all stages of a job and leave `folder` as documented; returns the summary."""
+    """Run all stages of a job and write the files of `folder` (docs/files.md); returns the summary.
+
+    Errors are recorded in the summary and raised again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     summary: JSON = {
         "status": "running",
@@ -102,7 +105,7 @@ def _version(name: str) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a run or of one of its controls, and the steps that it builds on."""
+    """One stage of the run or of one of its controls; `after` names the steps whose results it depends on."""
 
     stage: str
     control: Control | None
@@ -115,9 +118,10 @@ class Step:
 
 
 def steps(job: Job) -> list[Step]:
-    """The run's stages in order; its controls branch off where it is pruned, and are measured with it."""
+    """The steps of a job in order. Each control has its own `prune` and `finetune`; one `eval` measures all
+    networks."""
     found: list[Step] = []
-    ends: list[str] = []
+    last_of_controls: list[str] = []
     for stage in (stage for stage in job.stages if stage != "eval"):
         found.append(Step(stage, None, (found[-1].name,) if found else ()))
     if "prune" in job.stages:
@@ -126,11 +130,11 @@ def steps(job: Job) -> list[Step]:
             branch = [Step("prune", control, after)]
             if "finetune" in job.stages:
                 branch.append(Step("finetune", control, (branch[-1].name,)))
-            ends.append(branch[-1].name)
+            last_of_controls.append(branch[-1].name)
             found += branch
     if "eval" in job.stages:
         last = [step.name for step in found if step.control is None][-1:]
-        found.append(Step("eval", None, (*last, *ends)))
+        found.append(Step("eval", None, (*last, *last_of_controls)))
     return found
 
 
@@ -166,7 +170,7 @@ def _renamed(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]
 
 
 def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState:
-    """What a step is given: the folders of the run, or of the control that it is of."""
+    """The state for a step: with the stage folders of the run, or of the step's control."""
     shared = {name: folder for name, folder in folders.items() if name in ("teacher", "pretrain", "sparsify")}
 
     def of(control: Control | None) -> dict[str, Path]:
@@ -182,7 +186,7 @@ def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState
 
 @dataclass(frozen=True)
 class Order:
-    """A training that all processes do together: what they need to know of its state."""
+    """A training announced to the other ranks: the stage, and the state that it starts from."""
 
     stage: str
     of_teacher: bool
@@ -191,7 +195,7 @@ class Order:
 
 
 def assist(job: Job, order: Order, team: Team) -> None:
-    """A helper's part in a training: all that rank 0 does, with nothing of it kept."""
+    """On ranks other than 0: run the same stage as rank 0, in a temporary folder."""
     job = teacher_job(job) if order.of_teacher else job
     with TemporaryDirectory(prefix="compress-") as folder:
         STAGES[order.stage].run(RunState(job, order.done, order.control, team=team), StageFolder(Path(folder)))
@@ -223,22 +227,22 @@ def _stage(
     finished = store.stage(
         step.stage, depends(step, state.job, keys), compute, redo=redo, on_row=on_row, called=step.name
     )
-    there, here = finished.result.get("threads"), torch.get_num_threads()
-    if finished.reused and there != here and stage.trains(state.job) and state.job.device.type == "cpu":
+    cached_threads, threads = finished.result.get("threads"), torch.get_num_threads()
+    if finished.reused and cached_threads != threads and stage.trains(state.job) and state.job.device.type == "cpu":
         log.info(
-            "%s: was computed by %s threads, not %d; sums of floats then differ in their last bits",
+            "%s: was computed with %s threads, not %d, so float sums may differ in their last bits",
             step.name,
-            there,
-            here,
+            cached_threads,
+            threads,
         )
     return finished
 
 
 def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
-    """All that the result of a step depends on."""
+    """All that the result of a step depends on; its cache key is the hash of it."""
     stage = STAGES[step.stage]
     parents = [keys[name] for name in step.after]
-    # A stage that others go before has the network in its parent's key.
+    # Where a step has a parent, the network is part of the parent's key.
     network = {"network": network_settings(job.model)} if not step.after and step.stage != "pretrain" else {}
     control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
     return {
@@ -249,7 +253,7 @@ def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
 
 
 def stage_keys(job: Job) -> dict[str, str]:
-    """The keys that the steps of a job will have, without running any."""
+    """The cache keys of all steps of a job, without running any."""
     keys: dict[str, str] = {}
     for step in steps(job):
         keys[step.name] = stage_key(step.stage, depends(step, job, keys))
@@ -262,20 +266,21 @@ def _stage_json(finished: Finished) -> JSON:
 
 
 def _write_split(job: Job, folder: Path) -> JSON:
-    """Which images were trained on, held out and tested on: sizes in the summary, indices in a file."""
+    """Write the indices of the held-out images to split.json; returns the sizes of all parts, for the summary."""
     split = job.data.split()
     write_json(folder / SPLIT, {"held_out": split["held_out"].tolist(), "fingerprint": job.data.fingerprint()})
     return {**{part: len(indices) for part, indices in split.items()}, "fingerprint": job.data.fingerprint()}
 
 
 def _collect(state: RunState, folder: Path) -> None:
-    """Copy what the run is about into its folder, so that it stands without the cache."""
+    """Copy the results of the run and its controls from the cache into its folder, which then does not need the
+    cache."""
     _copy(state.done[state.latest()] / MODEL, folder / MODEL)
     for name, done in state.controls.items():
-        mine = folder / "controls" / name.replace(" ", "-")
-        mine.mkdir(parents=True, exist_ok=True)
-        _copy(done["prune"] / PLAN, mine / PLAN)
-        _copy(done.get("finetune", done["prune"]) / MODEL, mine / MODEL)
+        target = folder / "controls" / name.replace(" ", "-")
+        target.mkdir(parents=True, exist_ok=True)
+        _copy(done["prune"] / PLAN, target / PLAN)
+        _copy(done.get("finetune", done["prune"]) / MODEL, target / MODEL)
     if "prune" in state.done:
         _copy(state.done["prune"] / PLAN, folder / PLAN)
     if "sparsify" in state.done and (state.done["sparsify"] / AGENT).is_file():
@@ -290,21 +295,23 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the code runs from, if it is one."""
+    """The git commit of the code, if it runs from a checkout that tracks it; None otherwise."""
     here = Path(__file__).resolve().parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        ours = subprocess.run(
+        tracked = subprocess.run(
             [*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
         )
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10) if ours.returncode == 0 else None
+        described = (
+            subprocess.run(command, capture_output=True, text=True, timeout=10) if tracked.returncode == 0 else None
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None if found is not None and found.returncode == 0 else None
+    return described.stdout.strip() or None if described is not None and described.returncode == 0 else None
 
 
 def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
-    """The summary of a finished run in `folder` of the same config, images and checkpoints, if there is one."""
+    """The summary of a finished run in `folder` with the same config hash and cache keys of all stages, or None."""
     path = folder / SUMMARY
     if not path.is_file():
         return None
@@ -317,7 +324,7 @@ def finished_summary(folder: Path, job: Job, config_hash: str) -> JSON | None:
         show(summary, folder)
         same = same and bool(summary["results"]) == ("eval" in job.stages)
     except (OSError, KeyError, TypeError, AttributeError, ValueError, IndexError):
-        return None  # of an older version, or damaged; its stages are still there
+        return None  # of an older version, or damaged; its stages are still in the cache
     return summary if same else None
 
 
@@ -327,12 +334,12 @@ def _reused(summary: JSON) -> JSON:
 
 
 def _saved(summary: JSON) -> float:
-    """Seconds of computing that reused stages took where they were computed."""
+    """Seconds that the reused stages took when they were computed."""
     return float(sum(stage["seconds"] for stage in _reused(summary).values()))
 
 
 def show(summary: JSON, folder: Path) -> str:
-    """What a run prints at its end."""
+    """The table and lines that a run prints at its end."""
     lines = [results_table(summary)]
     if reused := _reused(summary):
         lines.append(f"reused: {', '.join(reused)} ({_saved(summary):.1f} s of computing saved)")

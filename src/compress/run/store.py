@@ -1,8 +1,9 @@
-"""Finished stages, kept once under outputs/cache and shared by every run.
+"""The cache of finished stages under outputs/cache, content-addressed and shared by all runs.
 
-A stage's name is a hash of all that its result depends on. It is computed in `<stage>-<key>.partial` and renamed
-when whole, under a lock that the operating system frees when its holder dies. A result knows the digests of its files
-and its own; whatever else stands where a stage should stand is put aside, never deleted, and computed anew.
+The cache key of a stage is a hash of all that its result depends on. The stage is computed in `<stage>-<key>.partial`
+and published by an atomic rename to `<stage>-<key>`, under a file lock that the operating system frees when its
+holder dies. result.json holds checksums of all files and of itself; a folder that does not match them is renamed
+(quarantine), never deleted, and the stage is computed again.
 """
 
 import logging
@@ -30,12 +31,12 @@ from compress.io.stage_folder import StageFolder, read_progress
 
 log = logging.getLogger(__name__)
 
-OF_THE_STORE = ("files", "launch", "digest")  # what stands in a result beside what its stage reported
+STORE_KEYS = ("files", "launch", "digest")  # keys of result.json that the store adds to the stage's report
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that is done: its folder, its key and what it reported."""
+    """A finished stage: its folder, cache key and report; `reused` if it came from the cache."""
 
     folder: Path
     key: str
@@ -44,15 +45,15 @@ class Finished:
 
 
 def stage_key(name: str, depends: Mapping[str, Any]) -> str:
-    """The name of a stage's result among those of its kind."""
+    """The cache key of a stage with these dependencies."""
     return hash_of({"stage": name, **depends})
 
 
 class Store:
     """The cache of finished stages under one folder.
 
-    What is to be computed again is so once in a launch (one start of the command, whatever its jobs and processes):
-    a result remembers in which it was computed.
+    `launch` identifies one start of the command, with all its jobs and processes. It is recorded in each result, so
+    that a forced stage is computed once per launch and then reused by its other jobs.
     """
 
     def __init__(self, root: Path, launch: str | None = None) -> None:
@@ -69,33 +70,34 @@ class Store:
         on_row: Callable[[Row], None],
         called: str | None = None,
     ) -> Finished:
-        """The finished stage of these dependencies: from the cache, or computed now.
+        """The stage with these dependencies, from the cache or computed now; its rows go to `on_row` either way.
 
-        `compute(work)` returns the result to report, with `seconds` and, in a word, what was `made`. With `redo`,
-        what is cached is replaced once the new result is whole. `called` is what it is called to people.
+        `compute(work)` returns the report: JSON with at least `seconds`, and `made` (a word for the result). With
+        `redo` the cached result is replaced once the new one is complete. `called` is the name of the stage in log
+        lines.
         """
         key = stage_key(name, depends)
         folder = self._root / f"{name}-{key}"
-        if (kept := self._kept(folder, redo)) is not None:
-            return self._reuse(called or name, folder, key, kept, on_row)
+        if (cached := self._cached(folder, redo)) is not None:
+            return self._reuse(called or name, folder, key, cached, on_row)
         busy = f"{folder.name}: another process is computing it; waiting"
         with locked(folder.with_suffix(".lock"), busy):
             _recover(folder)
-            if (kept := self._kept(folder, redo)) is not None:  # another process finished it while this one waited
-                return self._reuse(called or name, folder, key, kept, on_row)
+            if (cached := self._cached(folder, redo)) is not None:  # finished by another process during the wait
+                return self._reuse(called or name, folder, key, cached, on_row)
             result = compute(StageFolder(_partial(folder, depends), on_row))
             _write_result(folder.with_suffix(".partial"), {**result, "launch": self._launch})
             _publish(folder)
         return Finished(folder, key, result, reused=False)
 
-    def _kept(self, folder: Path, redo: bool) -> JSON | None:
-        """The result that is there, unless it is to be computed again."""
+    def _cached(self, folder: Path, redo: bool) -> JSON | None:
+        """The valid cached result, or None; with `redo` only one of this launch counts."""
         result = read_result(folder)
         is_new = result is not None and self._launch is not None and result.get("launch") == self._launch
         return result if is_new or not redo else None
 
-    def _reuse(self, name: str, folder: Path, key: str, kept: JSON, on_row: Callable[[Row], None]) -> Finished:
-        result = {key: value for key, value in kept.items() if key not in OF_THE_STORE}
+    def _reuse(self, name: str, folder: Path, key: str, cached: JSON, on_row: Callable[[Row], None]) -> Finished:
+        result = {key: value for key, value in cached.items() if key not in STORE_KEYS}
         for row in read_rows(folder):
             on_row(row)
         log.info("%s: the %s is reused from %s (saves %.1f s)", name, result["made"], folder, result["seconds"])
@@ -109,7 +111,7 @@ def _write_result(folder: Path, result: JSON) -> None:
 
 
 def read_result(folder: Path) -> JSON | None:
-    """What a finished stage reported, if its folder is whole: the result and all files as they were written."""
+    """The result of a stage's folder, if its digest and the checksums of all its files match; None otherwise."""
     try:
         result = read_json(folder / RESULT)
         digest = result.pop("digest")
@@ -123,10 +125,10 @@ def read_result(folder: Path) -> JSON | None:
 
 
 def _recover(folder: Path) -> None:
-    """Put right what a kill, a damaged disk or a stranger left, under the stage's lock.
+    """Repair what a kill or a damaged disk left; called under the lock of the stage.
 
-    A result that was whole but not yet published is published; one that was being replaced comes back; anything else
-    in its place is put aside.
+    A complete result that was not published yet is published; one that was being replaced is restored; an invalid
+    folder is quarantined.
     """
     old = folder.with_suffix(".old")
     if read_result(folder.with_suffix(".partial")) is not None:
@@ -138,17 +140,17 @@ def _recover(folder: Path) -> None:
 
 
 def _partial(folder: Path, depends: Mapping[str, Any]) -> Path:
-    """The folder to compute a stage in, with what a killed process left of this very stage."""
+    """The folder to compute a stage in, with the progress of a killed process if that computed the same stage."""
     partial = folder.with_suffix(".partial")
-    if os.path.lexists(partial) and not _is_of(partial, depends):
+    if os.path.lexists(partial) and not _belongs_to(partial, depends):
         quarantine(partial, "it holds no beginning of this stage")
     partial.mkdir(exist_ok=True)
     write_json(partial / DEPENDS, depends)
     return partial
 
 
-def _is_of(partial: Path, depends: Mapping[str, Any]) -> bool:
-    """Whether a folder is where this stage was being computed; an empty one may be."""
+def _belongs_to(partial: Path, depends: Mapping[str, Any]) -> bool:
+    """Whether a partial folder belongs to the stage with these dependencies; an empty one counts."""
     if partial.is_symlink() or not partial.is_dir():
         return False
     entries = list(partial.iterdir())
@@ -163,7 +165,7 @@ def _is_of(partial: Path, depends: Mapping[str, Any]) -> bool:
 
 
 def _publish(folder: Path) -> None:
-    """Give a finished stage its name; a whole one that had it before is deleted only afterwards."""
+    """Rename the partial folder to its final name; a valid result under that name is deleted only afterwards."""
     partial, old = folder.with_suffix(".partial"), folder.with_suffix(".old")
     if os.path.lexists(folder) and read_result(folder) is None:
         quarantine(folder, "it is no whole stage")
@@ -177,7 +179,7 @@ def _publish(folder: Path) -> None:
 
 
 def _remove(old: Path) -> None:
-    """The result that another has replaced; whatever else has its name is put aside."""
+    """Delete a result that was replaced; anything else under its name is quarantined."""
     if read_result(old) is not None:
         shutil.rmtree(old, ignore_errors=True)
     elif os.path.lexists(old):

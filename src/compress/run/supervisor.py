@@ -1,7 +1,8 @@
-"""A command in a process of its own, watched by the one that the user started: a crash in native code, or the kernel
-when memory runs out, ends a process without a word, and somebody must be left to say so.
+"""A supervisor process: the process that the user started forks a child that runs the command, and waits for it. A
+crash in native code, or the kernel when memory runs out, kills a process without a message; the supervisor reports
+it.
 
-No torch here: the process that watches stays small, and forks before anything has started threads.
+Imports no torch: the supervisor stays small, and must fork before any library has started threads.
 """
 
 import ctypes
@@ -11,67 +12,68 @@ import sys
 import threading
 from collections.abc import Callable
 
-STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # how users and systems end a command
+STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # signals by which users and systems end a command
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
-Tell = Callable[[bytes], None]
+Tell = Callable[[bytes], None]  # sends bytes from the child to the supervisor
 
 
 def can_supervise() -> bool:
-    """Linux alone can tie a child's life to its parent's."""
+    """Linux only: it can kill a child when its parent dies."""
     return sys.platform == "linux"
 
 
 def supervised(died: Callable[[signal.Signals, bytes], bool]) -> Tell:
-    """Go on in a child process; returns there. The caller's process waits, and leaves with the child's exit code.
+    """Fork. In the child it returns a function that sends bytes to the supervisor; the calling process becomes the
+    supervisor, waits, and exits with the child's exit code.
 
-    When a signal kills the child, `died(signal, told)` is called here, with all that the child has handed to the
-    function that was returned to it; if that says so, another child goes on from this very point. Otherwise this
-    process ends with 128 + the signal's number, as shells have it.
+    When a signal kills the child, the supervisor calls `died(signal, messages)` with all bytes that the child sent.
+    If it returns True, another child is forked from this point; otherwise the supervisor exits with 128 + the
+    signal's number, as shells do.
     """
     parent = os.getpid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents leave it, the end of a child is not told
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if the parent process left it ignored, no SIGCHLD would arrive
     while True:
         sys.stdout.flush()
         sys.stderr.flush()
-        heard, tell = os.pipe()
+        read_end, write_end = os.pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOPPING, signal.SIGCHLD})
         child = os.fork()
         if child == 0:
-            os.close(heard)
-            _end_with(parent)
+            os.close(read_end)
+            _die_with(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            return lambda content: _write(tell, content)
-        os.close(tell)
-        told: list[bytes] = []
-        listener = threading.Thread(target=_listen, args=(heard, told), daemon=True)
+            return lambda content: _write(write_end, content)
+        os.close(write_end)
+        messages: list[bytes] = []
+        listener = threading.Thread(target=_listen, args=(read_end, messages), daemon=True)
         listener.start()
         code = _wait(child)
-        listener.join(1)  # what the child has started may still hold the other end
+        listener.join(1)  # processes that the child started may still hold the write end
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if code >= 0:
             raise SystemExit(code)
-        if -code in STOPPING or not died(signal.Signals(-code), b"".join(told)):
+        if -code in STOPPING or not died(signal.Signals(-code), b"".join(messages)):
             raise SystemExit(128 - code)
 
 
-def _end_with(parent: int) -> None:
-    """Nobody waits for a child whose parent was killed; it is killed likewise, which loses what any kill loses."""
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this child when its parent dies; that loses what any kill loses."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it is gone already
+    if os.getppid() != parent:  # the parent died before prctl
         os._exit(1)
 
 
 def _wait(child: int) -> int:
-    """The child's exit code, negative if a signal killed it; signals that came for this process alone are passed on.
+    """The child's exit code, negative if a signal killed it. Signals sent to the supervisor alone are forwarded.
 
-    What a terminal sends (Ctrl-C) reaches the whole group, so the child has it already.
+    A signal from the terminal (Ctrl-C) goes to the whole process group, so the child has received it already.
     """
     while True:
-        came = signal.sigwaitinfo({*STOPPING, signal.SIGCHLD})
-        if came.si_signo != signal.SIGCHLD:
-            if came.si_code <= 0:  # sent by a process, not by the kernel
-                os.kill(child, came.si_signo)
+        received = signal.sigwaitinfo({*STOPPING, signal.SIGCHLD})
+        if received.si_signo != signal.SIGCHLD:
+            if received.si_code <= 0:  # sent by a process, not by the kernel
+                os.kill(child, received.si_signo)
             continue
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
@@ -83,7 +85,7 @@ def _write(pipe: int, content: bytes) -> None:
         content = content[os.write(pipe, content) :]
 
 
-def _listen(pipe: int, told: list[bytes]) -> None:
+def _listen(pipe: int, messages: list[bytes]) -> None:
     while part := os.read(pipe, 65536):
-        told.append(part)
+        messages.append(part)
     os.close(pipe)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, from what they leave in their folders: a launcher may run them in other processes."""
+"""The jobs of a sweep; their status is read from their folders, as a launcher may run them in other processes."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepJob:
-    """Where a job writes, the overrides in which it differs from the others, and the hash of its config."""
+    """A job of a sweep: its run folder, the overrides in which it differs from other jobs, the hash of its config."""
 
     folder: Path
     changed: dict[str, str]
@@ -27,7 +27,7 @@ class SweepJob:
         return " ".join(f"{key}={value}" for key, value in self.changed.items()) or str(self.folder)
 
     def summary(self) -> JSON:
-        """What its last run left, if that was of this config."""
+        """summary.json of its last run, if that had the same config; else {}."""
         try:
             summary: JSON = read_json(self.folder / SUMMARY)
             return summary if summary["config_hash"] == self.config_hash else {}
@@ -38,7 +38,7 @@ class SweepJob:
         return self.summary().get("status") == "done"
 
     def has_failed(self, launch: str) -> bool:
-        """Whether this start of the command has tried it already."""
+        """Whether it has failed in this launch (this start of the command)."""
         summary = self.summary()
         return summary.get("status") == "failed" and summary.get("launch") == launch
 
@@ -51,49 +51,50 @@ class SweepJob:
 
 
 def differing(jobs: Sequence[Sequence[str]], first: Callable[[Iterable[str]], list[str]]) -> list[dict[str, str]]:
-    """The overrides in which each job differs from others; if in none, the one that `first` puts first."""
+    """The overrides in which each job differs from others; if in none, the one that `first` sorts first."""
     written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
     keys = [key for key in written[0] if len({job.get(key) for job in written}) > 1]
     keys = keys or first(written[0])[:1]
     return [{key: asked.get(key, "") for key in keys} for asked in written]
 
 
-def _notes(folder: Path, launch: str) -> Path:
+def _begun_file(folder: Path, launch: str) -> Path:
     return folder / f".begun-{launch}"
 
 
 def note_begun(folder: Path, launch: str, job: SweepJob) -> None:
-    """Say that a job has begun which a sweeper has thought of: nobody else knows it, wherever it runs.
+    """Record a job that a sweeper (optuna) chose while the sweep runs: the command does not know it otherwise.
 
-    A line each, written at once, so that processes do not write into each other's.
+    One JSON line per job, appended in a single write, so that lines of several processes do not mix.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _notes(folder, launch).open("a") as file:
+    with _begun_file(folder, launch).open("a") as file:
         file.write(json.dumps(job.to_json()) + "\n")
 
 
 def begun_jobs(folder: Path, launch: str) -> list[SweepJob]:
-    """The jobs of a launch that were noted, each once, told by what they differ in."""
+    """The recorded jobs of a launch, each once, with the overrides in which they differ."""
     try:
-        lines = _notes(folder, launch).read_text().splitlines()
+        lines = _begun_file(folder, launch).read_text().splitlines()
     except OSError:
         return []
     jobs = list({job.folder: job for job in map(SweepJob.from_json, map(json.loads, lines))}.values())
-    told = differing([[f"{key}={value}" for key, value in job.changed.items()] for job in jobs], list)
-    return [replace(job, changed=changed) for job, changed in zip(jobs, told, strict=True)]
+    changes = differing([[f"{key}={value}" for key, value in job.changed.items()] for job in jobs], list)
+    return [replace(job, changed=changed) for job, changed in zip(jobs, changes, strict=True)]
 
 
 def forget_begun(folder: Path, launch: str) -> None:
-    _notes(folder, launch).unlink(missing_ok=True)
+    _begun_file(folder, launch).unlink(missing_ok=True)
 
 
 def new_launch() -> str:
-    """A name for one start of the command, which no clock decides."""
+    """A random identifier for one start of the command."""
     return uuid.uuid4().hex
 
 
 def mark_died(jobs: Sequence[SweepJob], launch: str, why: str) -> list[SweepJob]:
-    """The jobs that this launch began and whose processes are gone without a word; they are failed from now on."""
+    """Mark the jobs as failed that this launch began and whose processes are dead (their run lock is free); returns
+    them."""
     died = []
     for job in jobs:
         summary = job.summary()
@@ -107,14 +108,14 @@ def mark_died(jobs: Sequence[SweepJob], launch: str, why: str) -> list[SweepJob]
 
 
 def forget_failure(job: SweepJob) -> None:
-    """Let the same launch try it again."""
+    """Allow the same launch to retry a failed job."""
     write_json(job.folder / SUMMARY, {**job.summary(), "status": "interrupted"})
 
 
 def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
-    """The jobs that neither ended nor failed, once those that other processes are at have been waited for.
+    """Wait for jobs whose run lock another process holds; returns the jobs that are then neither done nor failed.
 
-    Whoever was at them has died, or was at them for a moment only when this process came by.
+    The holder of such a job's lock has died, or held it for a moment only.
     """
     for job in jobs:
         if not job.is_done() and job.folder.is_dir():
@@ -124,11 +125,11 @@ def left_undone(jobs: Sequence[SweepJob]) -> list[SweepJob]:
 
 
 def closing(jobs: Sequence[SweepJob], ended: Mapping[Path, str]) -> str:
-    """One table of all jobs; below it those that are not done, and why.
+    """One table of all finished jobs; below it the unfinished ones, with reasons.
 
-    `ended` tells why jobs did not even begin, or could not write it down, by their absolute folders.
+    `ended`, by absolute run folder, gives the reasons of jobs that could not begin or not write a summary.
     """
-    from compress.report.compare import sweep_table  # `compress --help` must not wait for it
+    from compress.report.compare import sweep_table  # slow to import; not needed for `compress --help`
 
     done = [job for job in jobs if job.is_done() and job.folder.absolute() not in ended]
     lines = [sweep_table([job.folder for job in done])]
@@ -152,6 +153,6 @@ def _why(job: SweepJob, ended: Mapping[Path, str]) -> str:
 
 
 def exit_code(jobs: Sequence[SweepJob]) -> int:
-    """0 when all are done, 2 when all that are not had bad input, else 1."""
+    """0 if all jobs are done, 2 if all others failed by bad input, else 1."""
     undone = [job.summary() for job in jobs if not job.is_done()]
     return 0 if not undone else BAD_INPUT if all(summary.get("bad_input") for summary in undone) else 1

@@ -1,1 +1,1 @@
-"""Training: the loop, its learning rate, the loss that it minimises, the memory format."""
+"""Training: the epoch loop, the learning rate schedule, the objective (loss terms), the memory format."""

@@ -1,10 +1,12 @@
-"""The one training loop: SGD under a schedule, resumable after any epoch, bit for bit on a CPU.
+"""The training loop, epoch by epoch: SGD with a learning rate schedule, resumable after every epoch; on a CPU the
+resumed training is bit-identical to an uninterrupted one.
 
-Everything random in an epoch (order, crops, dropout) comes from (seed, epoch), so that a resumed run needs no
-generator state. Several processes take their shares of the same batches (`compress.parallel.batches`): what is
-here is written for one, and holds for all.
+All randomness of an epoch (order, crops, dropout) is seeded by (seed, stage, epoch), so that resuming needs no
+generator state. With several processes each rank trains on its share of every batch (`compress.parallel.ddp`); the
+loop is the same on every rank, and rank 0 alone writes.
 
-An epoch's row has `loss`, the mean of what was minimised; of several terms also each, as `loss_<name>`.
+The metrics row of an epoch (`_Loop._epoch`) has `loss`, the mean of the objective over the images; with several terms
+also each of them, as `loss_<name>`.
 """
 
 import logging
@@ -26,7 +28,7 @@ from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import count_correct
 from compress.models.masks import apply_masks
-from compress.parallel import batches as shares
+from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
@@ -36,22 +38,23 @@ from compress.train.schedule import learning_rate
 log = logging.getLogger(__name__)
 
 
-def _nothing(*_: Any) -> None:
+def _no_op(*_: Any) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a method does while its network trains. Masks of weights need none: they are always kept."""
+    """Callbacks of a method into the training of its network. Weight masks need none: they are re-applied every
+    step."""
 
-    begin_epoch: Callable[[nn.Module, int], None] = _nothing  # epochs count from 1
-    begin_step: Callable[[nn.Module, int, int], None] = _nothing  # epoch, step; steps of an epoch count from 0
-    on_gradient: Callable[[nn.Module], None] = _nothing  # after the backward pass and clipping, before the step
-    row: Callable[[nn.Module], JSON] = lambda _: {}  # what it adds to an epoch's row
-    # in percent, larger is better, None: not in this epoch; asked of rank 0 alone, and leaves the network as it is.
-    # Without it: the held-out top-1 of the network
+    begin_epoch: Callable[[nn.Module, int], None] = _no_op  # epoch, from 1
+    begin_step: Callable[[nn.Module, int, int], None] = _no_op  # epoch from 1, step of the epoch from 0
+    on_gradient: Callable[[nn.Module], None] = _no_op  # after backward and clipping, before the optimizer step
+    row: Callable[[nn.Module], JSON] = lambda _: {}  # entries to add to the epoch's metrics row
+    # Score of an epoch in percent, larger is better; None: not scored. Called on rank 0 only; must not change the
+    # network. The default is the held-out top-1 accuracy
     score: Callable[[nn.Module], float | None] | None = None
-    keep_best: bool = True  # False: no copy of the best epoch's weights is made, saved or reported
+    keep_best: bool = True  # False: the weights of the best epoch are not copied, saved or reported
 
 
 NO_HOOKS = Hooks()
@@ -59,14 +62,14 @@ NO_HOOKS = Hooks()
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A network, and all that decides how it is trained."""
+    """A network and everything that determines its training."""
 
     model: nn.Module  # trained in place
     data: Data
     recipe: Recipe
     objective: Objective
     work: StageFolder
-    stage: str  # its name, in rows and seeds
+    stage: str  # name of the stage, in metrics rows and seeds
     seed: int
     device: torch.device
     hooks: Hooks = NO_HOOKS
@@ -74,14 +77,14 @@ class Training:
 
 
 @dataclass
-class _Reached:
-    """How far a training is, and its best epoch."""
+class _Progress:
+    """Last finished epoch and best epoch of a training; part of progress.pt, by these names."""
 
-    epoch: int = 0  # the last one that is done
-    top1: float | None = None  # held-out; or the method's own score
+    epoch: int = 0  # last finished epoch, 0: none
+    top1: float | None = None  # held-out top-1 in percent of that epoch, or the method's own score
     best: float = -1.0
     best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)  # none, if they are not kept
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # state dict; empty with keep_best=False
 
     def report(self, keep_best: bool) -> JSON:
         scored = {} if self.top1 is None else {"held_out_top1": self.top1}
@@ -94,8 +97,8 @@ class _Reached:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Of an epoch, as seen while training."""
+class _EpochMeans:
+    """Means over the training images of an epoch, measured during its steps."""
 
     loss: float
     top1: float  # in percent
@@ -107,33 +110,34 @@ class _Seen:
 
 
 def train(training: Training) -> JSON:
-    """Train the network to its last epoch; returns what there is to report.
+    """Train `training.model` in place to its last epoch, from the last saved progress if there is any.
 
-    The best weights by held-out top-1 come beside the last ones (`best_weights`), never instead of them.
+    Returns `epochs` and `held_out_top1` (percent), and with `keep_best` also `best_held_out_top1`, `best_epoch` and
+    `best_weights` (a state dict). The model ends with the weights of the last epoch, never with the best ones.
 
     Raises:
-        SettingError: of the recipe: the loss is no longer a number, or the network no longer finite.
+        SettingError: the loss or the network is no longer finite; advises on the recipe.
     """
     return _Loop(training).run()
 
 
 class _Loop:
-    """A training under way."""
+    """The state of a running training: optimizer, progress, DDP module."""
 
     def __init__(self, training: Training) -> None:
         self.training, model, device = training, training.model, training.device
         model.to(device)
-        shares.synchronise(training.team, training.objective.adapters.to(device), device)
+        ddp.synchronise_adapters(training.team, training.objective.adapters.to(device), device)
         self.layout = _layout(training)
         model.to(memory_format=self.layout)
         self.tapped = Tapped(model, training.objective)
         self.optimizer = _optimizer(self.tapped, training.recipe)
-        self.reached = _Reached()
+        self.progress = _Progress()
         if training.hooks.keep_best:
-            self.reached.best_weights = _copy(model)
+            self.progress.best_weights = _cloned_state_dict(model)
         self._resume()
-        self.infinite = _not_finite(self.tapped)  # before any step: an attention mask, say
-        self.called = shares.averaged(training.team, self.tapped, device)
+        self.nonfinite_at_start = _not_finite(self.tapped)  # such as an attention mask, which holds -inf
+        self.ddp_module = ddp.wrapped(training.team, self.tapped, device)
 
     def _resume(self) -> None:
         training = self.training
@@ -143,79 +147,79 @@ class _Loop:
         training.model.load_state_dict(resumed["model"])
         training.objective.adapters.load_state_dict(resumed.get("adapters", {}))
         self.optimizer.load_state_dict(resumed["optimizer"])
-        self.reached = _Reached(**{name: resumed[name] for name in vars(self.reached)})
-        log.info("%s: continues after epoch %d", training.stage, self.reached.epoch)
+        self.progress = _Progress(**{name: resumed[name] for name in vars(self.progress)})
+        log.info("%s: continues after epoch %d", training.stage, self.progress.epoch)
 
     def _state(self) -> JSON:
         return {
             "model": self.training.model.state_dict(),
             "adapters": self.training.objective.adapters.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **vars(self.reached),
+            **vars(self.progress),
         }
 
     def run(self) -> JSON:
-        training, reached = self.training, self.reached
-        hidden = None if training.team.is_main else True  # None: unless it is a terminal
+        training, progress = self.training, self.progress
+        hidden = None if training.team.is_main else True  # None: tqdm shows the bar on a terminal only
         epochs = training.recipe.epochs
         with tqdm(
-            total=epochs, initial=reached.epoch, desc=training.stage, unit="epoch", disable=hidden, leave=False
+            total=epochs, initial=progress.epoch, desc=training.stage, unit="epoch", disable=hidden, leave=False
         ) as bar:
-            while reached.epoch < epochs and not self._stops_early():
-                seen = self._epoch(reached.epoch + 1)
+            while progress.epoch < epochs and not self._stops_early():
+                means = self._epoch(progress.epoch + 1)
                 bar.update()
-                held_out = "" if reached.top1 is None else f"{reached.top1:.2f} %"
-                bar.set_postfix(loss=f"{seen.loss:.3f}", held_out=held_out)
-        if reached.epoch == 0:
-            reached.top1 = self._score()
-            reached.best = -1.0 if reached.top1 is None else reached.top1
-        return reached.report(training.hooks.keep_best)
+                held_out = "" if progress.top1 is None else f"{progress.top1:.2f} %"
+                bar.set_postfix(loss=f"{means.loss:.3f}", held_out=held_out)
+        if progress.epoch == 0:
+            progress.top1 = self._score()
+            progress.best = -1.0 if progress.top1 is None else progress.top1
+        return progress.report(training.hooks.keep_best)
 
     def _stops_early(self) -> bool:
-        patience, reached = self.training.recipe.early_stop_epochs, self.reached
-        if patience is None or not reached.best_epoch or reached.epoch - reached.best_epoch < patience:
+        patience, progress = self.training.recipe.early_stop_epochs, self.progress
+        if patience is None or not progress.best_epoch or progress.epoch - progress.best_epoch < patience:
             return False
         log.info(
             "%s: stopped after epoch %d, best held-out top-1 was epoch %d's",
-            self.training.stage, reached.epoch, reached.best_epoch,
+            self.training.stage, progress.epoch, progress.best_epoch,
         )  # fmt: skip
         return True
 
-    def _epoch(self, epoch: int) -> _Seen:
-        """One pass over the training images, its row and its progress."""
-        training, reached = self.training, self.reached
+    def _epoch(self, epoch: int) -> _EpochMeans:
+        """One epoch: hooks, steps, score, then its metrics row and saved progress."""
+        training, progress = self.training, self.progress
         began = time.perf_counter()
         training.hooks.begin_epoch(training.model, epoch)
-        seen = self._steps(epoch)
-        shares.agree_on_buffers(training.team, self.tapped)
-        self._check_finite(seen, epoch)
-        reached.top1, reached.epoch = self._score(), epoch
-        if reached.top1 is not None and reached.top1 > reached.best:
-            reached.best, reached.best_epoch = reached.top1, epoch
+        means = self._steps(epoch)
+        ddp.average_buffers(training.team, self.tapped)
+        self._check_finite(means, epoch)
+        progress.top1, progress.epoch = self._score(), epoch
+        if progress.top1 is not None and progress.top1 > progress.best:
+            progress.best, progress.best_epoch = progress.top1, epoch
             if training.hooks.keep_best:
-                reached.best_weights = _copy(training.model)
+                progress.best_weights = _cloned_state_dict(training.model)
         if training.team.is_main:
-            scored = {} if reached.top1 is None else {"held_out_top1": round(reached.top1, 4)}
+            scored = {} if progress.top1 is None else {"held_out_top1": round(progress.top1, 4)}
             training.work.row(
                 stage=training.stage,
                 epoch=epoch,
-                **seen.row(),
+                **means.row(),
                 **scored,
                 lr=self._rate(),
                 seconds=round(time.perf_counter() - began, 3),
                 **training.hooks.row(training.model),
             )
             training.work.progress(self._state)
-        return seen
+        return means
 
     def _rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _check_finite(self, seen: _Seen, epoch: int) -> None:
-        broken = sorted(_not_finite(self.tapped) - self.infinite)
-        if math.isfinite(seen.loss) and not broken:
+    def _check_finite(self, means: _EpochMeans, epoch: int) -> None:
+        broken = sorted(_not_finite(self.tapped) - self.nonfinite_at_start)
+        if math.isfinite(means.loss) and not broken:
             return
-        what = f"{broken[0]} is no longer finite" if math.isfinite(seen.loss) else f"the loss became {seen.loss}"
+        what = f"{broken[0]} is no longer finite" if math.isfinite(means.loss) else f"the loss became {means.loss}"
         rate = self.training.recipe.lr
         raise SettingError(
             f"{self.training.stage}: {what} in epoch {epoch} at learning rate {self._rate():.3g}; "
@@ -223,44 +227,44 @@ class _Loop:
         )
 
     def _score(self) -> float | None:
-        """In percent; of the network's held-out top-1 each process looks at its share."""
+        """The score of the network, in percent: held-out top-1, each rank on its share; or that of `hooks.score`."""
         training, team = self.training, self.training.team
         if training.hooks.score is not None:
             return team.broadcast_object(training.hooks.score(training.model) if team.is_main else None)
-        batches = training.data.ordered("held_out", 512, training.device, **shares.share_of(team))
+        batches = training.data.ordered("held_out", 512, training.device, **ddp.share_argument(team))
         first, _, images = map(float, team.all_reduce(count_correct(training.model, batches)))
         return 100 * first / images
 
-    def _steps(self, epoch: int) -> _Seen:
-        """One step for every batch."""
+    def _steps(self, epoch: int) -> _EpochMeans:
+        """One optimizer step for every batch."""
         training, recipe, team = self.training, self.training.recipe, self.training.team
-        self.called.train()
+        self.ddp_module.train()
         training.model.train()
-        torch.manual_seed(derive_seed(training.seed, training.stage, epoch, "layers", *shares.seed_part(team)))
+        torch.manual_seed(derive_seed(training.seed, training.stage, epoch, "layers", *ddp.rank_seed(team)))
         tally = _Tally(training.device)
         count = len(training.data.split()["train"])
         steps = math.ceil(count / recipe.batch_size)
-        least = shares.least_batch(team, self.tapped, training.device)
+        least = ddp.smallest_batch(team, self.tapped, training.device)
         order = derive_seed(training.seed, training.stage, epoch, "images")
-        batches = training.data.shuffled(recipe.batch_size, order, training.device, **shares.share_of(team))
+        batches = training.data.shuffled(recipe.batch_size, order, training.device, **ddp.share_argument(team))
         for step, (images, labels) in enumerate(batches):
-            size = shares.whole_size(team, labels, min(recipe.batch_size, count - step * recipe.batch_size))
+            size = ddp.full_batch_size(team, labels, min(recipe.batch_size, count - step * recipe.batch_size))
             if size < least and steps > 1:
                 continue
             training.hooks.begin_step(training.model, epoch, step)
             self._step(images, labels, size, epoch - 1 + (step + 0.5) / steps, tally)
-        return tally.seen(team)
+        return tally.means(team)
 
     def _step(self, images: Tensor, labels: Tensor, size: int, at: float, tally: "_Tally") -> None:
-        """One step on this process's share of a batch of `size` images; `at` is in epochs from the start."""
+        """One step on this rank's share of a batch of `size` images; `at` is the time in epochs since the start."""
         recipe, model = self.training.recipe, self.training.model
-        images, labels, own = shares.never_empty(images, labels)
+        images, labels, own = ddp.padded_share(images, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, at)
         logits, terms = self._terms(images, labels, at)
         loss = total(terms)
         self.optimizer.zero_grad(set_to_none=True)
-        shares.weighted(self.training.team, loss, own, size).backward()
+        ddp.scaled_loss(self.training.team, loss, own, size).backward()
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.tapped.parameters(), recipe.clip_norm)
         self.training.hooks.on_gradient(model)
@@ -269,24 +273,24 @@ class _Loop:
         tally.add(loss, terms, logits, labels, own)
 
     def _terms(self, images: Tensor, labels: Tensor, at: float) -> tuple[Tensor, Terms]:
-        """Logits (B, C), and what is to be summed and minimised."""
+        """Logits (B, C), and the weighted terms whose sum is minimised."""
         recipe, device = self.training.recipe, self.training.device
         images = images.contiguous(memory_format=self.layout)
         with _autocast(recipe, device), guarded(recipe, device):
-            outputs = outputs_of(*self.called(images))
+            outputs = outputs_of(*self.ddp_module(images))
             terms = self.training.objective(outputs, labels, images, at)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
 
 
 class _Tally:
-    """Sums over the images of an epoch, in float64 on the device: of the loss, of its terms, of hits."""
+    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, correct predictions, images."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # of the loss, of hits, of images
+        self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, correct predictions, images
         self._terms: dict[str, Tensor] = {}
 
     def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, own: int) -> None:
-        """A batch of which `own` images count; in every process the same terms, also where none does."""
+        """Add a share of which `own` images count. All ranks add the same term names, also with an empty share."""
         for name, term in terms.items():
             zero = self._sums.new_zeros(())
             self._terms[name] = self._terms.get(name, zero) + (term.detach() * own if own else zero)
@@ -295,15 +299,16 @@ class _Tally:
             self._sums[1] += (logits.detach().argmax(1) == labels).sum()
             self._sums[2] += own
 
-    def seen(self, team: Team) -> _Seen:
+    def means(self, team: Team) -> _EpochMeans:
+        """All-reduced over the ranks."""
         sums = torch.stack([*self._sums, *self._terms.values()])
         loss, right, images, *terms = team.all_reduce(sums).tolist()
         means = {name: value / images for name, value in zip(self._terms, terms, strict=True)}
-        return _Seen(loss / images, 100 * right / images, means)
+        return _EpochMeans(loss / images, 100 * right / images, means)
 
 
 def _layout(training: Training) -> torch.memory_format:
-    """The layout that the recipe means, told where it is another one than the faster."""
+    """The memory format by the recipe; logs where channels_last=auto falls back to the slower one."""
     model, recipe = training.model, training.recipe
     layout = training_format(model, recipe, training.device)
     if recipe.channels_last == "auto" and layout is torch.contiguous_format and training.team.is_main:
@@ -328,12 +333,12 @@ def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[ob
     return torch.autocast(device.type, torch.bfloat16) if recipe.amp == "bf16" else nullcontext()
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
+def _cloned_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _not_finite(tapped: Tapped) -> set[str]:
-    """By the names that the network has for them."""
+    """Names, in the network's own state dict, of tensors with NaN or infinite entries."""
     return {
         name.removeprefix("network.")
         for name, tensor in tapped.state_dict().items()

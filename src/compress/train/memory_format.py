@@ -1,12 +1,12 @@
-"""Which memory layout a network is trained in: channels_last (NHWC) is the faster one, where it is safe.
+"""The memory format that a network is trained in: channels_last (NHWC), which is faster, where it is safe.
 
-On a CPU, oneDNN computes the weight gradient of one kind of convolution in that layout with writes beyond its own
-memory: a 1x1 kernel, a stride above 1, fewer than 8 input channels, one conv group, float32. Seen with oneDNN 3.12
-(torch 2.14.1) on x86 CPUs with AVX2 and without AVX-512, and on others under ONEDNN_MAX_CPU_ISA=AVX2. Forward passes,
-other convolutions, other layouts, bf16 and GPUs are sound; tests/test_convolutions.py tries them on every machine.
+On a CPU, oneDNN's weight gradient of one kind of convolution in that format writes out of bounds: a 1x1 kernel, a
+stride above 1, fewer than 8 input channels, one conv group, float32. Seen with oneDNN 3.12 (torch 2.14.1) on x86 CPUs
+with AVX2 and without AVX-512, and on others under ONEDNN_MAX_CPU_ISA=AVX2. Forward passes, other convolutions, other
+layouts, bf16 and GPUs are sound; tests/test_convolutions.py tries them on every machine.
 
-It is a kind that pruning makes: the shortcut of a residual network whose stream became narrow. What crashes with one
-CPU and version may do so with the next, so the network alone decides, not the machine.
+Pruning produces this kind of convolution: the shortcut of a residual network whose stream became narrow. The choice
+of the format depends on the network only, not on the CPU and the version of oneDNN, as others may have the bug too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,21 @@ from torch.overrides import TorchFunctionMode
 from compress.errors import OWN, SettingError
 from compress.schema.settings import Recipe
 
-LEAST_SAFE = 8  # input channels
-CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # what torch.conv2d takes, in order
+LEAST_SAFE = 8  # smallest safe number of input channels
+CONV2D = (
+    "input",
+    "weight",
+    "bias",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+)  # the parameters of torch.conv2d, in order
 KIND = f"1x1 convolutions with a stride and fewer than {LEAST_SAFE} input channels"
 
 
 def is_unsafe(weight: Sequence[int], stride: int | Sequence[int], groups: int) -> bool:
-    """Of a convolution with a weight (out, in / groups, h, w): whether its weight gradient may corrupt memory."""
+    """Whether the weight gradient of a convolution with weight shape (out, in / groups, h, w) may corrupt memory."""
     strides = (stride,) if isinstance(stride, int) else stride
     return tuple(weight[2:]) == (1, 1) and groups == 1 and weight[1] < LEAST_SAFE and max(strides) > 1
 
@@ -41,10 +49,10 @@ def unsafe_layers(model: nn.Module) -> list[str]:
 
 
 def training_format(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.memory_format:
-    """What `recipe.channels_last` means for this network on this device.
+    """The memory format by `recipe.channels_last` for this network on this device.
 
     Raises:
-        SettingError: channels_last is asked for where it would corrupt memory.
+        SettingError: channels_last=on where it would corrupt memory.
     """
     unsafe = unsafe_layers(model) if may_corrupt(recipe, device) else []
     if recipe.channels_last == "on" and unsafe:
@@ -60,15 +68,14 @@ def may_corrupt(recipe: Recipe, device: torch.device) -> bool:
 
 
 def guarded(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    """For forward passes of a training: unsafe convolutions that `unsafe_layers` does not see are made safe.
-
-    Those are a function's, and layers whose images the network itself has permuted.
+    """A context for forward passes in training that makes unsafe convolutions safe which `unsafe_layers` cannot find:
+    calls of torch.conv2d without a layer, and layers whose input the network itself permuted to channels_last.
     """
     return SafeConvolutions() if may_corrupt(recipe, device) else nullcontext()
 
 
 class SafeConvolutions(TorchFunctionMode):
-    """Hands unsafe convolutions contiguous tensors, whatever calls them; their gradients are then in that layout too.
+    """Makes input and weight of every unsafe convolution contiguous, whatever calls it, and so its gradients too.
 
     Costs 1 to 4 % of a training step of a small network (resnet20, 8 px, batch 128, one core).
     """
@@ -86,5 +93,6 @@ class SafeConvolutions(TorchFunctionMode):
 
 
 def _contiguous(tensor: Tensor) -> Tensor:
-    """With the strides of the contiguous layout: a tensor of one channel may count as both, and have the others'."""
+    """A copy or view with contiguous strides. (`contiguous` alone is not enough: a tensor with one channel counts as
+    contiguous with the strides of channels_last too.)"""
     return tensor.contiguous().view(-1).view(tensor.shape)

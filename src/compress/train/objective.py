@@ -1,9 +1,9 @@
-"""What a training minimises: named, weighted terms of the network's outputs, which are summed.
+"""The objective of a training: named, weighted loss terms of the network's outputs, whose sum is minimised.
 
-Cross entropy on the labels is the plainest; distillation (`compress.distill`) adds terms of its own. An objective may
-look at activations inside of the network (its `taps`, modules by their path), and may bring modules of its own that
-are trained beside the network (its `adapters`), such as a convolution that makes a narrow student's activations as
-wide as its teacher's.
+The default is cross entropy on the labels; distillation (`compress.distill`) adds terms. An objective may read
+activations inside the network (its `taps`, modules by their path), and may have modules that are trained together
+with the network (its `adapters`), such as a convolution from a narrow student's activations to the width of its
+teacher's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from compress.errors import InputError, nearest
 from compress.schema.settings import Recipe
 
-# Of the loss of heads that only exist in training: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015,
-# arXiv:1409.4842, section 5.
+# Weight of the loss of auxiliary heads, which exist in training only: Szegedy et al., "Going Deeper with
+# Convolutions", CVPR 2015, arXiv:1409.4842, section 5.
 AUXILIARY_WEIGHT = 0.3
 
 Terms = Mapping[str, Tensor]
@@ -26,35 +26,35 @@ Terms = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network answers to a batch of images."""
+    """Outputs of a network for a batch of images."""
 
     logits: Tensor  # (B, C)
-    features: Mapping[str, Tensor] = field(default_factory=dict)  # of the objective's taps: what the module returned
-    heads: tuple[Tensor, ...] = ()  # (B, C) each, of heads that only exist in training
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # outputs of the tapped modules, by path
+    heads: tuple[Tensor, ...] = ()  # logits (B, C) of each auxiliary head
 
 
 class Objective(Protocol):
-    """What a training minimises."""
+    """A loss of several terms, possibly with features and trained modules."""
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Modules of the network, by their path, whose outputs it wants to see."""
+        """Paths of the modules of the network whose outputs are passed as `Outputs.features`."""
 
     @property
     def adapters(self) -> nn.Module:
-        """Trained beside the network and saved for resume; nothing of them is left in the end."""
+        """Modules trained together with the network and saved for resuming; discarded at the end."""
 
     def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
-        """Scalars, each a mean over the images times its weight: labels (B,), images (B, C, H, W).
+        """Scalar terms by name, each a mean over the images times its weight: labels (B,), images (B, C, H, W).
 
-        The names are the same at every step. `epoch` is where the training is, in epochs from its start: 2.5 is the
-        middle of the third.
+        The names must be the same at every step. `epoch` is the time in epochs since the start of the training: 2.5
+        is the middle of the third epoch.
         """
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """On the labels, smoothed as the recipe says."""
+    """Cross entropy on the labels, with the label smoothing of the recipe."""
 
     label_smoothing: float = 0.0
     taps: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ def cross_entropy(recipe: Recipe) -> CrossEntropy:
 
 
 def with_heads(terms: Terms, outputs: Outputs, labels: Tensor, recipe: Recipe) -> Terms:
-    """Heads that only exist in training add terms of their own, from the labels alone."""
+    """Add a term `head_<n>` for each auxiliary head: cross entropy on the labels, times `AUXILIARY_WEIGHT`."""
     on_labels = cross_entropy(recipe)
     heads = {
         f"head_{number}": AUXILIARY_WEIGHT * on_labels.of(head, labels)
@@ -82,7 +82,7 @@ def with_heads(terms: Terms, outputs: Outputs, labels: Tensor, recipe: Recipe) -
 
 
 def total(terms: Terms) -> Tensor:
-    """The sum, in the order of the terms; a single one is itself."""
+    """The sum in the order of the terms (deterministic); a single term is returned unchanged."""
     first, *others = terms.values()
     for term in others:
         first = first + term
@@ -90,7 +90,7 @@ def total(terms: Terms) -> Tensor:
 
 
 class Tapped(nn.Module):
-    """A network and what is trained beside it, as one module: DDP, the optimiser and clipping see both."""
+    """A network and the adapters of an objective as one module, for DDP, the optimizer and gradient clipping."""
 
     def __init__(self, network: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -98,7 +98,8 @@ class Tapped(nn.Module):
         check_taps(network, objective.taps)
 
     def forward(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """Plain containers of tensors, which DDP looks into; `outputs_of` gives them names."""
+        """The network's outputs and the tapped features, in plain containers that DDP can traverse; see
+        `outputs_of`."""
         with tapped(self.network, self._taps) as features:
             return self.network(images), features
 
@@ -111,7 +112,7 @@ def outputs_of(answer: Any, features: Mapping[str, Tensor]) -> Outputs:
 def check_taps(network: nn.Module, taps: tuple[str, ...]) -> None:
     """
     Raises:
-        InputError: the network has no such module.
+        InputError: the network has no module of this path.
     """
     modules = dict(network.named_modules())
     for name in taps:
@@ -121,9 +122,10 @@ def check_taps(network: nn.Module, taps: tuple[str, ...]) -> None:
 
 @contextmanager
 def tapped(network: nn.Module, taps: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """Within it, forward passes fill what is yielded: the output of each of some modules, by path, of its last call.
+    """Within the block, forward passes store the output of each tapped module's last call in the yielded dict, by
+    path.
 
-    Copies, since what comes next in the network may work in place.
+    Outputs are cloned, since later layers may modify them in place.
     """
     features: dict[str, Tensor] = {}
 

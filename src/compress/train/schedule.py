@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""The learning rate schedule of a training."""
 
 import math
 
@@ -6,12 +6,12 @@ from compress.schema.settings import Recipe
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The rate at a point of the training, in epochs from its start; steps fall on whole epochs.
+    """The learning rate at `epoch`, the time in epochs since the start of the training; drops fall on whole epochs.
 
-    Warm-up rises linearly to `lr`, which stays until `hold_epochs` are over (warm-up is part of them); then the
-    schedule runs to the end: cosine to 0 (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without
-    restarts), or steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at
-    150, 180, 210, whatever the warm-up (drops that would fall into it are left out).
+    Linear warm-up to `lr`, then constant until `hold_epochs`, which include the warm-up, are over; then the schedule
+    to the end: cosine to 0 (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts), or
+    steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at 150, 180, 210,
+    whatever the warm-up (drops that would fall into the warm-up are left out).
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from compress.io.files import JSON
 from compress.methods.slimming.scales import norms_of
 
-# times the largest scale: below it a scale counts as zero (not times the median, which may be zero itself)
-SMALL = 0.01
-# times the median of the kept scales: a pruning threshold above it removes scales that are not near zero
-SPARSE = 0.1
+SMALL = 0.01  # times the largest scale (the median may be zero itself): below it a scale counts as zero
+SPARSE = 0.1  # times the median of the kept scales: a pruning threshold above it removes scales not near zero
 BINS = 50
 
 

@@ -1,4 +1,4 @@
-"""The five stages, one page each: what it does, what its result depends on, and its version."""
+"""The five stages, one file each: what the stage does, what its cache key depends on, what it writes, its version."""
 
 from compress.errors import InputError
 from compress.prune.method import Method
@@ -13,12 +13,12 @@ STAGES: dict[str, Stage] = {name: page.STAGE for name, page in zip(STAGE_ORDER, 
 def needs(name: str, before: tuple[str, ...], method: Method) -> None:
     """
     Raises:
-        InputError: a stage whose input is made by one that is not in the list.
+        InputError: the stage `name` needs the result of a stage that is not among those before it.
     """
     traits = method.traits
     required = ["pretrain"] if name != "pretrain" and traits.begins == "trained" else []
     if traits.begins == "fresh" and name in ("finetune", "eval"):
-        required = ["prune"]  # which leaves the first network there is
+        required = ["prune"]  # which writes the first network of such a run
     if name == "prune" and traits.needs_learned:
         required.append("sparsify")
     missing = [stage for stage in required if stage not in before]

@@ -1,4 +1,4 @@
-"""What every stage that looks at a network checks and says."""
+"""Checks and warnings that several stages share."""
 
 import logging
 
@@ -14,7 +14,7 @@ from compress.run.job import Job
 
 log = logging.getLogger(__name__)
 
-SAME = 1e-10  # largest relative difference of masked and cut logits in float64
+TOLERANCE = 1e-10  # of the relative difference of masked and cut logits in float64
 
 
 def warn_uncounted(stage: str, uncounted: UncountedOperators) -> None:
@@ -23,14 +23,17 @@ def warn_uncounted(stage: str, uncounted: UncountedOperators) -> None:
 
 
 def check_surgery(problem: Problem, small: nn.Module, plan: Plan) -> float:
-    """The laws of surgery, on held-out images: our own error if one does not hold."""
+    """Assert on 8 held-out images that the cut network equals the masked one, and that its MACs are those of the cost
+    model. Returns the largest relative difference of the logits.
+    """
     images, _ = next(iter(problem.data.ordered("held_out", 8, torch.device("cpu"))))
-    apart = difference(problem.model, small, problem.graph, plan, images)
-    assert apart < SAME, f"masked and cut networks differ by {apart:.2e}"
+    relative_error = difference(problem.model, small, problem.graph, plan, images)
+    assert relative_error < TOLERANCE, f"masked and cut networks differ by {relative_error:.2e}"
     counted, priced = count_macs(small, problem.data.shape), problem.cost.macs(plan)
     assert counted == priced, f"the pruned network has {counted} MACs, the cost model says {priced}"
-    return apart
+    return relative_error
 
 
 def digests_of_files(job: Job) -> JSON:
+    """For cache keys: the digests of the files that the method reads."""
     return {"files": dict(files)} if (files := job.method.traits.files) else {}

@@ -1,4 +1,13 @@
-"""eval: what is each network worth?"""
+"""eval: accuracy, MACs, parameters, size and latency of every network of the run, before and after each stage.
+
+Cache key: the networks to measure (by the keys of their stages), the `eval` settings, the image data, and the machine
+(name of the device and host), since a latency belongs to a machine.
+
+Writes: nothing but the report (result.json, with one row per network) and metrics.jsonl; model.onnx with `eval.onnx`.
+
+Version history: 1; 2 counts more kinds of operators, 3 adds the figures of sparse networks, 4 the epoch whose weights
+were measured, 5 counts recurrent layers whole and names what is not counted.
+"""
 
 import logging
 import platform
@@ -29,12 +38,12 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(state: RunState, work: StageFolder) -> JSON:
-    """What each network is worth. The one place that reads the test images, once per network."""
+    """Measure every network of the run. The only code that reads the test images, once per network."""
     job = state.job
     rows: JSON = {}
-    for one, stage, name in _reported(state):
-        if (one.done[stage] / MODEL).is_file():
-            model, _ = one.network(stage)
+    for owner, stage, name in _reported(state):
+        if (owner.done[stage] / MODEL).is_file():
+            model, _ = owner.network(stage)
             model.to(job.device)
             top1, top5 = accuracy(model, job.data.ordered("test", job.evaluate.batch_size, job.device))
             latency = measure_latency(
@@ -45,16 +54,16 @@ def evaluate(state: RunState, work: StageFolder) -> JSON:
                 threads=job.evaluate.latency_threads,
             )
             operators = count_operators(model, job.data.shape)
-            if not rows and "prune" not in state.done:  # which has said it
+            if not rows and "prune" not in state.done:  # else `prune` has logged it
                 warn_uncounted("eval", operators.uncounted)
             rows[name] = {
                 "weights": "last",  # of the last epoch, never chosen among epochs
                 "top1": top1,
                 "top5": top5,
                 **asdict(counts(model, job.data.shape, operators)),
-                "bytes": (one.done[stage] / MODEL).stat().st_size,
-                **_sparse_figures(model, one.done[stage] / MODEL, job),
-                "epochs": read_json(one.done[stage] / RESULT).get("epochs"),
+                "bytes": (owner.done[stage] / MODEL).stat().st_size,
+                **_sparse_figures(model, owner.done[stage] / MODEL, job),
+                "epochs": read_json(owner.done[stage] / RESULT).get("epochs"),
                 "latency_ms": latency.median_ms,
                 "latency_spread_ms": latency.spread_ms,
                 "latency_threads": latency.threads,
@@ -64,13 +73,13 @@ def evaluate(state: RunState, work: StageFolder) -> JSON:
     if not job.evaluate.onnx:
         return {"results": rows}
     model, _ = state.network(state.latest())
-    apart = export_onnx(model, work.folder / ONNX, job.data.shape)
-    log.info("eval: %s gives torch's logits to %.1e in onnxruntime", ONNX, apart)
-    return {"results": rows, "onnx_difference": apart}
+    error = export_onnx(model, work.folder / ONNX, job.data.shape)
+    log.info("eval: %s gives torch's logits to %.1e in onnxruntime", ONNX, error)
+    return {"results": rows, "onnx_difference": error}
 
 
 def _reported(state: RunState) -> Iterator[tuple[RunState, str, str]]:
-    """Every network of a run, those of its controls after its own: the state that has it, its stage, its name."""
+    """Every network of a run, then those of its controls: the state that owns it, its stage, its name."""
     names = NETWORK_NAMES | ({"finetune": FROM_SCRATCH} if state.job.finetune.init == "scratch" else {})
     for stage, name in names.items():
         if stage in state.done:
@@ -81,7 +90,7 @@ def _reported(state: RunState) -> Iterator[tuple[RunState, str, str]]:
 
 
 def _sparse_figures(model: nn.Module, file: Path, job: Job) -> JSON:
-    """Of a network with masks: what is left, and what it would cost if zeros cost nothing."""
+    """For a network with weight masks: its sparsity, and its MACs and compressed size if zeros are skipped."""
     if not masked_layers(model):
         return {}
     return {
@@ -92,7 +101,7 @@ def _sparse_figures(model: nn.Module, file: Path, job: Job) -> JSON:
 
 
 def device_name(device: torch.device) -> str:
-    """The name that a latency belongs to: the GPU's, or the processor's."""
+    """The name of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

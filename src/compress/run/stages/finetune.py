@@ -1,4 +1,12 @@
-"""finetune: recover, or begin anew with the widths that were found."""
+"""finetune: train the pruned network to recover accuracy, or train it from scratch at the pruned widths.
+
+Cache key: the pruned network (by the key of `prune`), the recipe (with `init: scratch` that of `pretrain`), the seed,
+the training images, the teacher if it joins this stage, and the number of processes if above 1.
+
+Writes: model.safetensors (last epoch), best.safetensors (best epoch by held-out top-1), metrics.jsonl.
+
+Version history: 1; 2 adds weight masks and training from scratch, 3 counts the warm-up as part of `hold_epochs`.
+"""
 
 import logging
 from dataclasses import asdict, replace
@@ -26,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def finetune(state: RunState, work: StageFolder) -> JSON:
-    """Recover, from the labels and a teacher if one joins."""
+    """Train the newest network with the `finetune` recipe; weight masks stay in force."""
     job = state.job
     model, plan = state.network(state.latest())
     recipe: Recipe = job.finetune
@@ -44,23 +52,26 @@ def finetune(state: RunState, work: StageFolder) -> JSON:
 
 
 def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:
-    """The pruned network with new weights: the same channels (selections too) and masks, drawn for its widths."""
-    # each draw of a control has weights of its own: without them two would be one network, channels being alike
+    """The pruned network with the same channels, channel selections and masks, and new random weights for its
+    widths."""
+    # a seed per control: with new weights, two random controls of the same widths would be the same network
     torch.manual_seed(derive_seed(state.job.seed, "scratch", str(state.control)))
     new = state.fresh()
     if plan.kept:
         new = cut(new, channel_graph(new, state.job.data.shape), plan)
     if state.job.model.target.startswith(OURS):
-        initialise_convolutions(new)  # by the widths they have now; other networks keep what they drew at full width
+        initialise_convolutions(
+            new
+        )  # by the fan of the pruned layers; networks of users keep what their code drew at full width
     set_masks(new, masks_of(model))
     return new
 
 
 def scratch_recipe(job: Job, macs: int) -> Recipe:
-    """How the dense network trains, for as many epochs (E), or for as many multiply-adds (B).
+    """The recipe of `pretrain`, for as many epochs (scratch_budget E) or as many multiply-adds (B) in all.
 
-    Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, arXiv:1810.05270, section 3. The points where
-    the rate drops move with the length, to whole epochs.
+    Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, arXiv:1810.05270, section 3. The epochs of
+    learning rate drops scale with the length, rounded down to whole epochs.
     """
     recipe = job.pretrain
     if job.finetune.scratch_budget == "E":

@@ -1,4 +1,12 @@
-"""pretrain: what is the dense baseline?"""
+"""pretrain: the dense baseline: train the network, or load it from a checkpoint or pretrained weights.
+
+Cache key: the network; the digest of the checkpoint if there is one; else, unless its weights are pretrained, the
+recipe, the seed, the training images, and the number of processes if above 1.
+
+Writes: model.safetensors; if it trained, best.safetensors (best epoch by held-out top-1) and metrics.jsonl.
+
+Version history: 1; 2 moves the first drop of `schedule=step`, 3 counts the warm-up as part of `hold_epochs`.
+"""
 
 import logging
 
@@ -17,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(state: RunState, work: StageFolder) -> JSON:
-    """The dense network: trained, or from a checkpoint or pretrained weights, in which case nothing is trained."""
+    """Save the dense network: from the checkpoint, with pretrained weights, or trained."""
     job = state.job
     torch.manual_seed(derive_seed(job.seed, "weights"))
     model = job.model.build()

@@ -1,4 +1,13 @@
-"""prune: take it out, to the budget."""
+"""prune: the method decides what to keep within the budget; the network is cut, or its weights are masked.
+
+Cache key: the network (and result of `sparsify`) before it, by their keys; all settings of the method, the digests of
+files it reads, the budget, the training images and the seed; of a control also its name.
+
+Writes: model.safetensors and plan.json (kept channels, widths, the method's own terms); metrics.jsonl of a search.
+
+Version history: 1; 2 prunes more kinds of layers, 3 adds weight masks, refits and controls, 4 reports |gamma| of
+slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole.
+"""
 
 import logging
 
@@ -22,11 +31,11 @@ from compress.run.stages.training import training_images
 
 log = logging.getLogger(__name__)
 
-NEAR_BUDGET = 0.01  # relative; a result further off, and by more than one rounding step, is flagged
+NEAR_BUDGET = 0.01  # relative deviation from the budget above which, and above one rounding step, it counts as missed
 
 
 def prune(state: RunState, work: StageFolder) -> JSON:
-    """The method decides, surgery cuts; nothing is saved before the cut network equals the masked one."""
+    """Decide, cut, check that the cut network equals the masked one, then save."""
     problem = state.problem()
     if state.control is None:
         warn_uncounted("prune", problem.cost.uncounted)
@@ -43,7 +52,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
         for name, value in decision.weights.items():
             tensors[name].copy_(value)
     small = cut(problem.model, problem.graph, decision.plan)
-    apart = check_surgery(problem, small, decision.plan)
+    relative_error = check_surgery(problem, small, decision.plan)
     set_masks(small, decision.masks)
     save_network(work.model, small, state.job.model, decision.plan)
     write_json(
@@ -60,8 +69,8 @@ def prune(state: RunState, work: StageFolder) -> JSON:
         got = budget["achieved"][problem.budget.kind]
         log.warning("prune: the budget %s was missed: %s=%.4g was achieved", problem.budget, problem.budget.kind, got)
     thresholds = decision.own.get("thresholds", {})
-    told = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # plan.json has those of every layer
-    return {"budget": budget, **told, "masked_equals_cut": apart, "frozen": dict(problem.graph.frozen)}
+    few = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # thresholds per layer: in plan.json only
+    return {"budget": budget, **few, "masked_equals_cut": relative_error, "frozen": dict(problem.graph.frozen)}
 
 
 def _plan_json(problem: Problem, decision: Decision) -> JSON:
@@ -82,12 +91,13 @@ def _plan_json(problem: Problem, decision: Decision) -> JSON:
         "layers": layers,
         "own": decision.own,
         "frozen": dict(graph.frozen),
-        "uncounted": uncounted,  # operators that the MACs leave out, by layer ("": forward of the network itself)
+        "uncounted": uncounted,  # operators outside the MACs, by layer ("": in the network's own forward)
     }
 
 
 def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
-    """Outputs of every layer, dense and kept, in order; before a layer the selection that it reads through."""
+    """Output widths of every layer, dense and kept, in order; a channel selection precedes the layer that reads
+    it."""
     graph, dropped = problem.graph, problem.graph.dropped(plan)
     selections = {g.name: g for g in graph if not any(layer.out_axis in g.positions for layer in graph.layers)}
     widths: JSON = {}
@@ -105,16 +115,16 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
 
 
 def _budget_json(problem: Problem, decision: Decision) -> JSON:
-    noise = 1e-9  # a step that is taken whole must count as within it
+    noise = 1e-9  # of floats, so that a deviation of exactly one rounding step counts as met
     budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
-    by = decision.evidence
-    if by.percent is not None:
-        got["percent"] = by.percent
+    evidence = decision.evidence
+    if evidence.percent is not None:
+        got["percent"] = evidence.percent
     if budget.kind == "percent":
-        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, by.rounding_step) + noise
+        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, evidence.rounding_step) + noise
     else:
-        asked = preserve_ratio(budget, problem.cost)
-        met = abs(got["preserve_ratio"] - asked) <= max(NEAR_BUDGET * asked, by.rounding_step) + noise
+        target = preserve_ratio(budget, problem.cost)
+        met = abs(got["preserve_ratio"] - target) <= max(NEAR_BUDGET * target, evidence.rounding_step) + noise
     return {
         "asked": {budget.kind: budget.value},
         "achieved": got,

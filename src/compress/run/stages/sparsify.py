@@ -1,4 +1,15 @@
-"""sparsify: what can go? The learning step of a method."""
+"""sparsify: the learning step of a method: sparse training, iterative pruning, or training an agent.
+
+Cache key: the dense network (by the key of `pretrain`, or its settings), those settings of the method that `learn`
+reads (all but `Traits.plan_only`), the digests of files it reads, the seed, the training images, the budget if the
+method learns for one (`Traits.learns_for_budget`), the teacher if it joins this stage, and, if a network is trained,
+the number of processes if above 1.
+
+Writes: metrics.jsonl; model.safetensors and best.safetensors if the run's network is trained; agent.pt for a search.
+
+Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `schedule=step`, 4 logs slimming's cfg as
+`prune` would decide it, 5 counts recurrent layers whole.
+"""
 
 import logging
 
@@ -22,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def sparsify(state: RunState, work: StageFolder) -> JSON:
-    """The method learns what can go, once surgery has shown on some plan that it is right for this network."""
+    """Check surgery on a plan of half the width, then let the method learn; save the network if it was trained."""
 
     def train(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
         return train_network(state, model, recipe, "sparsify", work, Plan(), hooks)
@@ -43,7 +54,7 @@ def sparsify(state: RunState, work: StageFolder) -> JSON:
 def depends_on(job: Job) -> JSON:
     settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.traits.plan_only}
     budget = {"budget": job.budget.to_json()} if job.method.traits.learns_for_budget else {}
-    # how images are augmented counts: a method may calibrate on augmented ones
+    # including their augmentation: a method may calibrate on augmented images
     return {
         "method": settings,
         "seed": job.seed,

@@ -1,4 +1,4 @@
-"""What a stage is to the pipeline."""
+"""`Stage`: what the pipeline needs to know of a stage."""
 
 import logging
 from collections.abc import Callable
@@ -13,8 +13,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
+    """One stage. `run(state, work)` writes its files into the work folder and returns its report as JSON."""
+
     run: Callable[[RunState, StageFolder], JSON]
-    depends_on: Callable[[Job], JSON]  # what the result depends on, besides the parent stage
-    makes: str  # in a word
-    version: int  # goes up when the same settings give another result or other files
-    trains: Callable[[Job], bool] = lambda job: False  # whether several devices do it together
+    depends_on: Callable[[Job], JSON]  # its part of the cache key; the keys of the parent stages are added
+    makes: str  # a word for the result, in log lines
+    version: int  # part of the cache key; raise it when the same settings give another result or other files
+    trains: Callable[[Job], bool] = lambda job: False  # whether all ranks run it together

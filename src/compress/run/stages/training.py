@@ -1,4 +1,5 @@
-"""A training as a stage does it: with its teacher, its best epoch kept beside, and what its result depends on."""
+"""Training in a stage: with the teacher if it joins, and saving the best epoch; and the parts of cache keys of stages
+that train."""
 
 import copy
 import logging
@@ -34,10 +35,12 @@ def train_network(
     plan: Plan,
     hooks: Hooks = NO_HOOKS,
 ) -> JSON:
-    """Train `model` in place, with the teacher if it joins, and keep its best epoch as best.safetensors beside it.
+    """Train `model` in place, with the teacher if it joins this stage; saves the best epoch as best.safetensors.
+
+    Returns the report of `train`, without the weights.
 
     Raises:
-        SettingError: of the recipe, where it stands in the config.
+        SettingError: training diverged; names the key of the recipe in the config.
     """
     job = state.job
     training = Training(
@@ -62,10 +65,10 @@ def train_network(
 
 
 def recipe_key(job: Job, stage: str) -> str:
-    """Where the recipe that a stage trains by stands: in the config; in `sparsify`, among the method's settings."""
+    """The config key of the recipe of a stage; for `sparsify` the name of the method's setting that is a recipe."""
     if stage == "sparsify":
-        of_method = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
-        return of_method[0] if of_method else "recipe"
+        recipes = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
+        return recipes[0] if recipes else "recipe"
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
@@ -87,7 +90,7 @@ def load_teacher(state: RunState) -> nn.Module:
 
 
 def teaching(job: Job, stage: str) -> JSON:
-    """What a training with a teacher depends on besides; which other stages the teacher joins is none of it."""
+    """The cache key's part on the teacher, if it joins this stage. Which other stages it joins is left out."""
     if job.distill is None or stage not in job.distill.stages:
         return {}
     distill = {key: value for key, value in job.asked["distill"].items() if key != "stages"}
@@ -103,26 +106,27 @@ def _teacher_settings(job: Job) -> Any:
 
 
 def teacher_job(job: Job) -> Job:
-    """The same job with the teacher as its model: its pretrain stage is the teacher's training."""
+    """The job with the teacher as its model, so that its pretrain stage trains the teacher."""
     assert job.teacher is not None
     assert job.teacher.to_train is not None
     return replace(job, model=job.teacher.to_train)
 
 
 def world_size(job: Job) -> JSON:
-    """What a training on several depends on besides: batch norms and the rounding of floats."""
+    """The cache key's part on the number of processes, which changes batch norms and float rounding; none for 1."""
     return {"devices": job.devices} if job.devices > 1 else {}
 
 
 def training_images(job: Job) -> JSON:
-    """All that decides which pixels a training sees: the images, the split, and how they are augmented."""
-    where = ("root", "download")
-    settings = {key: value for key, value in job.asked["dataset"].items() if key not in where}
+    """The cache key's part on the training images: pixels, split and augmentation, not where they are stored."""
+    locations = ("root", "download")
+    settings = {key: value for key, value in job.asked["dataset"].items() if key not in locations}
     return {"fingerprint": job.data.fingerprint(), **settings}
 
 
 def network_settings(spec: ModelSpec) -> JSON:
-    """All that decides which network it is, apart from its weights."""
+    """The cache key's part on the architecture: function, arguments, image shape, classes, and the source of user
+    code."""
     args = {key: value for key, value in spec.args.items() if key != "download"}
     settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
     if (source := source_digest(spec.target)) is not None:
@@ -131,6 +135,7 @@ def network_settings(spec: ModelSpec) -> JSON:
 
 
 def dense_depends_on(job: Job) -> JSON:
+    """The cache key of a dense network: as `pretrain` makes it, or a teacher's training."""
     spec = job.model
     settings = network_settings(spec)
     if spec.checkpoint is not None:
@@ -142,4 +147,5 @@ def dense_depends_on(job: Job) -> JSON:
 
 
 def dense_trains(job: Job) -> bool:
+    """Whether `pretrain` trains: neither a checkpoint nor pretrained weights are given."""
     return not job.model.comes_trained

@@ -1,7 +1,7 @@
-"""Helpers: the processes beside the command's own that train along, and how they are started, watched and ended.
+"""Helper processes: the ranks other than 0 of a training, how they are started, watched and ended.
 
-The command's own process is rank 0. It alone decides, searches, cuts, measures and writes; the others wait for what
-it announces (`compress.parallel.group`) and train along.
+The process of the command is rank 0. It alone decides, searches, cuts, measures and writes; the helpers wait for the
+trainings that it announces (`compress.parallel.process_group`) and take part in them.
 """
 
 import logging
@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from compress.errors import InputError
 from compress.parallel.collectives import ALONE, Team
-from compress.parallel.group import FOREVER, ProcessGroup, join_launched
+from compress.parallel.process_group import FOREVER, ProcessGroup, join_launched
 from compress.parallel.rank import Rank, publish
 
-GRACE_SECONDS = 5.0  # between the death of a helper and the end of the run: errors of the network come first
-LAST_SECONDS = 30.0  # for a main thread that hangs in a GPU's kernel
+GRACE_SECONDS = 5.0  # after a helper's death, for rank 0 to fail by itself with a better error
+LAST_SECONDS = 30.0  # after the interrupt, for a main thread that hangs in a GPU kernel
 
 Meet = Callable[[torch.device], ProcessGroup]
 
@@ -38,12 +38,12 @@ Meet = Callable[[torch.device], ProcessGroup]
 @dataclass(frozen=True)
 class Helper:
     process: SpawnProcess
-    told: Connection  # "ready" first, then what it failed of
+    messages: Connection  # first "ready", then its error if it fails
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Of a helper: the first process tells people, and Ctrl-C or an end that is asked for is its to handle."""
+    """In a helper: no logs and warnings, and SIGINT and SIGTERM are ignored; rank 0 logs and handles the signals."""
     disabled = logging.root.manager.disable
     signals = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     logging.disable(logging.CRITICAL)
@@ -60,7 +60,7 @@ def quiet() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Nothing of a helper is worth keeping once the process that started it is gone, even by kill -9."""
+    """Exit at once when the parent process is gone, even by kill -9; a helper has nothing to save."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -68,40 +68,40 @@ def _end_with_parent() -> None:
 
 
 def _enter(
-    rank: Rank, port: int, threads: int, tell: Connection, helper: Callable[..., None], args: tuple[Any, ...]
+    rank: Rank, port: int, threads: int, messages: Connection, helper: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
-    """What a helper's process does: `helper(meet, *args)`, and tell of what went wrong."""
+    """Entry point of a helper process: runs `helper(meet, *args)`, and sends its error if it fails."""
     publish(rank)
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process would leave there
+    tqdm.set_lock(threading.RLock())  # the default is a system semaphore, which a killed process would leak
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def meet(device: torch.device) -> ProcessGroup:
         store = TCPStore("127.0.0.1", port, is_master=False, timeout=FOREVER)
-        tell.send("ready")
+        messages.send("ready")
         return ProcessGroup(store, rank, device)
 
     with quiet():
         try:
             helper(meet, *args)
         except BaseException as error:
-            tell.send(error if isinstance(error, InputError) else traceback.format_exc())
+            messages.send(error if isinstance(error, InputError) else traceback.format_exc())
             raise SystemExit(1) from None
 
 
-def _word(helper: Helper, seconds: float | None) -> Any:
-    """What a helper says within some time (None: however long), if it does; None too if it ends without a word."""
+def _receive(helper: Helper, seconds: float | None) -> Any:
+    """The next message of a helper within `seconds` (None: no limit); None if there is none, or if it has ended."""
     with suppress(EOFError):
-        if helper.told.poll(seconds):
-            return helper.told.recv()
+        if helper.messages.poll(seconds):
+            return helper.messages.recv()
     return None
 
 
 class Crew:
-    """All that train one network, as rank 0 sees it.
+    """All processes that train one network, seen from rank 0.
 
-    Processes of a launcher are there already and are joined at once; others are started with the first training, on
-    this machine, and end with `close`, whatever happens to this process.
+    Processes of a launcher exist already and are joined at once. Otherwise helpers are spawned on this machine at the
+    first training; they end with `close`, or with this process.
     """
 
     def __init__(
@@ -121,12 +121,13 @@ class Crew:
         self._group = join_launched(rank, device) if rank.world_size > 1 else None
 
     def check(self, word: str) -> bool:
-        """Whether every process that a launcher started runs the same."""
+        """Whether all processes of a launcher gave the same `word`, which identifies the run."""
         return self._group is None or self._group.agree(word)
 
     @contextmanager
     def together(self, order: Any) -> Iterator[Team]:
-        """All processes do what is ordered; this one does it in the block, with its share of the cores."""
+        """Announce `order` to the helpers; rank 0 does its own part in the block, with its share of the CPU
+        threads."""
         if self._devices == 1:
             yield ALONE
             return
@@ -144,26 +145,26 @@ class Crew:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=FOREVER)
         spawn = multiprocessing.get_context("spawn")
         for number in range(1, self._devices):
-            told, tell = spawn.Pipe(duplex=False)
+            receiving, sending = spawn.Pipe(duplex=False)
             rank = Rank(number, self._devices, number, self._devices)
             process = spawn.Process(
-                target=_enter, args=(rank, store.port, self._threads, tell, self._helper, self._args)
+                target=_enter, args=(rank, store.port, self._threads, sending, self._helper, self._args)
             )
             with _interrupts_ignored(), _spawned():
                 process.start()
-            tell.close()
-            self._helpers.append(Helper(process, told))
+            sending.close()
+            self._helpers.append(Helper(process, receiving))
         for number, helper in enumerate(self._helpers, 1):
-            if (word := _word(helper, None)) != "ready":
+            if (message := _receive(helper, None)) != "ready":
                 helper.process.join()
-                raise self._failure(number, helper, word)
+                raise self._failure(number, helper, message)
         threading.Thread(target=self._watch, daemon=True).start()
         return ProcessGroup(store, Rank(0, self._devices, 0, self._devices), self._device)
 
     def _watch(self) -> None:
-        """End the run when a helper ends before its time.
+        """End the run when a helper dies.
 
-        Between CPUs the next collective fails by itself. One that hangs on a GPU can only be ended with its process.
+        On CPUs the next collective fails by itself. A collective that hangs on a GPU ends only with its process.
         """
         wait([helper.process.sentinel for helper in self._helpers])
         if self._ended.wait(GRACE_SECONDS):
@@ -175,11 +176,11 @@ class Crew:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What a helper's end brings about here is told as what it is.
+        """Within the block, an error caused by the death of a helper is replaced by the helper's own error.
 
         Raises:
-            InputError: a helper met one, or was killed.
-            RuntimeError: a helper failed; with its traceback.
+            InputError: raised in a helper, or a helper was killed.
+            RuntimeError: a helper failed; contains its traceback.
         """
         try:
             yield
@@ -194,27 +195,28 @@ class Crew:
             self._ended.set()
 
     def _lost(self, seconds: float = 0) -> Exception | None:
-        """Why a helper is gone, if one is, or goes within some seconds."""
+        """The error of a helper that is dead, or dies within `seconds`; None if all live."""
         gone = wait([helper.process.sentinel for helper in self._helpers], seconds) if self._helpers else []
         for number, helper in enumerate(self._helpers, 1):
             if helper.process.sentinel in gone:
                 helper.process.join()
-                return self._failure(number, helper, _word(helper, 0))
+                return self._failure(number, helper, _receive(helper, 0))
         return None
 
-    def _failure(self, number: int, helper: Helper, word: Any) -> Exception:
+    def _failure(self, number: int, helper: Helper, message: Any) -> Exception:
         who, code = f"devices={self._devices}: process {number} of 0..{self._devices - 1}", helper.process.exitcode
-        if isinstance(word, InputError):
-            return word
+        if isinstance(message, InputError):
+            return message
         if code is not None and code < 0:
             return InputError(
                 f"{who} was killed by {signal.Signals(-code).name} (out of memory?); the same command continues from "
                 "the last epoch"
             )
-        return RuntimeError(f"{who} failed: {word or f'it ended with code {code} before it was ready'}")
+        return RuntimeError(f"{who} failed: {message or f'it ended with code {code} before it was ready'}")
 
     def close(self, is_orderly: bool = True) -> None:
-        """Let the helpers go; those that were started here have ended afterwards."""
+        """Dismiss the helpers; those spawned here have exited when it returns (killed, if not `is_orderly` or
+        slow)."""
         self._ended.set()
         if self._group is not None and (is_orderly or not self._helpers):
             self._group.announce(None)
@@ -222,7 +224,7 @@ class Crew:
             helper.process.join(10 if is_orderly else 0)
             helper.process.kill()
             helper.process.join()
-            helper.told.close()
+            helper.messages.close()
         if self._group is not None:
             self._group.leave()
 
@@ -237,7 +239,7 @@ class Crew:
 
 @contextmanager
 def _spawned() -> Iterator[None]:
-    """A new process is told this one's own way of starting processes; joblib's is none that it would know."""
+    """Within the block the start method is "spawn": a child inherits its name, and would not know joblib's."""
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     try:
@@ -248,7 +250,8 @@ def _spawned() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process that starts in it never hears of Ctrl-C, not even while it loads torch."""
+    """Within the block SIGINT is ignored, which a child inherits: Ctrl-C cannot stop it while it still imports
+    torch."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,5 @@
-"""One run in several processes: who leads, who follows, and that all of them mean the same run."""
+"""A run in several processes: what rank 0 does (`lead`), what the others do (`follow`, `help_out`), and the check
+that all of a launcher's processes run the same config in the same folder."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,24 +7,24 @@ from pathlib import Path
 
 from compress.errors import InputError
 from compress.io.files import JSON
-from compress.parallel.group import join_launched
-from compress.parallel.helpers import Crew, Meet, quiet
+from compress.parallel.helper_processes import Crew, Meet, quiet
+from compress.parallel.process_group import join_launched
 from compress.parallel.rank import place
 from compress.run.job import Job
 from compress.run.pipeline import assist
 
-Build = Callable[[JSON], Job]  # every process makes the job of a config for itself
+Build = Callable[[JSON], Job]  # every process builds the job from the config itself
 
 
 def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str) -> Crew:
-    """All who train the networks of a run, for the process that leads it.
+    """On rank 0: the processes that train the networks of this run.
 
     Raises:
-        InputError: the processes of a launcher run different things.
+        InputError: the processes of a launcher have different folders or configs.
     """
     rank = place()
     crew = Crew(job.devices, job.device, config["threads"], help_out, build, config, rank=rank)
-    if not crew.check(_word(folder, digest)):
+    if not crew.check(_identity(folder, digest)):
         crew.close()
         raise InputError(
             f"hydra.run.dir={folder}: the {rank.world_size} processes of the launcher have other folders or other "
@@ -33,7 +34,7 @@ def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str) -> Cre
 
 
 def help_out(meet: Meet, build: Build, config: JSON) -> None:
-    """What a helper does that `lead` started."""
+    """In a helper process that was spawned for `lead`: take part in the trainings that rank 0 announces."""
     job = build(config)
     group = meet(job.device)
     group.serve(partial(assist, job))
@@ -41,14 +42,14 @@ def help_out(meet: Meet, build: Build, config: JSON) -> None:
 
 
 def follow(build: Build, config: JSON, folder: Path, digest: str) -> None:
-    """What a process does that a launcher started beside the one that leads."""
+    """On ranks other than 0 of a launcher: take part in the trainings that rank 0 announces."""
     with quiet():
         job = build(config)
         group = join_launched(place(), job.device)
-        group.agree(_word(folder, digest))
+        group.agree(_identity(folder, digest))
         group.serve(partial(assist, job))
         group.leave()
 
 
-def _word(folder: Path, digest: str) -> str:
+def _identity(folder: Path, digest: str) -> str:
     return f"{folder} {digest}"

@@ -1,7 +1,7 @@
-"""A process group: torch's collectives (gloo between CPUs, NCCL between GPUs), and orders through a key-value store.
+"""A process group: torch's collectives (gloo on CPUs, NCCL on GPUs), and tasks announced through a key-value store.
 
-Rank 0 announces what all do next. Announcements go through the store, not through collectives: who waits for one
-waits for hours at no cost, and nobody can get out of step.
+Rank 0 announces the next task of all ranks. Announcements go through the store and not through collectives, so that
+the other ranks can wait for hours without load, and cannot get out of order.
 """
 
 import pickle
@@ -18,11 +18,11 @@ from compress.parallel.collectives import Team
 from compress.parallel.rank import Rank
 
 FOREVER = timedelta(days=14)  # rank 0 may search for days while the others wait
-PATIENCE = timedelta(seconds=10)  # of a helper that failed: rank 0 may have failed of the same
+PATIENCE = timedelta(seconds=10)  # how long a failed rank waits for rank 0, which may have met the same error
 
 
 class ProcessGroup:
-    """This process's part in a process group."""
+    """Membership of this process in torch's default process group."""
 
     def __init__(self, store: Any, rank: Rank, device: torch.device) -> None:
         if device.type == "cuda":
@@ -34,15 +34,16 @@ class ProcessGroup:
         dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size, timeout=FOREVER)
 
     def announce(self, order: Any) -> None:
-        """What all do next; None: nothing more."""
+        """By rank 0: the next task of all ranks, pickled; None ends their `serve`."""
         self._store.set(f"order {self._announced}", pickle.dumps(order))
         self._announced += 1
 
     def serve(self, perform: Callable[[Any, Team], None]) -> None:
-        """Do what rank 0 announces, until there is nothing more.
+        """On other ranks: perform the tasks that rank 0 announces, until it announces None.
 
         Raises:
-            Exception: of `perform`, unless rank 0 failed too: then it is the one to tell.
+            Exception: an error of `perform`, unless rank 0 goes on to announce: then it has met and reported the
+            error.
         """
         problem: Exception | None = None
         while (order := self._next(problem)) is not None:
@@ -55,26 +56,26 @@ class ProcessGroup:
         key = f"order {self._announced}"
         try:
             self._store.wait([key], FOREVER if problem is None else PATIENCE)
-        except RuntimeError as silence:
-            raise problem or silence from None
+        except RuntimeError as timeout_error:
+            raise problem or timeout_error from None
         self._announced += 1
         return pickle.loads(self._store.get(key))
 
     def agree(self, word: str) -> bool:
-        """Whether all processes say the same; asked by rank 0, the others go on at once."""
+        """On rank 0: whether all ranks gave the same `word`; waits for them. Other ranks return True at once."""
         self._store.set(f"word {self.team.rank}", word)
         words = (self._store.get(f"word {rank}").decode() for rank in range(self.team.world_size))
-        return not self.team.is_main or all(said == word for said in words)
+        return not self.team.is_main or all(other == word for other in words)
 
     def leave(self) -> None:
         dist.destroy_process_group()
 
 
-_joined = 0  # groups that this process was in: two of one launcher must not read each other's keys
+_joined = 0  # number of groups joined so far: a prefix of the keys of each in the launcher's one store
 
 
 def join_launched(rank: Rank, device: torch.device) -> ProcessGroup:
-    """The group of all processes that a launcher started."""
+    """The process group of all processes that a launcher (torchrun, submitit) started."""
     global _joined
     store, _, _ = next(iter(rendezvous("env://", timeout=FOREVER)))
     _joined += 1
