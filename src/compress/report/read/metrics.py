@@ -24,7 +24,7 @@ STEPS = (EPOCH, "episode", "generation")  # steps that a row need not name
 
 class Step(NamedTuple):
     name: str
-    value: float
+    value: int
 
 
 def step_of(row: Mapping[str, Any]) -> Step | None:
