@@ -120,22 +120,22 @@ class Step:
 def steps(job: Job) -> list[Step]:
     """The steps of a job in order. Each control has its own `prune` and `finetune`; one `eval` measures all
     networks."""
-    found: list[Step] = []
+    ordered_steps: list[Step] = []
     last_of_controls: list[str] = []
     for stage in (stage for stage in job.stages if stage != "eval"):
-        found.append(Step(stage, None, (found[-1].name,) if found else ()))
+        ordered_steps.append(Step(stage, None, (ordered_steps[-1].name,) if ordered_steps else ()))
     if "prune" in job.stages:
-        after = next(step.after for step in found if step.stage == "prune")
+        after = next(step.after for step in ordered_steps if step.stage == "prune")
         for control in job.controls:
             branch = [Step("prune", control, after)]
             if "finetune" in job.stages:
                 branch.append(Step("finetune", control, (branch[-1].name,)))
             last_of_controls.append(branch[-1].name)
-            found += branch
+            ordered_steps += branch
     if "eval" in job.stages:
-        last = [step.name for step in found if step.control is None][-1:]
-        found.append(Step("eval", None, (*last, *last_of_controls)))
-    return found
+        last = [step.name for step in ordered_steps if step.control is None][-1:]
+        ordered_steps.append(Step("eval", None, (*last, *last_of_controls)))
+    return ordered_steps
 
 
 def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path, crew: Crew) -> RunState:

@@ -42,8 +42,8 @@ def norms_of(model: nn.Module, linear: bool = False) -> dict[str, nn.Module]:
 def scales_of(model: nn.Module, graph: ChannelGraph, linear: bool = False) -> dict[str, tuple[Scale, ...]]:
     """The batch norms that scale the channels of each group; groups without any are left out."""
     norms = norms_of(model, linear)
-    found = {group.name: tuple(_scales(model, graph, group, norms)) for group in graph}
-    return {name: scales for name, scales in found.items() if scales}
+    by_group = {group.name: tuple(_scales(model, graph, group, norms)) for group in graph}
+    return {name: scales for name, scales in by_group.items() if scales}
 
 
 def _scales(

@@ -91,7 +91,7 @@ def _plan_json(problem: Problem, decision: Decision) -> JSON:
         "layers": layers,
         "own": decision.own,
         "frozen": dict(graph.frozen),
-        "uncounted": uncounted,  # operators outside the MACs, by layer ("": in the network's own forward)
+        "uncounted": uncounted,  # operators that are not counted, by layer ("": of the network itself)
     }
 
 
