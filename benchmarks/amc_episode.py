@@ -44,12 +44,12 @@ from compress.prune.cost import CostModel, cost_model
 from compress.prune.order import channel_orders, plan_of
 from compress.prune.refit import Reconstructor, input_moments, sampled_rows
 from compress.prune.widths import all_choices
-from compress.search.agent.action_bounds import Upwards, bias_macs
+from compress.search.agent.action_bounds import PublishedBounds, bias_macs
 from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.episodes import Search, SearchSettings
-from compress.search.agent.observations import Original
+from compress.search.agent.observations import PublishedObserver
 from compress.search.agent.rewards import acc
-from compress.search.scorers.evaluate import Scores
+from compress.search.scorers.evaluate import HeldOutAccuracy
 
 CALIBRATION, VALIDATION, POINTS, SMALL_BATCH, STEPS = 3000, 5000, 10, 50, 15
 AGENT = DDPGSettings(
@@ -247,7 +247,7 @@ def side_by_side(model: nn.Module, calibration: Batches, validation: Batches, ep
     full = {group.name: orders[group.name][: group.width - 1].sort().values for group in graph}
     clock("once", maker.weights, full)  # the factors
     joined = [torch.cat([pair[at] for pair in validation]) for at in (0, 1)]
-    scores = Scores(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
+    scores = HeldOutAccuracy(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
     agent, replay = DDPG(10, 1, AGENT, 0), Replay(100 * STEPS, 10, 1)
     for state, action, reward, following, end in memory:
         replay.add(*(torch.from_numpy(x) for x in (state, action)), reward, torch.from_numpy(following), end, 0)
@@ -304,7 +304,7 @@ def whole_search(model: nn.Module, calibration: Batches, validation: Batches, ep
     moments = clock("once", input_moments, model, graph, images, POINTS, generator, True)
     maker = Reconstructor(model, graph, moments, orders)
     joined = [torch.cat([pair[at] for pair in validation]).to(where) for at in (0, 1)]
-    scores = Scores(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
+    scores = HeldOutAccuracy(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
     seen: dict[tuple[int, ...], Accuracy] = {}
 
     def score(widths: tuple[int, ...]) -> Accuracy:
@@ -314,9 +314,9 @@ def whole_search(model: nn.Module, calibration: Batches, validation: Batches, ep
             seen[widths] = clock("validate", scores, plan_of(graph, orders, widths), weights)
         return seen[widths]
 
-    walls = Upwards(cost, bias_macs(model, graph), lbound=0.2, rbound=1.0, round_to=8, mode="upper")
-    state = Original(model, graph, walls, "none", [0.5], lbound=0.2)
-    env = ChannelEnv(cost, all_choices(graph, 8, 0.2), state, walls, score, acc)
+    bounds = PublishedBounds(cost, bias_macs(model, graph), lbound=0.2, rbound=1.0, round_to=8, mode="upper")
+    state = PublishedObserver(model, graph, bounds, "none", [0.5], lbound=0.2)
+    env = ChannelEnv(cost, all_choices(graph, 8, 0.2), state, bounds, score, acc)
     settings = SearchSettings(
         episodes=episodes, warmup=100, warmup_inclusive=True, warmup_sigma=None,
         sampling="cycle", sigma=0.5, sigma_decay=0.95,
