@@ -56,7 +56,11 @@ def _prepare_process() -> None:
     # never spin are slow alone. So many turns cost a lone job nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    for announced in ("The version_base parameter is deprecated", r"hydra.utils.instantiate\(\) resolved"):
+    for announced in (
+        "The version_base param",
+        r"hydra.utils.instantiate\(\) resolved",
+        "Hydra configured Python log",
+    ):
         warnings.filterwarnings("ignore", announced)  # Hydra 1.4 speaks of 1.5, which we do not take
     signal.signal(signal.SIGTERM, _terminate)  # the run's summary then says that it was interrupted
     if place().rank > 0:  # the first process tells people, and writes; Hydra's files are the same from each

@@ -128,7 +128,7 @@ def _of_choices(line: list[str], groups: dict[str, list[str]]) -> list[str]:
 def _compose_job(config: DictConfig, loader: ConfigLoader, line: list[str], number: int) -> DictConfig:
     composed = loader.load_sweep_config(config, line)
     with open_dict(composed):
-        composed.hydra.job.num = composed.hydra.job.id = number  # some name folders by them
+        composed.hydra.job.num, composed.hydra.job.id = number, str(number)  # some name folders by them
     return composed
 
 
