@@ -312,7 +312,7 @@ def test_whatever_an_agent_file_holds_it_is_refused_in_a_line_that_names_it(numb
         else:
             content = replaced(content, path[:1], draw.choice(odd[:3]))
         torch.save(content, tmp_path / AGENT)
-        with pytest.raises(InputError, match=rf"^method\.agent={tmp_path}: ") as told:
+        with pytest.raises(InputError, match=rf"^agent={tmp_path}: ") as told:
             read()
         assert len(told.value.problems) == 1
 

@@ -88,7 +88,13 @@ def test_optuna_searches_by_the_held_out_images_and_ends_in_one_table(command: C
     assert wrong.returncode == 2
     assert "percent=1.6: must be in [0, 1)" in wrong.stderr
     assert list(tmp_path.iterdir()) == []
-    asked = ('hydra.sweeper.params={percent:"interval(0.2,0.6)"}', "hydra.sweeper.direction=maximize")
+    searched = (
+        tmp_path / "mine" / "experiment" / "search.yaml"
+    )  # what is searched can stand in a file, as Hydra has it
+    searched.parent.mkdir(parents=True)
+    searched.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      percent: interval(0.2,0.6)\n")
+    asked = ("experiment=search", "hydra.sweeper.direction=maximize")
+    sweep = ("-m", "--config-dir", "mine", *sweep[1:])
     done = command(*sweep, *asked)
     assert done.returncode == 0, done.stderr
     summaries = [read_json(folder / "summary.json") for folder in job_folders(tmp_path).values()]
