@@ -103,7 +103,7 @@ def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_sha
         wide["results"]["pruned"]["macs"] / wide["budget"]["achieved"]["preserve_ratio"]
     )
     assert any(row.get("generation") == 1 for row in read_rows(mine / "8"))
-    weights, _ = read_weights(Path(wide["stages"]["prune"]["folder"]) / "model.safetensors")
+    weights, _ = read_weights(mine / wide["stages"]["prune"]["folder"] / "model.safetensors")
     assert float(weights["bn1.bias"].mean()) == pytest.approx(1.0)
     assert float(weights["bn1.running_mean"].mean()) == pytest.approx(0.5)
     refused = run(mine, *small, "stages=[finetune,eval]")

@@ -51,7 +51,9 @@ def figures(folder: Path) -> dict[str, Any]:
     if (folder / "model.safetensors").is_file():
         weights, _ = read_weights(folder / "model.safetensors")
         found["weights"] = {
-            name: float(tensor.double().abs().mean()) for name, tensor in weights.items() if tensor.dim() > 1
+            name: float(f"{float(tensor.double().abs().mean()):.6g}")
+            for name, tensor in weights.items()
+            if tensor.dim() > 1
         }
         found["shapes"] = {name: list(tensor.shape) for name, tensor in weights.items()}
     if (folder / "plan.json").is_file():

@@ -24,7 +24,7 @@ from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
 from compress.prune.scores import producers
-from compress.prune.selection import Selection
+from compress.prune.selection import Selection, check_reach
 from compress.prune.surgery import cut
 from compress.run.job import make_problem
 from compress.schema.settings import Budget
@@ -74,7 +74,7 @@ def test_a_share_of_macs_is_met_from_below_within_one_channel(problem: Problem, 
     for asked in SHARES:
         decision = at(problem, method, "preserve_ratio", asked)
         got = share(problem, decision)
-        assert asked - decision.rounding_step <= got <= asked
+        assert asked - decision.evidence.rounding_step <= got <= asked
         if asked == 0.5:
             limit = asked * problem.cost.full_macs / 1e6
             assert at(problem, method, "flops_limit", limit).plan == decision.plan
@@ -101,13 +101,13 @@ def test_a_larger_budget_never_keeps_less_of_any_group(problem: Problem, scope: 
 @pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
 def test_global_takes_the_smallest_scores_of_all(problem: Problem) -> None:
     decision = at(problem, SLIMMING, "preserve_ratio", 0.5)
-    assert decision.scores is not None
+    assert decision.evidence.scores is not None
     kept, gone = [], []
     for group in problem.graph:
         stays = torch.zeros(group.width, dtype=torch.bool)
         stays[list(decision.plan.kept[group.name])] = True
-        kept.append(decision.scores[group.name][stays])
-        gone.append(decision.scores[group.name][~stays])
+        kept.append(decision.evidence.scores[group.name][stays])
+        gone.append(decision.evidence.scores[group.name][~stays])
     assert float(torch.cat(gone).max()) == decision.own["thresholds"]["all"]
     assert float(torch.cat(gone).max()) <= float(torch.cat(kept).min())
 
@@ -115,12 +115,12 @@ def test_global_takes_the_smallest_scores_of_all(problem: Problem) -> None:
 @pytest.mark.parametrize("problem", ["resnet20"], indirect=True)
 def test_by_layer_there_is_a_threshold_of_each_group_that_loses(problem: Problem) -> None:
     decision = at(problem, replace(SLIMMING, scope="layer"), "preserve_ratio", 0.97)
-    assert decision.scores is not None
+    assert decision.evidence.scores is not None
     expected = {}
     for group in problem.graph:
         gone = sorted(set(range(group.width)) - set(decision.plan.kept[group.name]))
         if gone:
-            expected[group.name] = float(decision.scores[group.name][gone].max())
+            expected[group.name] = float(decision.evidence.scores[group.name][gone].max())
     assert decision.own["thresholds"] == expected
     assert 0 < len(expected) < len(problem.graph)
 
@@ -208,7 +208,7 @@ def test_no_scores_at_all_are_told_before_anything_runs(name: str, scope: Any, b
     with pytest.raises(InputError):
         keep.check(problem)
     with pytest.raises(InputError, match="^coupled=keep: leaves no group of channels to choose from"):
-        keep.check_reach(problem.graph, problem.cost, budget, set())
+        check_reach(keep, problem.graph, problem.cost, budget, set())
     with pytest.raises(InputError, match="no batch norm scales channels of this network; try filter_magnitude"):
         SLIMMING.check(problem_of(Sum(normed=False), budget))
     FILTERS_SUM = replace(FILTERS, coupled="sum")  # noqa: N806
@@ -228,11 +228,11 @@ def test_widths_are_multiples_where_that_is_asked(problem: Problem, scope: Any) 
             for group, width in zip(problem.graph, problem.graph.widths(decision.plan), strict=True):
                 assert width % 8 == 0 or width == group.width
             if kind == "preserve_ratio":
-                assert value - decision.rounding_step <= share(problem, decision) <= value
+                assert value - decision.evidence.rounding_step <= share(problem, decision) <= value
             else:  # a layer takes the nearest multiple, on either side
-                assert decision.percent is not None
-                assert abs(decision.percent - value) <= decision.rounding_step
-                assert scope == "layer" or decision.percent <= value
+                assert decision.evidence.percent is not None
+                assert abs(decision.evidence.percent - value) <= decision.evidence.rounding_step
+                assert scope == "layer" or decision.evidence.percent <= value
 
 
 def test_a_threshold_knows_no_multiples() -> None:
@@ -252,7 +252,7 @@ def test_the_step_is_the_costliest_by_hand(problem: Problem) -> None:
                 widths[at_group] = (group.width - 1) // round_to * round_to or group.width
                 costs.append(problem.cost.full_macs - int(problem.cost.macs(widths)[0]))
             method = replace(SLIMMING, select="rank", round_to=round_to, coupled=coupled)
-            step = at(problem, method, "preserve_ratio", 0.7).rounding_step
+            step = at(problem, method, "preserve_ratio", 0.7).evidence.rounding_step
             assert step == pytest.approx(max(costs) / problem.cost.full_macs)
 
 
@@ -277,7 +277,7 @@ def chain(*widths: int) -> Problem:
 )
 def test_the_step_of_a_percent_by_hand(scope: Any, changes: dict[str, int], expected: float) -> None:
     method = replace(FILTERS, scope=scope, **changes)  # type: ignore[arg-type]
-    assert at(chain(10, 6), method, "percent", 0.1).rounding_step == pytest.approx(expected)
+    assert at(chain(10, 6), method, "percent", 0.1).evidence.rounding_step == pytest.approx(expected)
 
 
 def test_the_step_of_macs_by_hand() -> None:
@@ -286,10 +286,10 @@ def test_the_step_of_macs_by_hand() -> None:
     assert problem.cost.full_macs == 4 * 102
     for scope in ("global", "layer"):
         method = replace(FILTERS, scope=scope, round_to=4)
-        assert at(problem, method, "preserve_ratio", 0.8).rounding_step == pytest.approx(4 * 9 / 102)
+        assert at(problem, method, "preserve_ratio", 0.8).evidence.rounding_step == pytest.approx(4 * 9 / 102)
         # of 8 10 and 6 the only step
         method = replace(method, min_channels=5)
-        assert at(problem, method, "preserve_ratio", 0.9).rounding_step == pytest.approx(2 * 9 / 102)
+        assert at(problem, method, "preserve_ratio", 0.9).evidence.rounding_step == pytest.approx(2 * 9 / 102)
 
 
 @pytest.mark.parametrize("select", ["rank", "threshold"])
@@ -300,8 +300,8 @@ def test_a_percent_of_each_layer_is_met_within_its_step(problem: Problem, select
             method = replace(SLIMMING, scope="layer", select=select, coupled=coupled, round_to=round_to)
             for asked in np.linspace(0.02, 0.72 if round_to == 1 else 0.5, 9):
                 decision = at(problem, method, "percent", float(asked))
-                assert decision.percent is not None
-                assert abs(decision.percent - asked) <= decision.rounding_step + 1e-9
+                assert decision.evidence.percent is not None
+                assert abs(decision.evidence.percent - asked) <= decision.evidence.rounding_step + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_no_step_is_coarser_than_the_step_that_is_told() -> None:
     method = replace(SLIMMING, select="rank", round_to=32)
     for asked in np.linspace(0.2, 0.9, 8):
         decision = at(problem, method, "preserve_ratio", float(asked))
-        assert asked - decision.rounding_step <= share(problem, decision) <= asked
+        assert asked - decision.evidence.rounding_step <= share(problem, decision) <= asked
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -497,8 +497,8 @@ def test_refitted_layers_give_more_of_what_they_gave(name: str, on_digits: Probl
     without = at(on_digits, plain, "preserve_ratio", 0.5)
     assert decision.plan == without.plan
     assert without.weights == {}
-    assert without.refit is None
-    assert decision.refit is not None
+    assert without.evidence.refit is None
+    assert decision.evidence.refit is not None
     assert len(decision.weights) >= 6
     inputs, dropped = held_out_inputs(on_digits), on_digits.graph.dropped(decision.plan)
     for layer in on_digits.graph.layers:
@@ -523,11 +523,11 @@ def test_a_refit_is_the_same_twice_and_takes_any_plan(on_digits: Problem) -> Non
     first, again = (at(on_digits, method, "preserve_ratio", 0.5) for _ in range(2))
     assert all(torch.equal(first.weights[name], again.weights[name]) for name in first.weights)
     other = at(on_digits, replace(FILTERS, refit_images=0), "preserve_ratio", 0.6).plan
-    assert first.refit is not None
+    assert first.evidence.refit is not None
     for plan in (other, first.plan):
-        small = cut(on_digits.model, on_digits.graph, plan, first.refit(plan))
+        small = cut(on_digits.model, on_digits.graph, plan, first.evidence.refit(plan))
         assert bool(small.eval()(torch.zeros(1, *on_digits.data.shape)).isfinite().all())
-    mine = first.refit(first.plan)
+    mine = first.evidence.refit(first.plan)
     assert all(torch.equal(first.weights[name], mine[name]) for name in first.weights)
 
 

@@ -234,8 +234,8 @@ def test_an_agent_serves_another_run(problem: Problem, learned: Path, tmp_path: 
     told = reused.learn(problem, StageFolder(tmp_path))
     assert told["episodes"] == 0
     assert reused.plan(problem, tmp_path).plan == CAMC.plan(problem, learned).plan
-    assert set(reused.files) == {"agent"}
-    assert not CAMC.files
+    assert set(reused.traits.files) == {"agent"}
+    assert not CAMC.traits.files
 
 
 def test_an_agent_is_refused_where_it_does_not_fit(
@@ -291,7 +291,7 @@ def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_
     (tmp_path / "list.json").write_text(json.dumps(decision.own["strategy"]))
     from_file = replace(AMC, strategy=str(tmp_path / "list.json"))
     assert from_file.plan(replace(problem, budget=own), tmp_path).plan == decision.plan
-    assert from_file.files == replace(AMC, strategy=decision.own["strategy"]).files
+    assert from_file.traits.files == replace(AMC, strategy=decision.own["strategy"]).traits.files
 
 
 def test_settings_that_contradict_each_other_are_told(learned: Path) -> None:

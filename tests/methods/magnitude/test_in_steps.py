@@ -41,7 +41,7 @@ def test_masks_grow_when_a_step_begins_and_the_last_step_is_left_to_the_plan() -
     assert trained == [Recipe(**{**vars(method().retraining), "epochs": 9})]
     assert shares == pytest.approx([0.2] * 3 + [0.4] * 3 + [0.6] * 3, abs=1e-3)
     last = method().plan(problem, None)
-    assert last.percent == pytest.approx(0.8, abs=1e-3)
+    assert last.evidence.percent == pytest.approx(0.8, abs=1e-3)
     before = masks_of(model)
     set_masks(model, last.masks)
     assert all(bool((mask <= before[name]).all()) for name, mask in last.masks.items())  # nested

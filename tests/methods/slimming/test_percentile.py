@@ -75,10 +75,10 @@ def test_as_many_stay_as_the_formula_says(name: str, request: pytest.FixtureRequ
         assert by_rank.own["kept_channels"] == count - int(count * percent)
         assert sum(problem.graph.widths(by_threshold.plan)) == by_threshold.own["kept_channels"]
         assert by_threshold.own["channels"] == count
-        assert by_threshold.percent == pytest.approx((int(count * percent) + 1) / count)
+        assert by_threshold.evidence.percent == pytest.approx((int(count * percent) + 1) / count)
         assert by_threshold.own["emptied"] == by_rank.own["emptied"] == []
         # what stays lies above the threshold, the rest does not
-        threshold, scores = by_threshold.own["thresholds"]["all"], by_threshold.scores
+        threshold, scores = by_threshold.own["thresholds"]["all"], by_threshold.evidence.scores
         assert scores is not None
         for group in problem.graph:
             above = (scores[group.name] > threshold).nonzero().flatten().tolist()
