@@ -3,6 +3,7 @@
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import run_command
@@ -71,6 +72,13 @@ def test_a_reward_is_one_function_and_one_yaml(tmp_path: Path) -> None:
 
 
 FRESH = """
+import torch
+from dataclasses import replace
+from torch import nn
+from compress.schema.settings import Recipe
+from compress.train.loop import Hooks
+
+
 class Fresh(Uniform):
     traits: ClassVar = Traits(budgets=("preserve_ratio",), begins="fresh")
 
@@ -79,15 +87,36 @@ class Fresh(Uniform):
         decision = super().plan(problem, learned, work)
         buffer = problem.model.bn1.running_mean
         return replace(decision, weights={"bn1.running_mean": buffer + 0.5, "bn1.bias": problem.model.bn1.bias + 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Uniform):
+    hyper: Recipe
+    traits: ClassVar = Traits(budgets=("preserve_ratio",), begins="fresh", learns=True, trains="own")
+
+    def learn(self, problem, work):
+        steps = []
+        network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
+        hooks = Hooks(begin_step=lambda model, epoch, step: steps.append((epoch, step)), score=lambda model: 50.0)
+        history = problem.train(self.hyper, hooks, network)
+        torch.save(network.state_dict(), work.folder / "own.pt")
+        return {"made": "network of its own", **history, "steps": len(steps)}
 """
 
 
+def add_method(folder: Path, name: str, *changes: tuple[str, str]) -> None:
+    """One more of the classes in `FRESH`, under its name, with the page's YAML but for some changes."""
+    yaml = (folder / "conf_of_mine" / "method" / "uniform.yaml").read_text()
+    for before, after in [("name: uniform", f"name: {name}"), ("Uniform", name.capitalize()), *changes]:
+        assert before in yaml
+        yaml = yaml.replace(before, after)
+    (folder / "conf_of_mine" / "method" / f"{name}.yaml").write_text(yaml)
+
+
 def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_share_its_stages(mine: Path) -> None:
-    code = (mine / "my_methods.py").read_text().replace("import dataclass", "import dataclass, replace")
-    (mine / "my_methods.py").write_text(code + FRESH)
-    yaml = (mine / "conf_of_mine" / "method" / "uniform.yaml").read_text()
-    yaml = yaml.replace("name: uniform", "name: fresh").replace("Uniform", "Fresh").replace("[pretrain, ", "[")
-    (mine / "conf_of_mine" / "method" / "fresh.yaml").write_text(yaml)
+    with open(mine / "my_methods.py", "a") as file:
+        file.write(FRESH)
+    add_method(mine, "fresh", ("[pretrain, ", "["))
     small = ("method=fresh", "finetune.epochs=1", "eval.latency_seconds=0.05", "plots=false", "tensorboard=false")
     summaries = []
     for width in (8, 4):
@@ -104,8 +133,41 @@ def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_sha
     )
     assert any(row.get("generation") == 1 for row in read_rows(mine / "8"))
     weights, _ = read_weights(mine / wide["stages"]["prune"]["folder"] / "model.safetensors")
-    assert float(weights["bn1.bias"].mean()) == pytest.approx(1.0)
+    assert first_shift(mine, wide) == 1.0
     assert float(weights["bn1.running_mean"].mean()) == pytest.approx(0.5)
     refused = run(mine, *small, "stages=[finetune,eval]")
     assert refused.returncode == 2
     assert "stages=[finetune]: finetune needs prune before it" in refused.stderr
+    also = run(mine, *small, "pretrain.epochs=1", "stages=[pretrain,prune,eval]", "hydra.run.dir=also")
+    assert also.returncode == 0, also.stderr
+    assert first_shift(mine, read_json(mine / "also" / "summary.json")) == 1.0
+
+
+def first_shift(folder: Path, summary: dict[str, Any]) -> float:
+    """Of the pruned network: 1 if the method was given new weights, whose shifts are 0."""
+    weights, _ = read_weights(folder / summary["stages"]["prune"]["folder"] / "model.safetensors")
+    return float(weights["bn1.bias"].mean())
+
+
+def test_a_method_may_train_a_network_of_its_own(mine: Path) -> None:
+    with open(mine / "my_methods.py", "a") as file:
+        file.write(FRESH)
+    stages = "run_stages: [sparsify, prune, finetune, eval]"
+    recipe = ("name: own", "defaults:\n  - recipe@hyper: pretrain\n  - _self_\n\nname: own")
+    add_method(mine, "own", ("run_stages: [pretrain, prune, finetune, eval]", stages), recipe)
+    small = ("finetune.epochs=1", "eval.latency_seconds=0.05", "tensorboard=false", "hydra.run.dir=own")
+    done = run(mine, "method=own", "method.hyper.epochs=2", *small)
+    assert done.returncode == 0, done.stderr
+    summary = read_json(mine / "own" / "summary.json")
+    learned = summary["stages"]["sparsify"]
+    assert (learned["epochs"], learned["score"]) == (2, 50.0)
+    assert "held_out_top1" not in learned
+    assert learned["steps"] % 2 == 0 < learned["steps"]
+    left = {path.name for path in (mine / learned["folder"]).iterdir()}
+    assert "own.pt" in left
+    assert not left & {"model.safetensors", "best.safetensors"}
+    assert list(summary["results"]) == ["pruned", "finetuned"]
+    assert (mine / "own" / "plots" / "training.png").is_file()
+    wrong = run(mine, "method=own", "method.hyper.lr=1e30", *small[:-1], "hydra.run.dir=wrong")
+    assert wrong.returncode == 2
+    assert "try method.hyper.lr=" in wrong.stderr

@@ -259,5 +259,5 @@ def test_a_method_scores_its_network_itself_in_the_epochs_it_likes(tmp_path: Pat
     data = Scripted(drawn_batches(6), [])  # whose held-out images nobody asks for
     hooks = Hooks(score=lambda model: next(scores))
     result = run(linear(), data, recipe, tmp_path, hooks=hooks, work=StageFolder(tmp_path, rows.append))
-    assert [row.get("held_out_top1") for row in rows] == [None, 30.0, None, 20.0]
-    assert (result["held_out_top1"], result["best_held_out_top1"], result["best_epoch"]) == (20, 30, 2)
+    assert [row.get("score") for row in rows] == [None, 30.0, None, 20.0]
+    assert (result["score"], result["best_score"], result["best_epoch"]) == (20, 30, 2)

@@ -6,7 +6,6 @@ Reading either runs no code: states are loaded with `weights_only=True`.
 import hashlib
 import io
 import json
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +25,6 @@ from compress.io.files import (
     printable,
     refuse_compressed_archive,
 )
-
-log = logging.getLogger(__name__)
 
 
 def write_state(path: Path, state: JSON) -> None:

@@ -19,7 +19,12 @@ from compress.schema.settings import BUDGETS, Budget, BudgetKind, Recipe
 from compress.train.loop import Hooks
 
 
-def _unavailable(*_: Any) -> Any:
+class Train(Protocol):
+    def __call__(self, recipe: Recipe, hooks: Hooks, network: nn.Module | None = None) -> JSON:
+        """Train in place; the history, with `epochs` and the held-out top-1."""
+
+
+def _unavailable(*_: Any, **__: Any) -> Any:
     raise AssertionError("only the stage `sparsify` provides it")
 
 
@@ -39,9 +44,10 @@ class Problem:
     device: torch.device
     seed: int
     fresh: Callable[[], nn.Module] = _unavailable  # builds the network with new random weights
-    # in `sparsify` only: trains `model` in place, by distillation if the run has a teacher for that stage, and saves
-    # the best epoch; returns the history
-    train: Callable[[Recipe, Hooks], JSON] = _unavailable
+    # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
+    # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
+    # own, which no file of ours can rebuild: on the labels, and keeping it is up to the method.
+    train: Train = _unavailable
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """The input of a run (`Job`), and its state: the job and the folders of its finished stages (`RunState`)."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,15 @@ from compress.distill.distill import Distill
 from compress.distill.teacher import Teacher
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
-from compress.io.files import JSON
 from compress.io.paths import MODEL
 from compress.io.seeds import derive_seed
 from compress.models.spec import ModelSpec
 from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
 from compress.prune.cost import cost_model
-from compress.prune.method import Method, Problem
+from compress.prune.method import Method, Problem, Train
 from compress.prune.saved_network import load_network
 from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, Recipe
-from compress.train.loop import Hooks
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,12 @@ class RunState:
         )
 
     def uncut(self) -> nn.Module:
-        """The newest network of full width: of `sparsify`, of `pretrain`, or else with new weights from the seed."""
-        finished = [stage for stage in ("sparsify", "pretrain") if stage in self.done]
+        """The newest network of full width: of `sparsify`, of `pretrain`, or else with new weights from the seed.
+
+        A method that begins fresh gets new weights also where `pretrain` is among the stages, as a teacher's, say.
+        """
+        begins_fresh = self.job.method.traits.begins == "fresh"
+        finished = [stage for stage in ("sparsify", *(() if begins_fresh else ("pretrain",))) if stage in self.done]
         stage = next((stage for stage in finished if (self.done[stage] / MODEL).is_file()), None)
         if stage is not None:
             return self.network(stage)[0]
@@ -92,8 +90,8 @@ class RunState:
     def learned(self) -> Path | None:
         return self.done.get("sparsify")
 
-    def problem(self, train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None) -> Problem:
-        """The input of a method; `train(model, recipe, hooks)` trains the full-width network, in `sparsify` only."""
+    def problem(self, train: Train | None = None) -> Problem:
+        """The input of a method; `train` trains the full-width network, or one of the method's own."""
         job = self.job
         model = self.uncut().to(job.device)
         return make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh, train)
@@ -106,10 +104,10 @@ def make_problem(
     device: torch.device,
     seed: int,
     fresh: Callable[[], nn.Module],
-    train: Callable[[nn.Module, Recipe, Hooks], JSON] | None = None,
+    train: Train | None = None,
 ) -> Problem:
     graph = channel_graph(model, data.shape)
     cost = cost_model(model, graph, data.shape)
 
     problem = Problem(model, graph, cost, data, budget, device, seed, fresh)
-    return problem if train is None else replace(problem, train=partial(train, model))
+    return problem if train is None else replace(problem, train=train)

@@ -1,7 +1,6 @@
 """The jobs of a sweep; their status is read from their folders, as a launcher may run them in other processes."""
 
 import json
-import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,6 @@ from compress.errors import BAD_INPUT
 from compress.io.files import JSON, printable, read_json, write_json
 from compress.io.locks import locked
 from compress.io.paths import LOCK, SUMMARY
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

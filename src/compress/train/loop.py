@@ -75,6 +75,15 @@ class Training:
     hooks: Hooks = NO_HOOKS
     team: Team = ALONE
 
+    @property
+    def figure(self) -> str:
+        """What rows and reports call the score of an epoch: a method's own is no held-out top-1."""
+        return "held_out_top1" if self.hooks.score is None else "score"
+
+    @property
+    def figure_in_words(self) -> str:
+        return "held-out top-1" if self.hooks.score is None else "score"
+
 
 @dataclass
 class _Progress:
@@ -86,10 +95,10 @@ class _Progress:
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)  # state dict; empty with keep_best=False
 
-    def report(self, keep_best: bool) -> JSON:
-        scored = {} if self.top1 is None else {"held_out_top1": self.top1}
+    def report(self, keep_best: bool, figure: str) -> JSON:
+        scored = {} if self.top1 is None else {figure: self.top1}
         best = {
-            "best_held_out_top1": self.best,
+            f"best_{figure}": self.best,
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
         }
@@ -173,15 +182,15 @@ class _Loop:
         if progress.epoch == 0:
             progress.top1 = self._score()
             progress.best = -1.0 if progress.top1 is None else progress.top1
-        return progress.report(training.hooks.keep_best)
+        return progress.report(training.hooks.keep_best, training.figure)
 
     def _stops_early(self) -> bool:
         patience, progress = self.training.recipe.early_stop_epochs, self.progress
         if patience is None or not progress.best_epoch or progress.epoch - progress.best_epoch < patience:
             return False
         log.info(
-            "%s: stopped after epoch %d, best held-out top-1 was epoch %d's",
-            self.training.stage, progress.epoch, progress.best_epoch,
+            "%s: stopped after epoch %d, best %s was epoch %d's",
+            self.training.stage, progress.epoch, self.training.figure_in_words, progress.best_epoch,
         )  # fmt: skip
         return True
 
@@ -199,7 +208,7 @@ class _Loop:
             if training.hooks.keep_best:
                 progress.best_weights = _cloned_state_dict(training.model)
         if training.team.is_main:
-            scored = {} if progress.top1 is None else {"held_out_top1": round(progress.top1, 4)}
+            scored = {} if progress.top1 is None else {training.figure: round(progress.top1, 4)}
             training.work.row(
                 stage=training.stage,
                 epoch=epoch,

@@ -27,7 +27,7 @@ def test_masks_grow_when_a_step_begins_and_the_last_step_is_left_to_the_plan() -
     model = nn.Sequential(nn.Conv2d(3, 20, 5), nn.ReLU(), nn.Conv2d(20, 20, 5), nn.Flatten(), nn.Linear(320, 10))
     shares, trained = list[float](), list[Recipe]()
 
-    def train(recipe: Recipe, hooks: Hooks) -> Any:
+    def train(recipe: Recipe, hooks: Hooks, network: object = None) -> Any:
         trained.append(recipe)
         assert share_masked(masks_of(model)) == 0  # the masks are there before the first step
         for epoch in range(1, recipe.epochs + 1):

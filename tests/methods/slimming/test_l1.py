@@ -147,7 +147,7 @@ def test_training_with_it_shrinks_scales_and_without_it_does_not(digit_data: Mem
 def problem_of(model: nn.Module, data: MemoryData, folder: Path, seed: int = 0) -> tuple[Problem, StageFolder]:
     work = StageFolder(folder)
 
-    def learn(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
+    def learn(recipe: Recipe, hooks: Hooks, network: nn.Module | None = None) -> JSON:
         what = {"model": model, "data": data, "recipe": recipe, "objective": cross_entropy(recipe)}
         history = train(Training(**what, stage="sparsify", seed=seed, device=CPU, work=work, hooks=hooks))
         history.pop("best_weights")

@@ -220,18 +220,18 @@ class Amc:
         scorer = RefitScorer(problem, self.calibration, self.reward_images)
         graph, cost, model = problem.graph, problem.cost, problem.model
         choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
-        upwards = PublishedBounds(
+        published = PublishedBounds(
             cost, bias_macs(model, graph), lbound=self.lbound, rbound=self.rbound, round_to=self.round_to,
             mode=self.budget_mode,
         )  # fmt: skip
-        walls: ActionBounds = upwards if self.rounding == "up" else RoundedBounds(cost, choices, self.budget_mode)
+        bounds: ActionBounds = published if self.rounding == "up" else RoundedBounds(cost, choices, self.budget_mode)
         targets = self._targets(problem)
         state: Observer = (
-            PublishedObserver(model, graph, upwards, self.target_encoding, targets, lbound=self.lbound)
+            PublishedObserver(model, graph, published, self.target_encoding, targets, lbound=self.lbound)
             if self.state == "original"
             else CleanObserver(model, graph, cost, choices, self.target_encoding, targets)
         )
-        return scorer, ChannelEnv(cost, choices, state, walls, scorer.score, self.reward, self.acc_metric, targets)
+        return scorer, ChannelEnv(cost, choices, state, bounds, scorer.score, self.reward, self.acc_metric, targets)
 
     def _new_agent(self, env: ChannelEnv, seed: int) -> DDPG:
         sizes = env.observation_space.shape[0], env.action_space.shape[0]

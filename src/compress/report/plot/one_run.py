@@ -44,7 +44,7 @@ def draw_run(
 def is_of_training(row: JSON) -> bool:
     """Whether a row says how far a training has come after an epoch."""
     step = step_of(row)
-    return step is not None and step.name == EPOCH and {"loss", "held_out_top1"} <= row.keys()
+    return step is not None and step.name == EPOCH and "loss" in row
 
 
 def _training(rows: Sequence[JSON]) -> Any:
@@ -58,13 +58,15 @@ def _training(rows: Sequence[JSON]) -> Any:
         starts[stage] = starts.get(stage.partition(" ")[0], start)  # a control begins where the run's own did
         epochs = [starts[stage] + row["epoch"] for row in own]
         top.plot(epochs, [row["loss"] for row in own], marker=".", label=stage)
-        bottom.plot(epochs, [row["held_out_top1"] for row in own], marker=".", label=f"{stage}, held-out")
+        if all("held_out_top1" in row for row in own):  # a method may score its network in another way
+            bottom.plot(epochs, [row["held_out_top1"] for row in own], marker=".", label=f"{stage}, held-out")
         start = epochs[-1]
     top.set(ylabel="training loss", yscale="log", title="Training")
     bottom.set(xlabel="epoch, all stages", ylabel="top-1 (%)")
     whole_numbers(bottom)
     top.legend(fontsize=7)
-    bottom.legend(fontsize=7)
+    if bottom.get_lines():
+        bottom.legend(fontsize=7)
     return figure
 
 

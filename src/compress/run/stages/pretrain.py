@@ -8,8 +8,6 @@ Writes: model.safetensors; if it trained, best.safetensors (best epoch by held-o
 Version history: 1; 2 moves the first drop of `schedule=step`, 3 counts the warm-up as part of `hold_epochs`.
 """
 
-import logging
-
 import torch
 
 from compress.graph.plan import Plan
@@ -20,8 +18,6 @@ from compress.prune.saved_network import save_network
 from compress.run.job import RunState
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import dense_depends_on, dense_trains, train_network
-
-log = logging.getLogger(__name__)
 
 
 def pretrain(state: RunState, work: StageFolder) -> JSON:

@@ -6,7 +6,8 @@ files it reads, the budget, the training images and the seed; of a control also 
 Writes: model.safetensors and plan.json (kept channels, widths, the method's own terms); metrics.jsonl of a search.
 
 Version history: 1; 2 prunes more kinds of layers, 3 adds weight masks, refits and controls, 4 reports |gamma| of
-slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole.
+slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole, 6 reports the MACs of the
+dense network with the budget.
 """
 
 import logging

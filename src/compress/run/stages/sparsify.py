@@ -11,8 +11,6 @@ Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `sc
 `prune` would decide it, 5 counts recurrent layers whole.
 """
 
-import logging
-
 from torch import nn
 
 from compress.errors import settings_under
@@ -25,18 +23,18 @@ from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
 from compress.run.stages.stage import Stage
-from compress.run.stages.training import teaching, train_network, training_images, world_size
+from compress.run.stages.training import teaching, train_network, train_own_network, training_images, world_size
 from compress.schema.settings import Recipe
 from compress.train.loop import Hooks
-
-log = logging.getLogger(__name__)
 
 
 def sparsify(state: RunState, work: StageFolder) -> JSON:
     """Check surgery on a plan of half the width, then let the method learn; save the network if it was trained."""
 
-    def train(model: nn.Module, recipe: Recipe, hooks: Hooks) -> JSON:
-        return train_network(state, model, recipe, "sparsify", work, Plan(), hooks)
+    def train(recipe: Recipe, hooks: Hooks, network: nn.Module | None = None) -> JSON:
+        if network is not None:
+            return train_own_network(state, network, recipe, "sparsify", work, hooks)
+        return train_network(state, problem.model, recipe, "sparsify", work, Plan(), hooks)
 
     problem = state.problem(train)
     warn_uncounted("sparsify", problem.cost.uncounted)

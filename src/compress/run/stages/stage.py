@@ -1,14 +1,11 @@
 """`Stage`: what the pipeline needs to know of a stage."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from compress.io.files import JSON
 from compress.io.stage_folder import StageFolder
 from compress.run.job import Job, RunState
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

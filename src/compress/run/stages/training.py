@@ -42,12 +42,37 @@ def train_network(
     Raises:
         SettingError: training diverged; names the key of the recipe in the config.
     """
+    history = _trained(state, model, recipe, _objective(state, model, recipe, stage), stage, work, hooks)
+    if hooks.keep_best:
+        best = copy.deepcopy(model)
+        best.load_state_dict(history.pop("best_weights"))
+        save_network(work.folder / "best.safetensors", best, state.job.model, plan)
+    return history
+
+
+def train_own_network(
+    state: RunState, network: nn.Module, recipe: Recipe, stage: str, work: StageFolder, hooks: Hooks
+) -> JSON:
+    """The same for a network that is not the run's: on the labels alone, and nothing of it is saved but progress."""
+    hooks = replace(hooks, keep_best=False)
+    return _trained(state, network, recipe, cross_entropy(recipe), stage, work, hooks)
+
+
+def _trained(
+    state: RunState,
+    model: nn.Module,
+    recipe: Recipe,
+    objective: Objective,
+    stage: str,
+    work: StageFolder,
+    hooks: Hooks,
+) -> JSON:
     job = state.job
     training = Training(
         model=model,
         data=job.data,
         recipe=recipe,
-        objective=_objective(state, model, recipe, stage),
+        objective=objective,
         work=work,
         stage=stage,
         seed=job.seed,
@@ -55,20 +80,16 @@ def train_network(
         hooks=hooks,
         team=state.team,
     )
-    with settings_under(recipe_key(job, stage)):
-        history = train(training)
-    if hooks.keep_best:
-        best = copy.deepcopy(model)
-        best.load_state_dict(history.pop("best_weights"))
-        save_network(work.folder / "best.safetensors", best, job.model, plan)
-    return history
+    with settings_under(recipe_key(job, stage, recipe)):
+        return train(training)
 
 
-def recipe_key(job: Job, stage: str) -> str:
+def recipe_key(job: Job, stage: str, recipe: Recipe) -> str:
     """The config key of the recipe of a stage; for `sparsify` the name of the method's setting that is a recipe."""
     if stage == "sparsify":
-        recipes = [name for name, value in vars(job.method).items() if isinstance(value, Recipe)]
-        return recipes[0] if recipes else "recipe"
+        recipes = {name: value for name, value in vars(job.method).items() if isinstance(value, Recipe)}
+        same = [name for name, value in recipes.items() if value is recipe]
+        return next(iter([*same, *recipes]), "recipe")  # a method may derive what it trains by from its setting
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
