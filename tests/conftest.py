@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,10 @@ from compress.schema.settings import Recipe
 CPU = torch.device("cpu")
 ORACLES = Path(__file__).parent / "oracles"
 register_resolvers()
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a suite in the background of a shell: commands would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # two busy processes with two threads each take many times as long
 
 
