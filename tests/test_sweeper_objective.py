@@ -8,12 +8,12 @@ from conftest import Command, compose_config
 from omegaconf import OmegaConf
 from test_sweeps import CUT, computed, job_folders
 
-from compress.config.objectives import check_direction
 from compress.config.rules import check
+from compress.config.sweeper_objectives import check_direction
 from compress.io.files import read_json
 from compress.run.folder import config_hash
-from compress.run.objective import objective
 from compress.run.sweep_jobs import SweepJob, begun_jobs, forget_begun, note_begun
+from compress.run.sweeper_objective import objective
 
 SUMMARY: dict[str, Any] = {
     "stages": {"pretrain": {"held_out_top1": 90.0}, "prune": {}, "finetune": {"held_out_top1": 80.0}},

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from compress.report.plot.axes import draw_to_files
 from compress.report.plot.labels import labels_of
 from compress.report.plot.progress_charts import search_curves
-from compress.report.read.metrics import Step, step_of
+from compress.report.read.metrics import RowStep, step_of
 from compress.report.read.runs import Run
 from compress.report.recorder import Recorder
 
@@ -20,16 +20,16 @@ ROUND = {"stage": "sparsify", "step": "round", "round": 7, "epoch": 2, "accuracy
 @pytest.mark.parametrize(
     ("row", "step"),
     [
-        ({"stage": "pretrain", "epoch": 3}, Step("epoch", 3)),
-        ({"stage": "sparsify", "target": 0.5, "episode": 1}, Step("episode", 1)),
-        ({"stage": "sparsify", "generation": 2}, Step("generation", 2)),
-        (ROUND, Step("round", 7)),
-        ({"stage": "sparsify", "step": "round", "epoch": 2}, Step("epoch", 2)),
+        ({"stage": "pretrain", "epoch": 3}, RowStep("epoch", 3)),
+        ({"stage": "sparsify", "target": 0.5, "episode": 1}, RowStep("episode", 1)),
+        ({"stage": "sparsify", "generation": 2}, RowStep("generation", 2)),
+        (ROUND, RowStep("round", 7)),
+        ({"stage": "sparsify", "step": "round", "epoch": 2}, RowStep("epoch", 2)),
         ({"stage": "sparsify", "step": 9}, None),
         ({"stage": "eval", "top1": 93.0}, None),
     ],
 )
-def test_a_row_counts_by_the_step_that_it_names_or_by_a_usual_one(row: dict[str, Any], step: Step | None) -> None:
+def test_a_row_counts_by_the_step_that_it_names_or_by_a_usual_one(row: dict[str, Any], step: RowStep | None) -> None:
     assert step_of(row) == step
 
 

@@ -23,19 +23,19 @@ from omegaconf.errors import OmegaConfBaseException
 from compress.config.built_jobs import BuiltJobs, problems_of
 from compress.config.compose import COMPOSING, plain, raw, told
 from compress.config.diagnose import diagnose
-from compress.config.objectives import check_direction
 from compress.config.refusal import LONGEST, lines_of, refuse
 from compress.config.resolvers import register_resolvers
 from compress.config.sweep import Sweep, is_grid, look_at_sweep
+from compress.config.sweeper_objectives import check_direction
 from compress.errors import is_users
 from compress.io.files import JSON
 from compress.io.locks import locked
 from compress.io.paths import LOCK
 from compress.parallel.rank import place
 from compress.run.folder import config_hash, foreign_run, unwritable
-from compress.run.objective import Objective
 from compress.run.supervisor import Tell
 from compress.run.sweep_jobs import SweepJob, begun_jobs, forget_begun, mark_died, new_launch, note_begun
+from compress.run.sweeper_objective import SweeperObjective
 from compress.schema.check import shown
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Session(Callback):
 
     # -- one run, or one job of a sweep
 
-    def task(self, config: DictConfig) -> Objective:
+    def task(self, config: DictConfig) -> SweeperObjective:
         """Once Hydra has composed it and made its folder; what a sweeper is to make large or small comes back.
 
         A job that fails is told, and the sweep goes on. One that another process is at is left to it: the sweep looks
@@ -111,7 +111,7 @@ class Session(Callback):
                 raise
         return None
 
-    def _locked_run(self, config: JSON, folder: Path, in_sweep: bool) -> Objective:
+    def _locked_run(self, config: JSON, folder: Path, in_sweep: bool) -> SweeperObjective:
         from compress.config.build import build
         from compress.run.one_job import OneJob
 

@@ -15,10 +15,10 @@ from compress.prune.saved_network import load_network
 from compress.run.distributed import Build, follow, lead
 from compress.run.folder import foreign_run, put_run_aside
 from compress.run.job import Job
-from compress.run.objective import Objective, objective
 from compress.run.pipeline import finished_summary, run, show
 from compress.run.store import Store
 from compress.run.sweep_jobs import SweepJob
+from compress.run.sweeper_objective import SweeperObjective, objective
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class OneJob:
         self._set_threads()
         follow(self.take, self.config, self.folder, self.digest)
 
-    def lead(self, measures: bool) -> Objective:
+    def lead(self, measures: bool) -> SweeperObjective:
         """The part of rank 0: run the job unless it is finished; returns its objective.
 
         `measures`: whether a sweeper needs the objective, so that it is measured where the summary does not have it.

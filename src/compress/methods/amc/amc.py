@@ -51,8 +51,8 @@ log = logging.getLogger(__name__)
 
 PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried to meet a share of channels, and the tolerance
 
-Widths = tuple[int, ...]
-Walk = Callable[[float], Widths]  # target share of MACs -> strategy
+Strategy = tuple[int, ...]
+Walk = Callable[[float], Strategy]  # target share of MACs -> strategy
 Reach = tuple[float, float]
 
 
@@ -330,11 +330,11 @@ def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: Co
     return {name: share for name, (share, _) in nearest.items() if missed[name] <= least}
 
 
-def _unrewarded(scorer: RefitScorer, widths: Widths) -> JSON:
+def _unrewarded(scorer: RefitScorer, widths: Strategy) -> JSON:
     """The outcome of a given strategy, which has no reward."""
     ratio = float(scorer.problem.cost.macs(widths)[0] / scorer.problem.cost.full_macs)
     return {"widths": widths, "target": ratio, **scorer.score(widths)._asdict(), "ratio": ratio, "reward": None}
 
 
-def _unchanged(widths: Widths, share: float) -> Widths:
+def _unchanged(widths: Strategy, share: float) -> Strategy:
     return widths

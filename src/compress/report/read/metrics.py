@@ -22,23 +22,23 @@ EPOCH = "epoch"
 STEPS = (EPOCH, "episode", "generation")  # steps that a row need not name
 
 
-class Step(NamedTuple):
+class RowStep(NamedTuple):
     name: str
     value: int
 
 
-def step_of(row: Mapping[str, Any]) -> Step | None:
+def step_of(row: Mapping[str, Any]) -> RowStep | None:
     """What a row counts by, and how far it has come; None where it does not count.
 
     >>> step_of({"stage": "pretrain", "epoch": 3})
-    Step(name='epoch', value=3)
+    RowStep(name='epoch', value=3)
     >>> step_of({"stage": "sparsify", "step": "round", "round": 7, "epoch": 1})
-    Step(name='round', value=7)
+    RowStep(name='round', value=7)
     >>> step_of({"stage": "eval", "top1": 93.0}) is None
     True
     """
     name = next((name for name in (row.get("step"), *STEPS) if isinstance(name, str) and name in row), None)
-    return None if name is None else Step(name, row[name])
+    return None if name is None else RowStep(name, row[name])
 
 
 def read_metrics(run: Run) -> list[JSON]:

@@ -27,7 +27,7 @@ from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.stage import Stage
-from compress.run.stages.training import teaching, train_network, training_images, world_size
+from compress.run.stages.training import devices_settings, teaching, train_network, training_images
 from compress.schema.settings import Recipe
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def depends_on(job: Job) -> JSON:
         "seed": job.seed,
         "data": training_images(job),
         **teaching(job, "finetune"),
-        **world_size(job),
+        **devices_settings(job),
     }
 
 

@@ -23,7 +23,7 @@ from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
 from compress.run.stages.stage import Stage
-from compress.run.stages.training import teaching, train_network, train_own_network, training_images, world_size
+from compress.run.stages.training import devices_settings, teaching, train_network, train_own_network, training_images
 from compress.schema.settings import Recipe
 from compress.train.loop import Hooks
 
@@ -60,7 +60,7 @@ def depends_on(job: Job) -> JSON:
         **budget,
         **digests_of_files(job),
         **teaching(job, "sparsify"),
-        **(world_size(job) if trains_network(job) else {}),
+        **(devices_settings(job) if trains_network(job) else {}),
     }
 
 

@@ -133,7 +133,7 @@ def teacher_job(job: Job) -> Job:
     return replace(job, model=job.teacher.to_train)
 
 
-def world_size(job: Job) -> JSON:
+def devices_settings(job: Job) -> JSON:
     """The cache key's part on the number of processes, which changes batch norms and float rounding; none for 1."""
     return {"devices": job.devices} if job.devices > 1 else {}
 
@@ -164,7 +164,7 @@ def dense_depends_on(job: Job) -> JSON:
     if spec.is_pretrained:
         return settings
     recipe = {"recipe": asdict(job.pretrain), "seed": job.seed, "data": training_images(job)}
-    return {**settings, **recipe, **world_size(job)}
+    return {**settings, **recipe, **devices_settings(job)}
 
 
 def dense_trains(job: Job) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from compress.io.files import JSON
 from compress.schema.settings import FROM_SCRATCH, HELD_OUT, NETWORK_NAMES
 
-Objective = float | tuple[float, ...] | None
+SweeperObjective = float | tuple[float, ...] | None
 
 
-def objective(summary: JSON, names: str | Sequence[str], held_out: Callable[[], float | None]) -> Objective:
+def objective(summary: JSON, names: str | Sequence[str], held_out: Callable[[], float | None]) -> SweeperObjective:
     """One figure of the run, or several in the order of `names`; None if the run lacks one of them.
 
     `held_out` measures the held-out top-1 (percent) if the summary does not have it.
