@@ -95,10 +95,25 @@ class RunTeacher:
 
 
 @dataclass(frozen=True)
-class ZooTeacher:
-    """A network of the zoo, trained (or loaded from a checkpoint) by a `pretrain` stage and cached like any other."""
+class _DenseTeacher:
+    """What a `pretrain` stage computes; kinds of it say of which run."""
 
     spec: ModelSpec
+
+    def digest(self) -> None:
+        return None
+
+    def load(self, made: Path | None) -> nn.Module:
+        assert made is not None, "the pretrain stage has trained it"
+        return load_network(made / MODEL, self.spec.without_pretrained().build)[0]
+
+    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
+        assert (self.spec.classes, self.spec.shape) == (classes, shape)
+
+
+@dataclass(frozen=True)
+class ZooTeacher(_DenseTeacher):
+    """A network of the zoo, trained (or loaded from a checkpoint) by a `pretrain` stage and cached like any other."""
 
     @property
     def to_train(self) -> ModelSpec:
@@ -108,21 +123,10 @@ class ZooTeacher:
     def of_stage(self) -> None:
         return None
 
-    def digest(self) -> None:
-        return None
-
-    def load(self, made: Path | None) -> nn.Module:
-        return _load_dense(made, self.spec)
-
-    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
-        assert (self.spec.classes, self.spec.shape) == (classes, shape)
-
 
 @dataclass(frozen=True)
-class SelfTeacher:
+class SelfTeacher(_DenseTeacher):
     """The dense network of the same run (self-distillation into its pruned version)."""
-
-    spec: ModelSpec
 
     @property
     def to_train(self) -> None:
@@ -131,17 +135,3 @@ class SelfTeacher:
     @property
     def of_stage(self) -> Literal["pretrain"]:
         return "pretrain"
-
-    def digest(self) -> None:
-        return None
-
-    def load(self, made: Path | None) -> nn.Module:
-        return _load_dense(made, self.spec)
-
-    def check(self, classes: int, shape: tuple[int, int, int]) -> None:
-        assert (self.spec.classes, self.spec.shape) == (classes, shape)
-
-
-def _load_dense(folder: Path | None, spec: ModelSpec) -> nn.Module:
-    assert folder is not None, "the pretrain stage has trained it"
-    return load_network(folder / MODEL, spec.without_pretrained().build)[0]

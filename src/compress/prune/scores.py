@@ -16,7 +16,7 @@ from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.schema.settings import Budget
 
 Coupled = Literal["sum", "mean", "max", "keep"]
-Threshold = Literal["threshold", "rank"]
+Select = Literal["threshold", "rank"]
 
 # By group: (width,). A group without scores keeps all of its channels.
 Scores = Mapping[str, Tensor]
@@ -60,7 +60,7 @@ def most_first(score: Tensor) -> Tensor:
     return score.sort(stable=True).indices.flip(0)
 
 
-def kept_counts(pool: Scores, percent: float, select: Literal["threshold", "rank"]) -> tuple[dict[str, int], float]:
+def kept_counts(pool: Scores, percent: float, select: Select) -> tuple[dict[str, int], float]:
     """How many channels of each group are kept (0 is possible), and the threshold: the largest score that is removed.
 
     `percent` is a share in [0, 1). `int(N * percent)` is computed in floating point, as in the published code:
@@ -99,7 +99,7 @@ def check_ties(scores: Tensor, threshold: float, budget: Budget) -> None:
         )
 
 
-def largest_percent(pool: Scores, select: Literal["threshold", "rank"] = "threshold") -> float:
+def largest_percent(pool: Scores, select: Select = "threshold") -> float:
     """The largest share, rounded down to four digits, at which every group of a pool keeps at least one channel.
 
     A group becomes empty when the threshold reaches its largest score. Let m be the smallest of these largest scores,

@@ -28,7 +28,7 @@ from compress.prune.cost import CostModel
 from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.order import plan_of
 from compress.prune.refit import input_moments, refitted
-from compress.prune.scores import Coupled, Scores, Threshold, check_ties, kept_counts, largest_percent, most_first
+from compress.prune.scores import Coupled, Scores, Select, check_ties, kept_counts, largest_percent, most_first
 from compress.prune.widths import Choices, all_choices, largest_count, reachable, uniform_widths
 from compress.schema.bounds import Count, Natural
 from compress.schema.settings import Budget
@@ -41,7 +41,7 @@ class Selection:
     """Settings of the selection, shared by methods; conf/method/slimming.yaml explains every value."""
 
     scope: Literal["global", "layer"]
-    select: Threshold
+    select: Select
     on_empty: Literal["keep_max", "error", "drop_block"]
     min_channels: Count
     round_to: Count

@@ -30,7 +30,7 @@ def _figure(summary: JSON, name: str, held_out: Callable[[], float | None]) -> f
 
 def _held_out(summary: JSON) -> float | None:
     """The held-out top-1 (percent) that the last stage with a network reported, if it trained that network."""
-    last = next((s for s in ("finetune", "prune", "sparsify", "pretrain") if s in summary["stages"]), "")
+    last = next((s for s in reversed(NETWORK_NAMES) if s in summary["stages"]), "")
     value: float | None = summary["stages"].get(last, {}).get(HELD_OUT)
     return value
 
