@@ -49,7 +49,7 @@ from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.episodes import Search, SearchSettings
 from compress.search.agent.observations import PublishedObserver
 from compress.search.agent.rewards import acc
-from compress.search.scorers.evaluate import HeldOutAccuracy
+from compress.search.scorers.evaluate import HeldOutScore
 
 CALIBRATION, VALIDATION, POINTS, SMALL_BATCH, STEPS = 3000, 5000, 10, 50, 15
 AGENT = DDPGSettings(
@@ -247,7 +247,7 @@ def side_by_side(model: nn.Module, calibration: Batches, validation: Batches, ep
     full = {group.name: orders[group.name][: group.width - 1].sort().values for group in graph}
     clock("once", maker.weights, full)  # the factors
     joined = [torch.cat([pair[at] for pair in validation]) for at in (0, 1)]
-    scores = HeldOutAccuracy(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
+    scores = HeldOutScore(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
     agent, replay = DDPG(10, 1, AGENT, 0), Replay(100 * STEPS, 10, 1)
     for state, action, reward, following, end in memory:
         replay.add(*(torch.from_numpy(x) for x in (state, action)), reward, torch.from_numpy(following), end, 0)
@@ -304,7 +304,7 @@ def whole_search(model: nn.Module, calibration: Batches, validation: Batches, ep
     moments = clock("once", input_moments, model, graph, images, POINTS, generator, True)
     maker = Reconstructor(model, graph, moments, orders)
     joined = [torch.cat([pair[at] for pair in validation]).to(where) for at in (0, 1)]
-    scores = HeldOutAccuracy(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
+    scores = HeldOutScore(model, graph, zip(joined[0].split(256), joined[1].split(256), strict=True))
     seen: dict[tuple[int, ...], Accuracy] = {}
 
     def score(widths: tuple[int, ...]) -> Accuracy:

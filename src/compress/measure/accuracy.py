@@ -1,10 +1,11 @@
-"""Top-1 and top-5 accuracy in percent."""
+"""Top-1 and top-5 accuracy in percent, and the mean cross entropy."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from compress.measure.macs import in_eval_mode
 
@@ -44,3 +45,33 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
     """
     first, five, images = count_correct(model, batches).tolist()
     return Accuracy(100 * first / images, 100 * five / images)
+
+
+class Score(NamedTuple):
+    """What a candidate of a search is worth: accuracies in percent, and the mean cross entropy, which breaks ties."""
+
+    top1: float
+    top5: float
+    loss: float
+
+
+def score_of(
+    logits_of: Callable[[Tensor], Tensor], batches: Sequence[tuple[Tensor, Tensor]], least_top1: float = 0.0
+) -> Score | None:
+    """The score of a function from images (B, C, H, W) to logits (B, classes) over all `batches`.
+
+    None as soon as so many images are wrong that its top-1 will be below `least_top1`, whatever the others are.
+    """
+    total = sum(len(y) for _, y in batches)
+    first = five = images = 0
+    loss = 0.0
+    with torch.inference_mode():
+        for x, y in batches:
+            logits = logits_of(x)
+            first += correct(logits, y, 1)
+            five += correct(logits, y, 5)
+            images += len(y)
+            loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
+            if 100 * (total - images + first) / total < least_top1:
+                return None
+    return Score(100 * first / total, 100 * five / total, loss / total)

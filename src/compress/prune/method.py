@@ -44,6 +44,7 @@ class Problem:
     device: torch.device
     seed: int
     fresh: Callable[[], nn.Module] = _unavailable  # builds the network with new random weights
+    scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
     # own, which no file of ours can rebuild: on the labels, and keeping it is up to the method.

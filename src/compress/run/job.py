@@ -60,6 +60,7 @@ class RunState:
     control: Control | None = None
     controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     team: Team = ALONE  # rank and world size in the training of this stage
+    scores: Path | None = None  # folder in which searches of all runs remember what they scored
 
     def fresh(self) -> nn.Module:
         """The uncut network with new weights."""
@@ -94,7 +95,8 @@ class RunState:
         """The input of a method; `train` trains the full-width network, or one of the method's own."""
         job = self.job
         model = self.uncut().to(job.device)
-        return make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh, train)
+        problem = make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh)
+        return replace(problem, scores=self.scores, train=problem.train if train is None else train)
 
 
 def make_problem(
@@ -104,10 +106,6 @@ def make_problem(
     device: torch.device,
     seed: int,
     fresh: Callable[[], nn.Module],
-    train: Train | None = None,
 ) -> Problem:
     graph = channel_graph(model, data.shape)
-    cost = cost_model(model, graph, data.shape)
-
-    problem = Problem(model, graph, cost, data, budget, device, seed, fresh)
-    return problem if train is None else replace(problem, train=train)
+    return Problem(model, graph, cost_model(model, graph, data.shape), data, budget, device, seed, fresh)

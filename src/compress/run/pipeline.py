@@ -151,7 +151,8 @@ def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], 
     for step in steps(job):
         redo = step.stage in job.force or not redone.isdisjoint(step.after)
         rows = on_row if step.control is None else _renamed(on_row, step.name)
-        finished = _stage(store, step, _state(job, step, folders), keys, redo, rows, crew)
+        state = replace(_state(job, step, folders), scores=store.root)
+        finished = _stage(store, step, state, keys, redo, rows, crew)
         keys[step.name], folders[step.name] = finished.key, finished.folder
         redone |= {step.name} if redo else set()
         summary["stages"][step.name] = _stage_json(finished)

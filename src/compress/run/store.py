@@ -57,7 +57,7 @@ class Store:
     """
 
     def __init__(self, root: Path, launch: str | None = None) -> None:
-        self._root, self._launch = root, launch
+        self.root, self._launch = root, launch
         root.mkdir(parents=True, exist_ok=True)
 
     def stage(
@@ -77,7 +77,7 @@ class Store:
         lines.
         """
         key = stage_key(name, depends)
-        folder = self._root / f"{name}-{key}"
+        folder = self.root / f"{name}-{key}"
         if (cached := self._cached(folder, redo)) is not None:
             return self._reuse(called or name, folder, key, cached, on_row)
         busy = f"{folder.name}: another process is computing it; waiting"

@@ -333,7 +333,9 @@ def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: Co
 def _unrewarded(scorer: RefitScorer, widths: Strategy) -> JSON:
     """The outcome of a given strategy, which has no reward."""
     ratio = float(scorer.problem.cost.macs(widths)[0] / scorer.problem.cost.full_macs)
-    return {"widths": widths, "target": ratio, **scorer.score(widths)._asdict(), "ratio": ratio, "reward": None}
+    score = scorer.score(widths)
+    assert score is not None
+    return {"widths": widths, "target": ratio, "top1": score.top1, "top5": score.top5, "ratio": ratio, "reward": None}
 
 
 def _unchanged(widths: Strategy, share: float) -> Strategy:

@@ -16,7 +16,7 @@ import numpy as np
 
 from compress.errors import OWN, SettingError
 from compress.io.files import JSON
-from compress.measure.accuracy import Accuracy
+from compress.measure.accuracy import Accuracy, Score
 from compress.prune.cost import CostModel
 from compress.prune.widths import Choices, reachable, uniform_widths
 from compress.search.agent.action_bounds import ActionBounds
@@ -78,7 +78,7 @@ class ChannelEnv:
         choices: Choices,
         observer: Observer,
         bounds: ActionBounds,
-        score: Callable[[tuple[int, ...]], Accuracy],
+        score: Callable[[tuple[int, ...]], Accuracy | Score | None],
         reward: Reward,
         metric: Metric = "top1",
         targets: Sequence[float] = (0.5,),
@@ -135,6 +135,7 @@ class ChannelEnv:
         """Score the widths of all groups for the current target: widths, target, top1 and top5, accuracy (the metric
         of the two that is rewarded), ratio (share of MACs), reward."""
         accuracy = self._score(widths)
+        assert accuracy is not None  # it was not told to give up
         outcome = Outcome(
             accuracy=getattr(accuracy, self._metric),
             reference=self.reference(self._target),
@@ -146,7 +147,8 @@ class ChannelEnv:
         return {
             "widths": widths,
             "target": self._target,
-            **accuracy._asdict(),
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
             "accuracy": outcome.accuracy,
             "ratio": outcome.ratio,
             "reward": float(self._reward(outcome)),

@@ -1,4 +1,4 @@
-"""Held-out accuracy of a candidate before fine-tuning, made fast.
+"""The held-out score of a candidate before fine-tuning, made fast.
 
 AMC's published code evaluates the dense network with zeros in it. Here the candidate is cut, its batch norms are
 folded into its convolutions, and it runs in channels_last memory format on images that are kept in memory. The
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
-from compress.measure.accuracy import Accuracy, accuracy
+from compress.io.seeds import derive_seed
+from compress.measure.accuracy import Score, score_of
 from compress.prune.folding import fold, foldable
+from compress.prune.method import Problem
 from compress.prune.surgery import cut
 
 PIXELS = 2**18  # per batch: fastest at 32 px on one core, where a layer's activations still fit the cache
@@ -24,15 +26,27 @@ def batch_size(shape: tuple[int, int, int]) -> int:
     return min(max(PIXELS // (shape[1] * shape[2]), 16), 2048)
 
 
-class HeldOutAccuracy:
-    """Accuracy of plans of one network on fixed held-out images, `batches` of (images, labels)."""
+class HeldOutScore:
+    """Scores of plans of one network on fixed held-out images, `batches` of (images, labels)."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         self._model, self._graph = model, graph
         self._pairs = foldable(model)
         self._batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
-    def __call__(self, plan: Plan, weights: Mapping[str, Tensor]) -> Accuracy:
-        """`weights` replace parameters, by name and in the shape of the uncut network."""
-        small = fold(cut(self._model, self._graph, plan, weights).eval(), self._pairs)
-        return accuracy(small.to(memory_format=torch.channels_last), self._batches)
+    def __call__(self, plan: Plan, weights: Mapping[str, Tensor], least_top1: float = 0.0) -> Score | None:
+        """`weights` replace parameters and buffers, by name and in the shape of the uncut network."""
+        return self.of_cut(cut(self._model, self._graph, plan, weights), least_top1)
+
+    def of_cut(self, small: nn.Module, least_top1: float = 0.0) -> Score | None:
+        """The same for a network that was cut already; it is changed, as its batch norms are folded."""
+        folded = fold(small.eval(), self._pairs).to(memory_format=torch.channels_last)
+        return score_of(folded, self._batches, least_top1)
+
+
+def held_out_score(problem: Problem, images: int) -> HeldOutScore:
+    """Of plans of the problem's network, on at most `images` held-out images, the same for every scorer."""
+    seed = derive_seed(problem.seed, "calibration")
+    size = batch_size(problem.data.shape)
+    drawn = problem.data.drawn("held_out", images, size, seed, problem.device)
+    return HeldOutScore(problem.model, problem.graph, drawn)

@@ -5,7 +5,8 @@ He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 20
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from torch import Tensor
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.measure.accuracy import Accuracy
+from compress.measure.accuracy import Score
 from compress.prune.method import Problem
 from compress.prune.order import channel_orders, plan_of
 from compress.prune.refit import Moments, Reconstructor, input_moments, refitted
 from compress.schema.bounds import Count
-from compress.search.scorers.evaluate import HeldOutAccuracy, batch_size
+from compress.search.scorers.evaluate import HeldOutScore, held_out_score
+from compress.search.scorers.memory import ScoreMemory, scored_on
+from compress.search.scorers.scorer import Weights, Widths
 from compress.search.strategy import layer_form
 
 
@@ -48,23 +51,34 @@ def calibration_images(problem: Problem, settings: CalibrationSettings, seed: in
             return
 
 
+VERSION = 1  # of what is remembered; raise it when the same settings give another score
+
+
 class RefitScorer:
     """Scores candidates, tuples of the widths of all groups, of one network, which is not changed.
 
-    The Gram matrices of the least squares and the held-out images are computed once, at construction.
+    The Gram matrices of the least squares and the held-out images are computed once, when first needed: not at all
+    where every candidate is remembered.
     """
+
+    name = "refit"
 
     def __init__(self, problem: Problem, calibration: CalibrationSettings, reward_images: int) -> None:
         self.problem = problem
-        self._calibration = calibration
-        model, device = problem.model.to(problem.device).eval(), problem.device
-        self.orders = channel_orders(model, problem.graph)
-        seed = derive_seed(problem.seed, "calibration")
-        moments = self._moments()
-        self._reconstructor = Reconstructor(model, problem.graph, moments, self.orders, calibration.doubles_bias)
-        held_out = problem.data.drawn("held_out", reward_images, batch_size(problem.data.shape), seed, device)
-        self._accuracy = HeldOutAccuracy(model, problem.graph, held_out)
-        self._scored: dict[tuple[int, ...], Accuracy] = {}
+        self._calibration, self._images = calibration, reward_images
+        self._model = problem.model.to(problem.device).eval()
+        self.orders = channel_orders(self._model, problem.graph)
+        depends = {"calibration": asdict(calibration), "images": reward_images, "version": VERSION}
+        self._memory = ScoreMemory(problem.scores, scored_on(problem) | {"scorer": self.name, **depends})
+
+    @cached_property
+    def _reconstructor(self) -> Reconstructor:
+        doubles_bias = self._calibration.doubles_bias
+        return Reconstructor(self._model, self.problem.graph, self._moments(), self.orders, doubles_bias)
+
+    @cached_property
+    def _held_out(self) -> HeldOutScore:
+        return held_out_score(self.problem, self._images)
 
     def _moments(self) -> dict[str, Moments]:
         problem, settings = self.problem, self._calibration
@@ -78,18 +92,16 @@ class RefitScorer:
         control's."""
         return refitted(self.problem.model, self.problem.graph, self._moments(), plan)
 
-    def realise(self, widths: tuple[int, ...]) -> tuple[Plan, dict[str, Tensor]]:
+    def realise(self, widths: Widths) -> tuple[Plan, Weights]:
         """The plan that keeps the most important channels of every group, and its refitted weights, by parameter name
         and in the shapes of the uncut network."""
         groups = self.problem.graph.groups
         kept = {g.name: self.orders[g.name][:width].sort().values for g, width in zip(groups, widths, strict=True)}
         return plan_of(self.problem.graph, self.orders, widths), self._reconstructor.weights(kept)
 
-    def score(self, widths: tuple[int, ...]) -> Accuracy:
-        """Held-out accuracy in percent, without fine-tuning; cached by widths."""
-        if widths not in self._scored:
-            self._scored[widths] = self._accuracy(*self.realise(widths))
-        return self._scored[widths]
+    def score(self, widths: Widths, least_top1: float = 0.0) -> Score | None:
+        """Held-out score without fine-tuning; remembered by widths."""
+        return self._memory.score(widths, lambda: self._held_out(*self.realise(widths), least_top1))
 
     def report(self, outcome: JSON) -> JSON:
         """An outcome for files: its numbers, its widths, and these in the published format."""

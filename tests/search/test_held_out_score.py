@@ -8,7 +8,7 @@ from torch import nn
 from compress.graph.build import channel_graph
 from compress.measure.accuracy import accuracy
 from compress.prune.surgery import Masks, cut
-from compress.search.scorers.evaluate import HeldOutAccuracy
+from compress.search.scorers.evaluate import HeldOutScore
 
 NETWORKS = [
     "mobilenetv1", "mobilenetv2", "mobilenet_v2", "resnet20", "resnet56_cs", "vgg16_bn", "resnet18", "resnet50",
@@ -27,7 +27,7 @@ def test_cut_folded_and_reordered_it_scores_as_masked(name: str) -> None:
     model = livened(zoo(name)).eval()
     graph = channel_graph(model, (3, 32, 32))
     batches = labelled(model, 60)
-    scores, masks = HeldOutAccuracy(model, graph, batches), Masks(model, graph)
+    scores, masks = HeldOutScore(model, graph, batches), Masks(model, graph)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for seed, share in enumerate((0.4, 0.8)):
         plan = random_plan(graph, share, seed)
