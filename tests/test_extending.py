@@ -117,7 +117,7 @@ def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_sha
     with open(mine / "my_methods.py", "a") as file:
         file.write(FRESH)
     add_method(mine, "fresh", ("[pretrain, ", "["))
-    small = ("method=fresh", "finetune.epochs=1", "eval.latency_seconds=0.05", "plots=false", "tensorboard=false")
+    small = ("method=fresh", "pretrain.epochs=1", "eval.latency_seconds=0.05", "plots=false", "tensorboard=false")
     summaries = []
     for width in (8, 4):
         done = run(mine, *small, f"model.width={width}", f"hydra.run.dir={width}")
@@ -125,7 +125,7 @@ def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_sha
         summaries.append(read_json(mine / str(width) / "summary.json"))
     wide, narrow = summaries
     assert list(wide["stages"]) == ["prune", "finetune", "eval"]
-    assert list(wide["results"]) == ["pruned", "finetuned"]
+    assert list(wide["results"]) == ["pruned", "from scratch"]
     assert not any(stage["reused"] for stage in narrow["stages"].values())
     assert wide["stages"]["prune"]["key"] != narrow["stages"]["prune"]["key"]
     assert wide["budget"]["dense_macs"] == pytest.approx(
@@ -138,7 +138,7 @@ def test_a_method_that_begins_fresh_needs_no_pretraining_and_no_two_networks_sha
     refused = run(mine, *small, "stages=[finetune,eval]")
     assert refused.returncode == 2
     assert "stages=[finetune]: finetune needs prune before it" in refused.stderr
-    also = run(mine, *small, "pretrain.epochs=1", "stages=[pretrain,prune,eval]", "hydra.run.dir=also")
+    also = run(mine, *small, "stages=[pretrain,prune,eval]", "hydra.run.dir=also")
     assert also.returncode == 0, also.stderr
     assert first_shift(mine, read_json(mine / "also" / "summary.json")) == 1.0
 

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -251,7 +252,7 @@ def build(config: JSON) -> Job:
         method=method,
         budget=budget,
         pretrain=Recipe(**config["pretrain"]),
-        finetune=FinetuneRecipe(**config["finetune"]),
+        finetune=_finetune_recipe(config, method),
         evaluate=EvalSettings(**config["eval"]),
         teacher=teacher,
         distill=distill,
@@ -261,6 +262,12 @@ def build(config: JSON) -> Job:
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
         devices=devices,
     )
+
+
+def _finetune_recipe(config: JSON, method: Method) -> FinetuneRecipe:
+    """A method that begins fresh has no trained weights to fine-tune: what it decides for is trained from scratch."""
+    recipe = FinetuneRecipe(**config["finetune"])
+    return replace(recipe, init="scratch") if method.traits.begins == "fresh" else recipe
 
 
 def _budgets_of(method: Method | None, config: JSON) -> tuple[BudgetKind, ...]:

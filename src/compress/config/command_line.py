@@ -10,7 +10,9 @@ from compress.io.files import printable
 
 NOTHING = {"teacher=null", "distill=null", "experiment=null"}  # what they are anyway; Hydra has no word for it
 MOST_DIGITS = 400  # of a number; a float has 17 that count
-GROUP_AS_VALUE = re.compile(r"^(dataset|model|method|teacher|distill|reward|experiment)=\s*([\[{].*)$", re.DOTALL)
+GROUP_AS_VALUE = re.compile(
+    r"^(dataset|model|method|teacher|distill|reward|search|scorer|experiment)=\s*([\[{].*)$", re.DOTALL
+)
 
 
 def arguments(argv: Sequence[str]) -> list[str]:

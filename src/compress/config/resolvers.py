@@ -15,7 +15,20 @@ from compress.run.folder import config_hash
 from compress.schema.settings import BUDGETS, Recipe
 
 # Overrides that stand first in the name of a sweep's folder.
-TELLING = ("method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "control", "experiment")
+TELLING = (
+    "method",
+    *BUDGETS,
+    "seed",
+    "model",
+    "dataset",
+    "teacher",
+    "distill",
+    "reward",
+    "search",
+    "scorer",
+    "control",
+    "experiment",
+)
 
 
 def slug(text: str, limit: int = 100) -> str:

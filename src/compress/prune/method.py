@@ -17,11 +17,15 @@ from compress.prune.cost import CostModel
 from compress.prune.widths import Choices
 from compress.schema.settings import BUDGETS, Budget, BudgetKind, Recipe
 from compress.train.loop import Hooks
+from compress.train.objective import Objective
 
 
 class Train(Protocol):
-    def __call__(self, recipe: Recipe, hooks: Hooks, network: nn.Module | None = None) -> JSON:
-        """Train in place; the history, with `epochs` and the held-out top-1."""
+    def __call__(
+        self, recipe: Recipe, hooks: Hooks, network: nn.Module | None = None, objective: Objective | None = None
+    ) -> JSON:
+        """Train in place; the history, with `epochs` and the held-out top-1. `objective` is for a network of the
+        method's own; by default the cross entropy on the labels."""
 
 
 def _unavailable(*_: Any, **__: Any) -> Any:
@@ -47,7 +51,7 @@ class Problem:
     scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
-    # own, which no file of ours can rebuild: on the labels, and keeping it is up to the method.
+    # own, which no file of ours can rebuild: on the labels or by its objective, and keeping it is up to the method.
     train: Train = _unavailable
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress.io.files import JSON, hash_of, read_json
 from compress.io.paths import AGENT, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
-from compress.schema.settings import OUTSIDE_RESULTS
+from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ def config_hash(config: JSON) -> str:
     """Hash of all settings that can change a result, as written. (How many processes a launcher starts is not a
     setting; it is in the cache keys of stages.)
 
-    `devices=1` is left out, so that hashes from before that key existed stay valid.
+    Values in `ADDED_LATER` are left out, so that hashes from before those keys existed stay valid.
     """
-    outside = {*OUTSIDE_RESULTS, "devices"} if config.get("devices") == 1 else OUTSIDE_RESULTS
-    return hash_of({key: value for key, value in config.items() if key not in outside})
+    absent = {key for key, value in ADDED_LATER.items() if config.get(key) == value}
+    return hash_of({key: value for key, value in config.items() if key not in {*OUTSIDE_RESULTS, *absent}})
 
 
 def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str = "hydra.run.dir") -> list[str]:

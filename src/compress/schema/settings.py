@@ -99,6 +99,9 @@ class RunSettings:
 # Root keys that change where or how a run happens, not what comes out of it.
 OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "objective", "tensorboard", "plots")
 
+# Root keys that the configs of older runs lack, with the values that mean the same as their absence.
+ADDED_LATER = {"devices": 1, "search": None, "scorer": None}
+
 BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
 BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")
 

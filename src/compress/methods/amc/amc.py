@@ -45,7 +45,7 @@ from compress.search.agent.episodes import Search, SearchSettings, agent_policy
 from compress.search.agent.observations import CleanObserver, Encoding, Observer, PublishedObserver
 from compress.search.agent.rewards import Outcome, Reward
 from compress.search.scorers.refit import CalibrationSettings, RefitScorer
-from compress.search.strategy import read_strategy, widths_of
+from compress.search.strategy import layer_form, read_strategy, widths_of
 
 log = logging.getLogger(__name__)
 
@@ -200,16 +200,17 @@ class Amc:
         if saved is not None:
             write_whole_agent(work.folder, saved)
             return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
-        scorer, env = self._ready(problem)
+        _, env = self._ready(problem)
         agent, targets = self._new_agent(env, problem.seed), self._targets(problem)
         best = Search(env, agent, targets, self.search, problem.seed).run(work)
         write_agent(work.folder, agent, best, problem.graph, self._made_with() | {"targets": self.targets})
         return {
             "made": "agent",
             "episodes": self.search.episodes,
+            "evaluations": len(env.evaluated),
             "groups": [group.name for group in problem.graph],
-            "best": {f"{target:g}": scorer.report(outcome) for target, outcome in best.items()},
-            "policy": {f"{target:g}": scorer.report(env.play(target, agent_policy(agent))) for target in targets},
+            "best": {f"{target:g}": _report(problem, outcome) for target, outcome in best.items()},
+            "policy": {f"{target:g}": _report(problem, env.play(target, agent_policy(agent))) for target in targets},
         }
 
     def _targets(self, problem: Problem) -> list[float]:
@@ -274,9 +275,10 @@ class Amc:
         plan, weights = scorer.realise(outcome["widths"])
         own = {
             "source": source,
-            **scorer.report(outcome),
+            **_report(problem, outcome),
             "groups": [group.name for group in problem.graph],
             "candidates": {name: {key: other[key] for key in CANDIDATE} for name, other in candidates},
+            "evaluations": len({other["widths"] for _, other in candidates}),
         }
         choices = env.choices if given_strategy is None else None  # a given one need not keep to round_to
         evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=env.rounding_step(outcome["widths"]))
@@ -328,6 +330,13 @@ def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: Co
     missed = {name: abs(removed - budget.value) for name, (_, removed) in nearest.items()}
     least = max(PERCENT_SLACK, min(missed.values()))
     return {name: share for name, (share, _) in nearest.items() if missed[name] <= least}
+
+
+def _report(problem: Problem, outcome: JSON) -> JSON:
+    """An outcome for files: its numbers, its widths, and these in the published format."""
+    numbers = {key: outcome[key] for key in ("target", "ratio", "top1", "top5", "reward")}
+    form = layer_form(problem.graph, problem.cost, outcome["widths"])
+    return {**numbers, "widths": list(outcome["widths"]), **form}
 
 
 def _unrewarded(scorer: RefitScorer, widths: Strategy) -> JSON:

@@ -8,26 +8,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.io.files import JSON
-from compress.schema.settings import OUTSIDE_RESULTS
+from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS
 
 Settings = Mapping[str, Any]
 
 # Left out: where images lie, what is measured beside a run, and settings that only give other settings their values.
 NOT_COMPARED = ("control", "control_draws", "dataset.root", "dataset.download", "method.run_stages")
 SOURCES_OF_SETTINGS = ("method.default_budget.", "method.rules.", "method.quick.", "method.by_name.")
-OLDER_RUNS = {"devices": 1}  # what a run did whose config has no such key yet
 
 
 def settings_of(config: JSON) -> JSON:
     """The settings of a composed config that can change a result.
 
-    >>> settings_of({"seed": 1, "threads": 4, "method": {"name": "slimming", "_target_": "my.Slimming", "l1": 0.1}})
-    {'devices': 1, 'seed': 1, 'method': 'slimming', 'method._target_': 'my.Slimming', 'method.l1': 0.1}
+    >>> done = settings_of({"threads": 4, "method": {"name": "slimming", "_target_": "my.Slimming", "l1": 0.1}})
+    >>> {key: value for key, value in done.items() if key not in ADDED_LATER}
+    {'method': 'slimming', 'method._target_': 'my.Slimming', 'method.l1': 0.1}
     """
     method = config.get("method") if isinstance(config.get("method"), dict) else {}
     kept = {
         key: value
-        for key, value in {**OLDER_RUNS, **config}.items()
+        for key, value in {**ADDED_LATER, **config}.items()
         if key not in OUTSIDE_RESULTS and not (isinstance(value, dict) and (method or {}).get(key) == value)
     }  # a group that the method repeats inside (its reward) is one of the method's settings
     if kept.get("stages") == (method or {}).get("run_stages"):

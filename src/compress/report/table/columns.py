@@ -65,6 +65,13 @@ def seconds_of_stages(run: Run) -> float | None:
     return sum(known) if known else None
 
 
+def _searching(run: Run, name: str) -> float | None:
+    """Sum over the stages that scored candidates: of their number, or of the seconds of these stages."""
+    stages = [stage for stage in run.stages.values() if number(stage.get("evaluations")) is not None]
+    known = [each for each in (number(stage.get(name)) for stage in stages) if each is not None]
+    return sum(known) if known else None
+
+
 def _amount(
     key: str, header: str, of: Callable[[Run], Any], text: Callable[[float], str], detail: bool = False
 ) -> Column:
@@ -102,6 +109,8 @@ COLUMNS = (
         difference=as_text.difference_of_counts,
         detail=True,
     ),
+    _amount("evaluations", "candidates\nscored", lambda run: _searching(run, "evaluations"), as_text.count),
+    _amount("search_seconds", "seconds,\nsearch", lambda run: _searching(run, "seconds"), as_text.seconds),
     _amount("seconds", "seconds,\nall stages", seconds_of_stages, as_text.seconds),
     _amount("seconds_run", "seconds,\nthis run", lambda run: run.seconds, as_text.seconds),
 )

@@ -8,7 +8,7 @@ the number of processes if above 1.
 Writes: metrics.jsonl; model.safetensors and best.safetensors if the run's network is trained; agent.pt for a search.
 
 Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `schedule=step`, 4 logs slimming's cfg as
-`prune` would decide it, 5 counts recurrent layers whole.
+`prune` would decide it, 5 counts recurrent layers whole, 6 counts the candidates that a search scored.
 """
 
 from torch import nn
@@ -26,14 +26,18 @@ from compress.run.stages.stage import Stage
 from compress.run.stages.training import devices_settings, teaching, train_network, train_own_network, training_images
 from compress.schema.settings import Recipe
 from compress.train.loop import Hooks
+from compress.train.objective import Objective
 
 
 def sparsify(state: RunState, work: StageFolder) -> JSON:
     """Check surgery on a plan of half the width, then let the method learn; save the network if it was trained."""
 
-    def train(recipe: Recipe, hooks: Hooks, network: nn.Module | None = None) -> JSON:
+    def train(
+        recipe: Recipe, hooks: Hooks, network: nn.Module | None = None, objective: Objective | None = None
+    ) -> JSON:
         if network is not None:
-            return train_own_network(state, network, recipe, "sparsify", work, hooks)
+            return train_own_network(state, network, recipe, "sparsify", work, hooks, objective)
+        assert objective is None, "the run's network is trained on the labels, or by its teacher"
         return train_network(state, problem.model, recipe, "sparsify", work, Plan(), hooks)
 
     problem = state.problem(train)
@@ -68,4 +72,4 @@ def trains_network(job: Job) -> bool:
     return job.method.traits.trains != "nothing"
 
 
-STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=5, trains=trains_network)
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=6, trains=trains_network)

@@ -51,11 +51,17 @@ def train_network(
 
 
 def train_own_network(
-    state: RunState, network: nn.Module, recipe: Recipe, stage: str, work: StageFolder, hooks: Hooks
+    state: RunState,
+    network: nn.Module,
+    recipe: Recipe,
+    stage: str,
+    work: StageFolder,
+    hooks: Hooks,
+    objective: Objective | None = None,
 ) -> JSON:
-    """The same for a network that is not the run's: on the labels alone, and nothing of it is saved but progress."""
+    """The same for a network that is not the run's: without the teacher, and nothing of it is saved but progress."""
     hooks = replace(hooks, keep_best=False)
-    return _trained(state, network, recipe, cross_entropy(recipe), stage, work, hooks)
+    return _trained(state, network, recipe, objective or cross_entropy(recipe), stage, work, hooks)
 
 
 def _trained(

@@ -91,6 +91,7 @@ class ChannelEnv:
         self.reachable = reachable(cost, choices)
         self.steps = observer.steps
         self._references: dict[float, float] = {}
+        self.evaluated: set[tuple[int, ...]] = set()  # widths that were scored
         self._targets, self._random = list(targets), random.Random()
         self._target = self._budget = self._targets[0]
         self._step = 0
@@ -134,8 +135,7 @@ class ChannelEnv:
     def outcome(self, widths: tuple[int, ...]) -> JSON:
         """Score the widths of all groups for the current target: widths, target, top1 and top5, accuracy (the metric
         of the two that is rewarded), ratio (share of MACs), reward."""
-        accuracy = self._score(widths)
-        assert accuracy is not None  # it was not told to give up
+        accuracy = self._scored(widths)
         outcome = Outcome(
             accuracy=getattr(accuracy, self._metric),
             reference=self.reference(self._target),
@@ -153,6 +153,12 @@ class ChannelEnv:
             "ratio": outcome.ratio,
             "reward": float(self._reward(outcome)),
         }
+
+    def _scored(self, widths: tuple[int, ...]) -> Accuracy | Score:
+        self.evaluated.add(widths)
+        accuracy = self._score(widths)
+        assert accuracy is not None  # it was not told to give up
+        return accuracy
 
     def rounding_step(self, widths: tuple[int, ...]) -> float:
         """The largest change in the share of MACs from moving one group to the next allowed width."""
@@ -197,5 +203,5 @@ class ChannelEnv:
     def reference(self, target: float) -> float:
         """Accuracy of uniform widths for a target, in percent, cached."""
         if target not in self._references:
-            self._references[target] = getattr(self._score(self.uniform_widths(target)), self._metric)
+            self._references[target] = getattr(self._scored(self.uniform_widths(target)), self._metric)
         return self._references[target]

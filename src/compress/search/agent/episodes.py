@@ -125,12 +125,14 @@ class Search:
             "agent": self.agent.state_dict(),
             "replay": self.memory.state_dict(),
             "best": self.best,
+            "evaluated": sorted(map(list, self.env.evaluated)),
         }
 
     def _load(self, state: JSON) -> None:
         self.done, self.best = state["episode"], state["best"]
         self.agent.load_state_dict(state["agent"])
         self.memory.load_state_dict(state["replay"])
+        self.env.evaluated |= set(map(tuple, state.get("evaluated", ())))
 
     def _task(self, episode: int) -> int:
         if self.settings.sampling == "cycle":
@@ -194,6 +196,8 @@ class Search:
             best_reward=round(self.best[task]["reward"], 6),
             sigma=round(sigma, 6),
             widths=list(outcome["widths"]),
+            evaluations=len(self.env.evaluated),
+            seconds=round(work.seconds(), 3),
         )
         strategy = " ".join(f"{share:.4g}" for share in self.env.executed(outcome["widths"]))
         log.info(

@@ -22,7 +22,6 @@ from compress.schema.bounds import Count
 from compress.search.scorers.evaluate import HeldOutScore, held_out_score
 from compress.search.scorers.memory import ScoreMemory, scored_on
 from compress.search.scorers.scorer import Weights, Widths
-from compress.search.strategy import layer_form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,17 @@ def calibration_images(problem: Problem, settings: CalibrationSettings, seed: in
 
 
 VERSION = 1  # of what is remembered; raise it when the same settings give another score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """Settings of the scorer `refit`; conf/scorer/refit.yaml explains each."""
+
+    calibration: CalibrationSettings
+    score_images: Count
+
+    def __call__(self, problem: Problem) -> "RefitScorer":
+        return RefitScorer(problem, self.calibration, self.score_images)
 
 
 class RefitScorer:
@@ -103,8 +113,5 @@ class RefitScorer:
         """Held-out score without fine-tuning; remembered by widths."""
         return self._memory.score(widths, lambda: self._held_out(*self.realise(widths), least_top1))
 
-    def report(self, outcome: JSON) -> JSON:
-        """An outcome for files: its numbers, its widths, and these in the published format."""
-        numbers = {key: outcome[key] for key in ("target", "ratio", "top1", "top5", "reward")}
-        form = layer_form(self.problem.graph, self.problem.cost, outcome["widths"])
-        return {**numbers, "widths": list(outcome["widths"]), **form}
+    def report(self) -> JSON:
+        return {"scorer": self.name, "calibration": asdict(self._calibration), "score_images": self._images}

@@ -8,6 +8,7 @@ from torch import Tensor
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.measure.accuracy import Score
+from compress.prune.method import Problem
 
 Widths = tuple[int, ...]  # of all groups of a network, in the order of its graph
 Weights = Mapping[str, Tensor]  # parameters and buffers by name, in the shapes of the uncut network
@@ -34,3 +35,9 @@ class Scorer(Protocol):
 
     def report(self) -> JSON:
         """What a run notes about the scorer."""
+
+
+class MakeScorer(Protocol):
+    """The settings of a scorer, which make it for a problem."""
+
+    def __call__(self, problem: Problem) -> Scorer: ...

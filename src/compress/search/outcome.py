@@ -1,0 +1,115 @@
+"""From the candidates of a search to the decision of a method, and what plan.json tells of them."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Protocol, get_args
+
+import numpy as np
+
+from compress.errors import OWN, InputError, SettingError
+from compress.io.files import JSON
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import StageFolder
+from compress.prune.cost import CostModel
+from compress.prune.counters import Counter, counted_price
+from compress.prune.method import Decision, Evidence, Problem
+from compress.prune.widths import Choices
+from compress.search.candidates import Candidate, Candidates, all_tie
+from compress.search.feasible import Feasible, Price
+from compress.search.scorers.scorer import Scorer
+
+log = logging.getLogger(__name__)
+
+LISTED = 10  # candidates that plan.json lists, at least
+
+
+class Search(Protocol):
+    """Proposes genes of the feasible set and scores them; the best `keep` at least, resumed from `work`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(
+        self, feasible: Feasible, scorer: Scorer, seed: int, keep: int, work: StageFolder | None = None
+    ) -> Candidates: ...
+
+
+def decided(
+    problem: Problem,
+    feasible: Feasible,
+    scorer: Scorer,
+    search: Search,
+    counter: Counter,
+    rank: int,
+    work: StageFolder | None,
+) -> Decision:
+    """Search, and decide for the candidate at `rank` (from 1). `counter` is what the budget is counted by."""
+    candidates = search(feasible, scorer, derive_seed(problem.seed, "search"), max(rank, LISTED), work)
+    if rank > len(candidates.best):
+        raise SettingError(
+            f"{OWN}candidate={rank}: must be <= {len(candidates.best)}, the candidates that the search kept"
+        )
+    chosen = candidates.best[rank - 1]
+    log.info(
+        "prune: %s by %s: held-out top-1 %.2f %% before fine-tuning, the %s of %d candidates",
+        problem.budget, search.name, chosen.score.top1,
+        "best" if rank == 1 else f"number {rank}", candidates.evaluations,
+    )  # fmt: skip
+    plan, weights = scorer.realise(chosen.widths)
+    prices = _all_prices(problem)
+    own = {
+        "search": search.name,
+        **scorer.report(),
+        "evaluations": candidates.evaluations,
+        "candidate": rank,
+        "counter": counter,
+        **told(chosen, feasible, prices),
+        "groups": list(feasible.space.groups),
+        "candidates": [told(one, feasible, prices) for one in candidates.best],
+    }
+    choices = [np.unique(widths) for widths in feasible.space.options]
+    step = rounding_step(problem.cost, choices, chosen.widths)
+    warnings = [TIED] if all_tie(candidates) else []
+    evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
+    return Decision(plan, weights, own=own, warnings=warnings, evidence=evidence)
+
+
+TIED = (
+    "all candidates have the same held-out accuracy, so the search had nothing to go by: they answer one class for "
+    "every image; train longer, or calibrate on more images"
+)
+
+
+def price_of(problem: Problem, counter: Counter) -> Price:
+    return counted_price(counter, problem.model, problem.graph, problem.cost, problem.data.shape)
+
+
+def _all_prices(problem: Problem) -> dict[str, Price]:
+    """By every counter that can count this network."""
+    prices = {}
+    for counter in get_args(Counter):
+        with suppress(InputError):
+            prices[counter] = price_of(problem, counter)
+    return prices
+
+
+def told(candidate: Candidate, feasible: Feasible, prices: Mapping[str, Price]) -> JSON:
+    """A candidate for files: its gene in the published form, widths, score, and price by every counter."""
+    widths = np.array([candidate.widths])
+    return {
+        "gene": feasible.space.written(np.array(candidate.gene)),
+        "widths": list(candidate.widths),
+        **candidate.score._asdict(),
+        **{name: float(price(widths)[0]) for name, price in prices.items()},
+    }
+
+
+def rounding_step(cost: CostModel, choices: Choices, widths: tuple[int, ...]) -> float:
+    """The largest change in the share of MACs from moving one group to the next allowed width."""
+    batch = np.tile(np.array(widths, dtype=np.int64), (len(choices), 1))
+    for at, options in enumerate(choices):
+        current = int(np.searchsorted(options, widths[at]))
+        batch[at, at] = options[current + 1 if current + 1 < len(options) else max(current - 1, 0)]
+    steps = np.abs(cost.macs(batch) - cost.macs(np.array([widths]))) / cost.full_macs
+    return float(steps.max())
