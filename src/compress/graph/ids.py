@@ -37,10 +37,14 @@ class ChannelIds:
 
     def find_all(self, ids: Tensor) -> Tensor:
         """The roots of many ids: any shape -> the same shape."""
+        return self.all_roots()[ids]
+
+    def all_roots(self) -> Tensor:
+        """The root of every id: (ids,)."""
         parent = torch.tensor(self._parent)
         while not torch.equal(parent, above := parent[parent]):
             parent = above
-        return parent[ids]
+        return parent
 
     def union(self, a: Tensor, b: Tensor) -> None:
         """Merge the sets of `a` and `b` element by element, after broadcasting; the smaller root stays a root."""

@@ -11,14 +11,13 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import InputError
+from compress.errors import InputError, SettingError, placed
 from compress.models.layers import initialise_convolutions
 from compress.models.spaces import (
     Block,
     Conv,
+    GeneForm,
     GeneWidths,
-    Space,
-    checked_gene,
     decode,
     mobilenetv2_gene,
     mobilenetv2_space,
@@ -26,6 +25,8 @@ from compress.models.spaces import (
     resnet50_space,
     written,
 )
+
+RESNET50_AUTHORS, MOBILENETV2_AUTHORS = 20, 35  # entries of a gene in the authors' code
 
 Variant = Literal["torchvision", "paper", "seed"]
 
@@ -72,8 +73,10 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """(B, C, H, W) -> (B, classes)."""
 
-    def __init__(self, space: Space, widths: GeneWidths, in_channels: int, num_classes: int) -> None:
+    def __init__(self, gene_form: GeneForm, widths: GeneWidths, in_channels: int, num_classes: int) -> None:
         super().__init__()
+        self.gene_form = gene_form
+        space = gene_form.space
         assert space.pooled
         make = Builder(widths, in_channels)
         self.conv1, self.bn1 = make.conv(space.stem), make.norm(space.stem)
@@ -109,13 +112,15 @@ class MobileNetV2(nn.Module):
 
     def __init__(
         self,
-        space: Space,
+        gene_form: GeneForm,
         widths: GeneWidths,
         activation: Callable[[Tensor], Tensor],
         in_channels: int,
         num_classes: int,
     ) -> None:
         super().__init__()
+        self.gene_form = gene_form
+        space = gene_form.space
         assert space.last is not None
         make = Builder(widths, in_channels)
         self.activation = activation
@@ -138,9 +143,8 @@ def resnet50(
     Raises:
         InputError: the gene is not one of this network.
     """
-    space = resnet50_space(stem_padding)
-    widths = decode(space, checked_gene(space, gene, resnet50_gene, 20))
-    return ResNet50(space, widths, in_channels, num_classes)
+    form = GeneForm(resnet50_space(stem_padding), RESNET50_AUTHORS, resnet50_gene)
+    return ResNet50(form, _widths(form, gene), in_channels, num_classes)
 
 
 def mobilenetv2(*, variant: Variant, gene: list[int] | None, in_channels: int, num_classes: int) -> nn.Module:
@@ -150,13 +154,30 @@ def mobilenetv2(*, variant: Variant, gene: list[int] | None, in_channels: int, n
     """
     if variant == "torchvision":
         if gene is not None:
-            raise InputError(f"{written(gene)}: model.variant=torchvision takes no gene; give variant=paper or seed")
+            raise InputError(
+                f"model.{placed(written(gene))}: model.variant=torchvision takes no gene; give variant=paper or seed"
+            )
         from compress.models.torchvision import classifier  # torchvision takes a second to import
 
         return classifier(
             arch="mobilenet_v2", weights=None, download=False, in_channels=in_channels, num_classes=num_classes
         )
-    space = mobilenetv2_space(variant)
-    widths = decode(space, checked_gene(space, gene, mobilenetv2_gene, 35))
+    form = GeneForm(mobilenetv2_space(variant), MOBILENETV2_AUTHORS, mobilenetv2_gene)
     activation = F.relu6 if variant == "paper" else F.relu
-    return MobileNetV2(space, widths, activation, in_channels, num_classes)
+    return MobileNetV2(form, _widths(form, gene), activation, in_channels, num_classes)
+
+
+def _widths(form: GeneForm, gene: list[int] | None) -> GeneWidths:
+    """
+    Raises:
+        InputError: the gene is not one of this network.
+    """
+    try:
+        return decode(form.space, form.checked(gene))
+    except SettingError as error:
+        raise InputError(*error.under("model").problems) from None
+
+
+def gene_form(model: nn.Module) -> GeneForm | None:
+    """How genes of a network are written: its own form for the networks of this module, None for all others."""
+    return model.gene_form if isinstance(model, ResNet50 | MobileNetV2) else None

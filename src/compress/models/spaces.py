@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 
 OPTIONS = 31
 FULL = -1
@@ -182,7 +182,7 @@ def mobilenetv2_gene(upstream: Sequence[int]) -> list[int]:
     """From the 35 entries that the authors' code uses: outputs of the stem and of every block, then the inner widths.
 
     Raises:
-        InputError: the outputs of one stage's blocks differ.
+        SettingError: the outputs of one stage's blocks differ.
     """
     outs, mids = upstream[:18], upstream[18:]
     by_stage: dict[int, list[int]] = {}
@@ -190,12 +190,29 @@ def mobilenetv2_gene(upstream: Sequence[int]) -> list[int]:
         by_stage.setdefault(s, []).append(entry)
     for s, entries in by_stage.items():
         if len(set(entries)) > 1:
-            raise InputError(f"{written(upstream)}: stage {s} has outputs {entries}; its blocks must share one")
+            raise SettingError(f"{written(upstream)}: stage {s} has outputs {entries}; its blocks must share one")
     return [outs[0], *(entries[0] for entries in by_stage.values()), FULL, *mids]
 
 
 def written(gene: Sequence[int]) -> str:
-    return f"model.gene=[{','.join(map(str, gene))}]"
+    return f"{OWN}gene=[{','.join(map(str, gene))}]"
+
+
+@dataclass(frozen=True)
+class GeneForm:
+    """How genes of one network are written: in the order of its table, or as the authors' code has them."""
+
+    space: Space
+    other: int  # entries of the authors' form
+    convert: Callable[[Sequence[int]], list[int]]  # from the authors' form
+
+    def checked(self, gene: Sequence[int] | None) -> list[int]:
+        """A complete gene of the network, in the order of its table; None: of the full network.
+
+        Raises:
+            SettingError: another length, an entry that is no option, or a classifier's input that is not full.
+        """
+        return checked_gene(self.space, gene, self.convert, self.other)
 
 
 def checked_gene(
@@ -205,19 +222,19 @@ def checked_gene(
     None for the full network.
 
     Raises:
-        InputError: another length, an entry that is no option, or a classifier's input that is not full.
+        SettingError: another length, an entry that is no option, or a classifier's input that is not full.
     """
     size = len(space.bases)
     if gene is None:
         return [FULL] * size
     if len(gene) not in (size, other) or not all(type(i) is int and -1 <= i < OPTIONS for i in gene):
-        raise InputError(
+        raise SettingError(
             f"{written(gene)}: must be {size} whole numbers in [-1, {OPTIONS - 1}] "
             f"(or {other} as the authors' code has them); leave off a trailing top-1 error"
         )
     found = list(gene) if len(gene) == size else convert(gene)
     if ratio(found[space.full]) != 1:
-        raise InputError(
+        raise SettingError(
             f"{written(gene)}: entry {space.full} must be -1, since the classifier reads all of its inputs"
         )
     return found

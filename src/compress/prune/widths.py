@@ -52,19 +52,37 @@ def uniform_widths(cost: CostModel, options: Choices, target: float) -> tuple[in
 
     Monotone: a larger target narrows no group. A target below the reachable share gives the narrowest widths.
     """
+    full = cost.full_widths.tolist()
+    taken = largest_prefix(
+        options, full, lambda taken: cost.macs(_taken(options, taken))[0] <= target * cost.full_macs
+    )
+    return tuple(_taken(options, taken).tolist())
+
+
+def largest_prefix(
+    options: Choices, full_widths: Sequence[int], fits: Callable[[NDArray[np.int64]], bool]
+) -> NDArray[np.int64]:
+    """Per group the index of one of its `options`, all at about one share of `full_widths`: the largest such that
+    `fits` says they do, or else all 0: (groups,) -> bool, and (groups,).
+
+    The steps from each option of each group to the next are taken in the order of the share between the two.
+    """
     steps = sorted(
-        ((wide + narrow) / 2 / cost.full_widths[index], index)
+        ((wide + narrow) / 2 / full_widths[index], index)
         for index, widths in enumerate(options)
         for narrow, wide in zip(widths[:-1].tolist(), widths[1:].tolist(), strict=True)
     )
     growing = np.array([index for _, index in steps], dtype=np.int64)
 
-    def widths_after(count: int) -> NDArray[np.int64]:
-        taken = np.bincount(growing[:count], minlength=len(options))
-        return np.array([widths[steps] for widths, steps in zip(options, taken, strict=True)])
+    def after(count: int) -> NDArray[np.int64]:
+        return np.bincount(growing[:count], minlength=len(options))
 
-    count = largest_count(len(growing), lambda count: cost.macs(widths_after(count))[0] <= target * cost.full_macs)
-    return tuple(widths_after(count).tolist())
+    return after(largest_count(len(growing), lambda count: fits(after(count))))
+
+
+def _taken(options: Choices, taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Widths by index: (groups,)."""
+    return np.array([widths[at] for widths, at in zip(options, taken, strict=True)])
 
 
 def largest_count(most: int, holds: Callable[[int], bool]) -> int:

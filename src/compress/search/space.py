@@ -1,0 +1,150 @@
+"""Spaces of widths: which widths every channel group may have, and how a choice of them (a gene) is written.
+
+A gene has one entry per group: the index of one of the group's allowed widths. Within the program it is an int64
+array in the order of the graph; in files and settings it is a list in the published order, where -1 is the last
+option.
+
+`shares_space` has the 31 options of Liu et al., "MetaPruning: Meta Learning for Automatic Neural Network Channel
+Pruning", ICCV 2019, arXiv:1903.10258: 10, 13, ..., 100 % of the full width, rounded down. Two options of a narrow
+group may be the same width. They stay two options, as published: "uniformly drawn" means genes, so a width that two
+options stand for is drawn twice as often. `multiples_space` has the multiples that fast kernels want.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.errors import OWN, SettingError
+from compress.graph.types import Axis, ChannelGraph
+from compress.models.metapruning import gene_form
+from compress.models.spaces import OPTIONS, GeneForm, ratio
+from compress.prune.widths import Choices, all_choices
+
+Genes = NDArray[np.int64]  # (n, groups), or (groups,): options by index
+Widths = NDArray[np.int64]  # (n, groups)
+
+
+@dataclass(frozen=True, eq=False)
+class WidthSpace:
+    """The allowed widths of every group of a network. A group that is never narrowed has its full width alone."""
+
+    groups: tuple[str, ...]  # names, in the order of the graph
+    options: Choices  # per group (n,) int64, not descending
+    entries: tuple[int, ...]  # entry e of a written gene is that of group entries[e]
+    form: GeneForm | None = field(default=None, repr=False)  # how genes of this network are published, if they are
+
+    def __post_init__(self) -> None:
+        assert len(self.groups) == len(self.options) == len(self.entries)
+        assert sorted(self.entries) == list(range(len(self.groups)))
+        assert all(len(widths) and (np.diff(widths) >= 0).all() and widths[0] > 0 for widths in self.options)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of options of every group: (groups,)."""
+        return np.array([len(widths) for widths in self.options], dtype=np.int64)
+
+    @property
+    def narrowest(self) -> Genes:
+        """(groups,)."""
+        return np.zeros(len(self.groups), dtype=np.int64)
+
+    @property
+    def widest(self) -> Genes:
+        """(groups,)."""
+        return self.sizes - 1
+
+    def widths(self, genes: Genes) -> Widths:
+        """Genes (n, groups) as numbers of channels (n, groups); a single one (groups,) as (groups,)."""
+        chosen = np.empty(np.shape(genes), dtype=np.int64)
+        for at, widths in enumerate(self.options):
+            chosen[..., at] = widths[genes[..., at]]
+        return chosen
+
+    def random(self, count: int, generator: np.random.Generator) -> Genes:
+        """Uniform over all genes, whatever they cost: (count, groups)."""
+        return generator.integers(0, self.sizes, (count, len(self.groups)), dtype=np.int64)
+
+    def written(self, gene: Genes) -> list[int]:
+        """A gene (groups,) in the published form; -1 for a group that is always full."""
+        return [int(gene[at]) if len(self.options[at]) > 1 else -1 for at in self.entries]
+
+    def read(self, written: Sequence[int]) -> Genes:
+        """The gene (groups,) of a list in the published form, -1 being the last option. For the networks of the
+        paper also of a list of the authors' other length.
+
+        Raises:
+            SettingError: another length, an entry that is no option, or a group that is not full and has to be.
+        """
+        entries = list(written) if self.form is None else self.form.checked(written)
+        if len(entries) != len(self.entries):
+            raise SettingError(
+                f"{_shown(written)}: has {len(entries)} entries; must have {len(self.entries)}, one per group: "
+                f"{', '.join(self.groups[at] for at in self.entries)}"
+            )
+        gene = np.zeros(len(self.groups), dtype=np.int64)
+        for number, (at, entry) in enumerate(zip(self.entries, entries, strict=True)):
+            gene[at] = self._option(written, number, at, entry)
+        return gene
+
+    def _option(self, written: Sequence[int], number: int, at: int, entry: int) -> int:
+        """Entry `number` as the index of an option of group `at`."""
+        most = len(self.options[at]) - 1
+        if most == 0 and self.form is not None:
+            return 0  # any name of the full width, which the form has checked
+        if type(entry) is not int or not -1 <= entry <= most:
+            raise SettingError(
+                f"{_shown(written)}: entry {number}, of {self.groups[at]}, must be a whole number in [-1, {most}], "
+                f"an option of {_few_widths(self.options[at])} channels (-1: the last)"
+            )
+        return most if entry == -1 else entry
+
+
+def _shown(written: Sequence[int]) -> str:
+    return f"{OWN}gene=[{','.join(map(str, written))}]"
+
+
+def _few_widths(widths: NDArray[np.int64]) -> str:
+    shown = [str(width) for width in widths.tolist()]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
+
+
+def shares_space(model: nn.Module, graph: ChannelGraph) -> WidthSpace:
+    """The published 31 shares of every group's width in `model`, at least one channel.
+
+    For the networks of the paper genes are written in the published order, and the classifier's inputs are never
+    narrowed. A network that was built at the widths of a gene keeps that order; its shares are of the widths it has.
+    For every other network all groups are free, in the order of the graph.
+    """
+    shares = np.array([ratio(option) for option in range(OPTIONS)])
+    options = [np.maximum(1, np.floor(group.width * shares)).astype(np.int64) for group in graph]
+    form = gene_form(model)
+    if form is None:
+        return WidthSpace(_names(graph), options, tuple(range(len(graph))))
+    entries = _published_order(model, form, graph)
+    options[entries[form.space.full]] = options[entries[form.space.full]][-1:]
+    return WidthSpace(_names(graph), options, entries, form)
+
+
+def multiples_space(graph: ChannelGraph, round_to: int, lowest: float = 0.0, highest: float = 1.0) -> WidthSpace:
+    """Multiples of `round_to` channels between two shares of the full width, by `all_choices`, of every group."""
+    return WidthSpace(_names(graph), all_choices(graph, round_to, lowest, highest), tuple(range(len(graph))))
+
+
+def _names(graph: ChannelGraph) -> tuple[str, ...]:
+    return tuple(group.name for group in graph)
+
+
+def _published_order(model: nn.Module, form: GeneForm, graph: ChannelGraph) -> tuple[int, ...]:
+    """Of every entry of a written gene the number of its group: that of the outputs of its first convolution."""
+    convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    entry_of = {
+        Axis(f"{name}.weight", 0): conv.out for name, (_, conv) in zip(convs, form.space.convs(), strict=True)
+    }
+    found: dict[int, int] = {}
+    for at, group in enumerate(graph):
+        for entry in {entry_of[axis] for axis in group.positions if axis in entry_of}:
+            assert found.setdefault(entry, at) == at, "the groups of a table's network are its entries"
+    return tuple(found[entry] for entry in range(len(form.space.bases)))
