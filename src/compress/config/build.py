@@ -206,8 +206,8 @@ def build(config: JSON) -> Job:
     data: Data | None = build_part("dataset", make, config.get("dataset"), "dataset")
     if devices > 1:
         problems += too_small_batches(config, devices)
-        if data is not None and "share" not in inspect.signature(data.shuffled).parameters:
-            problems.append(f"devices={devices}: the images of this dataset cannot be shared (`share` of `shuffled`)")
+        if data is not None and "shard" not in inspect.signature(data.shuffled).parameters:
+            problems.append(f"devices={devices}: the images of this dataset cannot be shared (`shard` of `shuffled`)")
     spec = build_part("model", make_spec, config.get("model"), data, "model")
     method: Method | None = build_part("method", make, config.get("method"), "method")
     distill: Distill | None = None
