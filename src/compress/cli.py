@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from compress.config.built_jobs import problems_of
 from compress.config.callback import use_callback
 from compress.config.command_line import hydra_arguments, missing_folders, mistakes
-from compress.config.compose import COMPOSE_ERRORS, one_line
+from compress.config.compose import COMPOSE_ERRORS, compose_message
 from compress.config.diagnose import diagnose
 from compress.config.hydra_private import options
 from compress.config.refusal import error_lines, refuse
@@ -86,7 +86,7 @@ def _launch(session: Session) -> None:
     except (RuntimeError, *COMPOSE_ERRORS) as error:
         if not session.is_launcher_error(error):
             raise
-        problem = f"hydra/{'launcher' if session.is_grid() else 'sweeper'}: {one_line(error)}"
+        problem = f"hydra/{'launcher' if session.is_grid() else 'sweeper'}: {compose_message(error)}"
         if not any(job.folder.is_dir() for job in session.jobs()):  # no job has begun
             refuse([problem])
         print(f"compress: {problem}", file=sys.stderr)
@@ -114,7 +114,7 @@ def _user_errors_reported(session: Session) -> Iterator[None]:
     except COMPOSE_ERRORS as error:
         if error is session.raised and not isinstance(error, HydraException | OmegaConfBaseException):
             raise
-        refuse(diagnose(session.argv, problems_of) or [one_line(error)])
+        refuse(diagnose(session.argv, problems_of) or [compose_message(error)])
     except SystemExit as error:
         if error.code == 1 and options(session.argv).package:  # Hydra has printed that the config has no such package
             raise SystemExit(BAD_INPUT) from None

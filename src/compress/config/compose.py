@@ -14,7 +14,7 @@ from compress.io.files import JSON
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 
 
-def one_line(error: Exception) -> str:
+def compose_message(error: Exception) -> str:
     """The message of such an exception in one line: its first line, but all lines of a YAML error, as the later ones
     say where the mistake is."""
     return " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.choices import check_choice, choices_by_group, is_group_override
-from compress.config.compose import COMPOSE_ERRORS, one_line, plain, raw
+from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.hydra_private import options
 from compress.config.rules import check_root
 from compress.config.sweep import boundary_jobs, grid_jobs, is_grid
@@ -44,7 +44,7 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
         try:
             base = compose(name, [*search, *_first_job(choices)], return_hydra_config=True)
         except COMPOSE_ERRORS as error:
-            return problems or [one_line(error)]
+            return problems or [compose_message(error)]
         correct = [*choices]
         known = [*_keys({key: node for key, node in raw(base).items() if key != "hydra"}), *groups]
         for override in values:
@@ -53,7 +53,7 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
                     compose(name, [*search, *_first_job([*choices, override])])
                     correct.append(override)
                 except COMPOSE_ERRORS as error:
-                    problems.append(f"{override.input_line}: {one_line(error)}")
+                    problems.append(f"{override.input_line}: {compose_message(error)}")
         if problems:  # the full check needs torch; these are not to wait for it
             check = check_root
         try:
@@ -62,7 +62,7 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
             for job in _jobs(correct, is_grid(base.hydra)) or [[]]:
                 problems += check(plain(compose(name, [*search, *job])))
         except COMPOSE_ERRORS as error:
-            problems.append(one_line(error))
+            problems.append(compose_message(error))
     return _unique(problems)
 
 

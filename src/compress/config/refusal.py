@@ -4,7 +4,7 @@ import errno
 import sys
 from collections.abc import Iterable
 
-from compress.config.compose import one_line
+from compress.config.compose import compose_message
 from compress.errors import BAD_INPUT, InputError
 from compress.parallel.rank import place
 from compress.schema.check import shown
@@ -30,4 +30,4 @@ def error_lines(error: Exception) -> list[str]:
     if isinstance(error, OSError):
         what = "cannot reach" if error.errno == errno.EACCES else "cannot write"
         return [f"{what} {error.filename or 'its files'} ({error.strerror}); what was finished is kept"]
-    return list(error.problems) if isinstance(error, InputError) else [one_line(error)]
+    return list(error.problems) if isinstance(error, InputError) else [compose_message(error)]

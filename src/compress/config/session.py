@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.built_jobs import BuiltJobs, problems_of
-from compress.config.compose import COMPOSE_ERRORS, one_line, plain, raw
+from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.diagnose import diagnose
 from compress.config.refusal import MAX_LENGTH, error_lines, refuse
 from compress.config.resolvers import register_resolvers
@@ -69,7 +69,7 @@ class Session(Callback):
             try:
                 settings, folder = plain(config), Path(config.hydra.run.dir)
             except OmegaConfBaseException as error:
-                refuse(diagnose(self.argv, problems_of) or [one_line(error)])
+                refuse(diagnose(self.argv, problems_of) or [compose_message(error)])
             else:
                 refuse(run_dir_by_time(config))
                 folders = {"outputs": Path(settings["outputs"]), "hydra.run.dir": folder}
@@ -193,7 +193,7 @@ def _exiting_on_error() -> Iterator[None]:
     try:
         yield
     except COMPOSE_ERRORS as error:
-        refuse([one_line(error)])
+        refuse([compose_message(error)])
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.choices import check_choice, choices_by_group, is_group_override
-from compress.config.compose import COMPOSE_ERRORS, one_line, plain, raw
+from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.hydra_private import GRID_SWEEPER, grid
 from compress.config.resolvers import sort_for_name
 from compress.io.files import JSON
 from compress.run.folder import config_hash, foreign_run
-from compress.run.sweep_jobs import SweepJob, differing
+from compress.run.sweep_jobs import SweepJob, distinguishing_overrides
 
 # Interpolations whose values are not known before a job runs.
 SET_BY_LAUNCH = ("${now", "${hydra.job.id", "${hydra.runtime")
@@ -102,7 +102,7 @@ def _check_jobs(
     messages: list[str] = []
     bad = 0
     groups = choices_by_group(loader)
-    for number, (line, changed) in enumerate(zip(lines, differing(lines, sort_for_name), strict=True)):
+    for number, (line, changed) in enumerate(zip(lines, distinguishing_overrides(lines, sort_for_name), strict=True)):
         problems = _choice_problems(line, groups)
         if not problems:
             try:
@@ -111,11 +111,11 @@ def _check_jobs(
                 try:
                     folder = sweep_dir / composed.hydra.sweep.subdir
                 except OmegaConfBaseException as error:
-                    return [], [_unknown_folder(composed, one_line(error))]
+                    return [], [_unknown_folder(composed, compose_message(error))]
                 problems += check(settings) + foreign_run(folder, settings, key="hydra.sweep.dir")
                 jobs.append(SweepJob(folder, changed, config_hash(settings)))
             except COMPOSE_ERRORS as error:
-                problems.append(one_line(error))
+                problems.append(compose_message(error))
         messages += [f"{' '.join(line)} -> {problem}" for problem in problems]
         bad += bool(problems)
     return jobs, [f"{bad} of {len(lines)} jobs are wrong; nothing was started", *messages] if bad else []
