@@ -11,7 +11,7 @@ from compress.config.built_jobs import problems_of
 from compress.config.diagnose import diagnose
 from compress.config.resolvers import slug
 from compress.config.rules import check
-from compress.config.sweep import sweep_jobs
+from compress.config.sweep import grid_jobs
 from compress.io.paths import CONF
 from compress.prune.method import Traits
 from compress.schema.settings import Recipe
@@ -199,7 +199,7 @@ def test_folder_names_survive_any_override() -> None:
 
 
 def test_sweeps_open_into_jobs() -> None:
-    assert sweep_jobs(["seed=0,1", "model=resnet20"]) == [["seed=0", "model=resnet20"], ["seed=1", "model=resnet20"]]
+    assert grid_jobs(["seed=0,1", "model=resnet20"]) == [["seed=0", "model=resnet20"], ["seed=1", "model=resnet20"]]
 
 
 ORIGINAL = {

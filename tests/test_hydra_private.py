@@ -18,7 +18,7 @@ import compress
 from compress.config.compose import plain
 from compress.config.hydra_private import grid, option_names, options
 from compress.config.resolvers import register_resolvers
-from compress.config.sweep import end_jobs, is_grid, sweep_jobs
+from compress.config.sweep import boundary_jobs, grid_jobs, is_grid
 from compress.io.paths import CONF
 
 ROOT = Path(compress.__file__).parent
@@ -37,15 +37,15 @@ def test_options_are_read_and_refused() -> None:
 def test_the_grid_is_every_combination() -> None:
     parsed = OverridesParser.create().parse_overrides(["a=1,2", "b=x", "c=range(0,2)"])
     assert grid(parsed) == [[f"a={a}", "b=x", f"c={c}"] for a in (1, 2) for c in (0, 1)]
-    assert sweep_jobs([]) == [[]]
+    assert grid_jobs([]) == [[]]
 
 
 def test_the_ends_of_a_search_are_the_fewest_lines_that_have_them_all() -> None:
-    lines = end_jobs(["a=interval(1,2)", "b=3,4,5", "+c=range(0,9)", "d=x"])
+    lines = boundary_jobs(["a=interval(1,2)", "b=3,4,5", "+c=range(0,9)", "d=x"])
     assert lines == [
         ["a=1.0", "b=3", "+c=0", "d=x"], ["a=2.0", "b=4", "+c=8", "d=x"], ["a=2.0", "b=5", "+c=8", "d=x"]
     ]  # fmt: skip
-    assert end_jobs(["a=range(3,3)"]) == []
+    assert boundary_jobs(["a=range(3,3)"]) == []
 
 
 def test_the_sweeper_of_the_config_is_known_as_hydras_own() -> None:

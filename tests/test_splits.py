@@ -13,7 +13,7 @@ from conftest import CPU, compose_config
 from torch import Tensor
 
 from compress.config.build import build
-from compress.data.base import WHOLE_BATCH, Batch, BatchShare, Data
+from compress.data.base import WHOLE_BATCH, Batch, Data, Shard
 from compress.io.files import JSON
 from compress.parallel.helper_processes import Crew
 from compress.prune.saved_network import load_network
@@ -63,14 +63,14 @@ class Guarded:
             yield images, labels
 
     def shuffled(
-        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
-        return self._read("train", self._data.shuffled(batch_size, seed, device, share))
+        return self._read("train", self._data.shuffled(batch_size, seed, device, shard))
 
     def ordered(
-        self, part: Any, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, part: Any, batch_size: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
-        return self._read(part, self._data.ordered(part, batch_size, device, share))
+        return self._read(part, self._data.ordered(part, batch_size, device, shard))
 
     def drawn(self, part: Any, *args: Any) -> Iterator[Batch]:
         return self._read(part, self._data.drawn(part, *args))

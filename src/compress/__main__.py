@@ -1,6 +1,6 @@
 """The command: `python -m compress`, and the script `compress`.
 
-Hydra composes a run and knows no sub-commands; `compare` reads what runs left, and must not wait for Hydra or torch.
+Hydra has no sub-commands, so `compare`, `help` and `--version` are handled here, without waiting for Hydra or torch.
 """
 
 import sys
@@ -11,7 +11,7 @@ def main() -> None:
         from compress.report.compare import main as compare
 
         raise SystemExit(compare(sys.argv[2:]))
-    if "--version" in sys.argv[1:]:  # Hydra has one of its own
+    if "--version" in sys.argv[1:]:  # Hydra's --version would print the version of Hydra
         print(versions())
         return
     if sys.argv[1:] == ["help"]:
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def versions() -> str:
-    """Of compress and of what it computes with, none of which is loaded for it."""
+    """The versions of compress, torch, torchvision, Hydra and Python, read without importing the packages."""
     from importlib.metadata import PackageNotFoundError, version
 
     def of(name: str) -> str:

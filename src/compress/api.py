@@ -1,7 +1,7 @@
-"""Surgery on a network of one's own, without a config: what `import compress` offers beside `compress.load`.
+"""The functions of `import compress`: pruning, counting and export of any network, without a config.
 
-A network's channel graph is remembered for as long as the network lives and keeps its shapes; whatever is given an
-example looks anew.
+The channel graph of a network is cached for as long as the network exists and its tensors keep their shapes. A call
+with an example always traces the network again.
 """
 
 import copy
@@ -39,15 +39,15 @@ Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) 
 
 
 @dataclass
-class _Seen:
+class _Trace:
     shape: tuple[int, int, int]
-    tensors: dict[str, tuple[int, ...]]  # shapes of parameters and buffers then
+    tensors: dict[str, tuple[int, ...]]  # shapes of parameters and buffers when it was traced
     graph: ChannelGraph
-    buffers: dict[str, Tensor] = field(default_factory=dict)  # of masks
+    buffers: dict[str, Tensor] = field(default_factory=dict)  # memory for masked weights, reused by every plan
     is_masked: bool = False
 
 
-_seen: "WeakKeyDictionary[nn.Module, _Seen]" = WeakKeyDictionary()
+_traces: "WeakKeyDictionary[nn.Module, _Trace]" = WeakKeyDictionary()
 
 
 def _shape_of(example: Example) -> tuple[int, int, int]:
@@ -60,37 +60,37 @@ def _shape_of(example: Example) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _check_kind(model: nn.Module) -> None:
+def _check_module(model: nn.Module) -> None:
     """
     Raises:
-        InputError: no network, or one inside another thing.
+        InputError: not a network, or one inside a wrapper such as DataParallel.
     """
-    inside = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-    if type(model).__name__ in inside:
-        raise InputError(f"{type(model).__name__}: give the network inside, model.{inside[type(model).__name__]}")
+    wrapped = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    if type(model).__name__ in wrapped:
+        raise InputError(f"{type(model).__name__}: give the network inside, model.{wrapped[type(model).__name__]}")
     if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
         raise InputError(f"{type(model).__name__}: must be an nn.Module that is not scripted")
 
 
-def _look(model: nn.Module, example: Example | None) -> _Seen:
-    """With an example the network is looked at anew; without, what was seen last counts.
+def _trace(model: nn.Module, example: Example | None) -> _Trace:
+    """Trace the network if there is an example or if its shapes have changed; else return the cached trace.
 
     Raises:
-        InputError: a network not seen before, and no example.
+        InputError: the network was not traced before, and there is no example.
     """
-    _check_kind(model)
+    _check_module(model)
     tensors = {name: tuple(t.shape) for name, t in (*model.named_parameters(), *model.named_buffers())}
-    seen = _seen.get(model)
-    if example is None and seen is not None and seen.tensors == tensors:
-        return seen
-    if example is None and seen is None:
+    trace = _traces.get(model)
+    if example is None and trace is not None and trace.tensors == tensors:
+        return trace
+    if example is None and trace is None:
         raise InputError(
             f"{type(model).__name__}: its channels are not known yet; "
             "call compress.channel_groups(model, example) first, or give example="
         )
-    shape = seen.shape if example is None and seen is not None else _shape_of(example)  # type: ignore[arg-type]
-    seen = _seen[model] = _Seen(shape, tensors, channel_graph(model, shape))
-    return seen
+    shape = trace.shape if example is None and trace is not None else _shape_of(example)  # type: ignore[arg-type]
+    trace = _traces[model] = _Trace(shape, tensors, channel_graph(model, shape))
+    return trace
 
 
 def _check_plan(plan: Plan) -> None:
@@ -99,11 +99,11 @@ def _check_plan(plan: Plan) -> None:
 
 
 def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The network that a run ended with, in eval mode, on the CPU.
+    """The final network of a run, in eval mode, on the CPU.
 
     Args:
         run: a run folder, or a `model.safetensors` that a run left.
-        model: the uncut network, for one that is not of `compress.models`; it is not changed.
+        model: the network at full width, needed if it is not from `compress.models`; it is not changed.
 
     Raises:
         compress.errors.InputError: no such network, or it cannot be rebuilt safely.
@@ -116,15 +116,15 @@ def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def zoo(name: str, shape: Sequence[int] = (3, 32, 32), classes: int = 10, **settings: Any) -> nn.Module:
-    """A shipped network with fresh weights, as `model=<name>` makes it: `zoo("vgg19_bn", conv_bias=True)`.
+    """A network of the zoo with random weights, as `model=<name>` builds it: `zoo("vgg19_bn", conv_bias=True)`.
 
     Args:
         name: a file of conf/model.
         shape: of one image, (C, H, W).
-        settings: what stands in that file, changed.
+        settings: replace values of that file.
 
     Raises:
-        compress.errors.InputError: no such network or setting, or one that its rules forbid.
+        compress.errors.InputError: no such network or setting, or a value that is not allowed.
     """
     problems = check_value("classes", classes, Count)
     if problems:
@@ -133,88 +133,93 @@ def zoo(name: str, shape: Sequence[int] = (3, 32, 32), classes: int = 10, **sett
 
 
 def channel_groups(model: nn.Module, example: Example) -> ChannelGraph:
-    """The groups of channels that live and die together, in order of execution; `.name` and `.width` of each.
+    """The groups of channels that can only be removed together, in order of execution; each has `.name`, `.width`.
 
     Args:
         model: any network that torch.fx can trace; it is left as it was.
         example: images (B, C, H, W), or the shape (C, H, W) of one.
 
     Returns:
-        A sequence of groups; its `.frozen` says of every layer that cannot be cut why not.
+        A sequence of groups. Its `.frozen` gives, for every layer that cannot be cut, the reason.
 
     Raises:
-        compress.errors.InputError: control flow that depends on values, with the line; or images that do not fit.
+        compress.errors.InputError: the network has control flow that depends on values (the message names the line),
+            or does not take such images.
     """
-    return _look(model, example).graph
+    return _trace(model, example).graph
 
 
 def cut(model: nn.Module, plan: Plan, example: Example | None = None) -> nn.Module:
-    """A smaller copy with the channels of `plan` only, in the mode and with the frozen parameters of `model`.
+    """A copy of the network with only the channels that `plan` keeps.
+
+    Its train or eval mode and the `requires_grad` of its parameters are those of `model`.
 
     Args:
-        example: needed only where `channel_groups` has not been called on this model.
+        example: needed only if `channel_groups` was not called on this model before.
 
     Raises:
-        ValueError: a group or a channel that is not there; the message lists what is.
+        ValueError: the plan names a group or a channel that does not exist; the message lists those that do.
     """
     _check_plan(plan)
-    return surgery.cut(model, _look(model, example).graph, plan)
+    return surgery.cut(model, _trace(model, example).graph, plan)
 
 
 @contextmanager
 def masked(model: nn.Module, plan: Plan, example: Example | None = None) -> Iterator[nn.Module]:
-    """`with masked(model, plan):` the model gives what `cut(model, plan)` gives, at its full shapes.
+    """In `with masked(model, plan):` the model computes what `cut(model, plan)` computes, at its full shapes.
 
-    Much cheaper than a cut, for searches. Weights are put back at the end, also after an error; what was changed in
-    them meanwhile is lost. The memory for one masked copy of the weights stays with the model.
+    Much cheaper than a cut, so suited to searches. The weights are restored at the end, also after an error; changes
+    made to them in the block are lost. Memory for a masked copy of the weights stays allocated as long as the model.
     """
     _check_plan(plan)
-    seen = _look(model, example)
-    if seen.is_masked:
+    trace = _trace(model, example)
+    if trace.is_masked:
         raise InputError(f"{type(model).__name__}: is masked already; leave that `with` first")
-    seen.is_masked = True
+    trace.is_masked = True
     try:
-        with surgery.Masks(model, seen.graph, seen.buffers)(plan):
+        with surgery.Masks(model, trace.graph, trace.buffers)(plan):
             yield model
     finally:
-        seen.is_masked = False
+        trace.is_masked = False
 
 
 def cost(model: nn.Module, example: Example) -> CostModel:
-    """Prices of all plans: `.macs(plan)`, `.params(plan)`, or of many by their widths, (plans, groups) -> (plans,).
+    """The cost of any plan: `.macs(plan)`, `.params(plan)`; of many plans at once from an array of their widths,
+    (plans, groups) -> (plans,).
 
     MACs are multiply-adds of convolutions, linear, bilinear and recurrent layers and matrix products for one image.
-    An operator without a formula costs nothing here; a `UserWarning` names it, and `.uncounted` holds it by layer.
+    An operator without a formula counts as 0; a `UserWarning` names it, and `.uncounted` lists it by layer.
     """
-    seen = _look(model, example)
-    prices = cost_model(model, seen.graph, seen.shape)
-    _warn_of(model, prices.uncounted)
+    trace = _trace(model, example)
+    prices = cost_model(model, trace.graph, trace.shape)
+    _warn_uncounted(model, prices.uncounted)
     return prices
 
 
-def _warn_of(model: nn.Module, uncounted: UncountedOperators) -> None:
-    """Called by what the user calls, whose line the warning names."""
+def _warn_uncounted(model: nn.Module, uncounted: UncountedOperators) -> None:
+    """Warn at the line of the user's code: `stacklevel` assumes that a public function calls this directly."""
     if uncounted:
         told = f"{type(model).__name__}: {describe_uncounted(uncounted)}"
         warnings.warn(told, UserWarning, stacklevel=3)
 
 
 def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, round_to: int = 8) -> Plan:
-    """About the same share of every group, at the most MACs within `preserve_ratio` of the dense network's.
+    """Keep about the same share of the channels of every group, the largest for which the MACs are at most
+    `preserve_ratio` times those of the dense network.
 
-    Channels that are read with the largest weights (L1 norm) stay. Widths are multiples of `round_to` channels per
-    layer where a group has as many, and never zero; a larger ratio never gives a narrower group.
+    The channels kept are those that later layers read with the largest weights (L1 norm). Widths are never zero, and
+    multiples of `round_to` unless a group has fewer channels; a larger ratio never gives a narrower group.
 
     Raises:
-        compress.errors.InputError: a ratio that these widths cannot reach; names what they can.
+        compress.errors.InputError: the ratio cannot be reached with these widths; the message names the smallest.
     """
     problems = check_value("preserve_ratio", preserve_ratio, Share) + check_value("round_to", round_to, Count)
     if problems:
         raise InputError(*problems)
-    seen = _look(model, example)
-    prices = cost_model(model, seen.graph, seen.shape)
-    _warn_of(model, prices.uncounted)
-    options = all_choices(seen.graph, round_to)
+    trace = _trace(model, example)
+    prices = cost_model(model, trace.graph, trace.shape)
+    _warn_uncounted(model, prices.uncounted)
+    options = all_choices(trace.graph, round_to)
     low, _ = reachable(prices, options)
     if preserve_ratio < low:
         raise InputError(
@@ -222,35 +227,37 @@ def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, r
             f"is {low:.4f}"
         )
     widths = uniform_widths(prices, options, preserve_ratio)
-    return plan_of(seen.graph, channel_orders(model, seen.graph), widths)
+    return plan_of(trace.graph, channel_orders(model, trace.graph), widths)
 
 
 def unsafe_in_channels_last(model: nn.Module) -> list[str]:
     """The layers whose weight gradients may corrupt memory on a CPU, in float32 and channels_last; mostly none.
 
-    Narrow 1x1 convolutions with a stride, which pruning makes. Train such a network in the contiguous layout.
+    These are narrow 1x1 convolutions with a stride, which pruning may produce. Train a network that has some in the
+    contiguous memory format.
     """
-    _check_kind(model)
+    _check_module(model)
     return unsafe_layers(model)
 
 
 def counts(model: nn.Module, example: Example) -> Counts:
-    """MACs and parameters of a network as it is, in every convention that published tables use.
+    """MACs and parameters of the network as it is now, in every convention that published tables use.
 
     A `UserWarning` names the operators, each with its layer, that no formula counts.
     """
-    _check_kind(model)
+    _check_module(model)
     shape = _shape_of(example)
     operators = count_operators(model, shape)
-    _warn_of(model, operators.uncounted)
+    _warn_uncounted(model, operators.uncounted)
     return count(model, shape, operators)
 
 
 def export_onnx(model: nn.Module, path: str | Path, example: Example) -> float:
-    """Write an ONNX file: "images" (B, C, H, W) to "logits" (B, classes), any batch size, in eval mode, float32.
+    """Write an ONNX file of the network in eval mode, in float32, for any batch size: input "images" (B, C, H, W),
+    output "logits" (B, classes).
 
     Returns:
-        The largest difference of onnxruntime's logits to torch's, relative to the largest logit.
+        The largest difference between the logits of onnxruntime and torch, relative to the largest logit.
 
     Raises:
         compress.errors.InputError: the extra `onnx` is not installed.

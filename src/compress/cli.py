@@ -1,8 +1,8 @@
-"""The command: `main` reads the command line, lets Hydra compose and run it, and ends with an exit code.
+"""The command: `main` reads the command line, has Hydra compose the config and run it, and exits with a code.
 
-What it is made of, in the order of a run: `config.command_line` (mistakes of the text), `config.session` (what is
-looked at before a start, and what each job does), `config.diagnose` (why a line does not compose), `run.one_job`.
-Torch is loaded only once all that can be told without it is told: `compress --help` must be quick.
+Its parts, in the order of a run: `config.command_line` (mistakes that show in the text), `config.session` (checks
+before a run starts, and what each job does), `config.diagnose` (why a command line does not compose), `run.one_job`.
+Torch is loaded only after all checks that do not need it: `compress --help` must be quick.
 """
 
 import logging
@@ -19,14 +19,14 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.built_jobs import problems_of
-from compress.config.callback import calling_back
-from compress.config.command_line import arguments, missing_folders, mistakes
-from compress.config.compose import COMPOSING, told
+from compress.config.callback import use_callback
+from compress.config.command_line import hydra_arguments, missing_folders, mistakes
+from compress.config.compose import COMPOSE_ERRORS, compose_message
 from compress.config.diagnose import diagnose
 from compress.config.hydra_private import options
-from compress.config.refusal import lines_of, refuse
+from compress.config.refusal import error_lines, refuse
 from compress.config.session import Session
-from compress.errors import BAD_INPUT, INTERRUPTED, TERMINATED, is_users
+from compress.errors import BAD_INPUT, INTERRUPTED, TERMINATED, is_user_error
 from compress.io.paths import CONF
 from compress.parallel.rank import place
 from compress.run.supervisor import can_supervise, supervised
@@ -34,14 +34,14 @@ from compress.run.sweep_end import finish, mark_lost, print_summary
 
 
 def main() -> None:
-    """Exit code 0, 2 for bad input (one line per mistake), 1 with a traceback for a bug of ours."""
+    """Exit code 0; 2 for bad input (one line per mistake); 1, with a traceback, for a bug of ours."""
     _prepare_process()
-    argv = arguments(sys.argv[1:])
+    argv = hydra_arguments(sys.argv[1:])
     refuse(mistakes(argv) or missing_folders(argv))
     session = Session(argv)
     if options(argv).multirun and place().world_size == 1 and can_supervise():
         session.tell = supervised(session.job_died)
-    with _told(session):
+    with _user_errors_reported(session):
         _launch(session)
         if place().rank > 0:
             return
@@ -52,8 +52,8 @@ def main() -> None:
 
 def _prepare_process() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing its own message
-    # Threads that wait by spinning for long take the cores from each other when two jobs share a machine; those that
-    # never spin are slow alone. So many turns cost a lone job nothing.
+    # OpenMP threads that spin for long while they wait take the cores away from each other when two jobs share a
+    # machine; threads that never spin make a single job slow. With 2000 turns a single job loses no time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for announced in (
@@ -61,36 +61,42 @@ def _prepare_process() -> None:
         r"hydra.utils.instantiate\(\) resolved",
         "Hydra configured Python log",
     ):
-        warnings.filterwarnings("ignore", announced)  # Hydra 1.4 speaks of 1.5, which we do not take
-    signal.signal(signal.SIGTERM, _terminate)  # the run's summary then says that it was interrupted
-    if place().rank > 0:  # the first process tells people, and writes; Hydra's files are the same from each
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+        # Hydra 1.4 warns of changes in 1.5, which pyproject.toml excludes.
+        warnings.filterwarnings("ignore", announced)
+    # SIGTERM becomes an exception, so that the run records in its summary that it was interrupted.
+    signal.signal(signal.SIGTERM, _terminate)
+    if place().rank > 0:  # only rank 0 prints; Hydra's own files are the same from every rank
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
         logging.disable(logging.CRITICAL)
 
 
 def _terminate(signum: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the clean-up
     raise SystemExit(TERMINATED)
 
 
 def _launch(session: Session) -> None:
-    """Let Hydra compose the command line and run it; a launcher that breaks down leaves jobs undone."""
-    session.begin()
-    sys.argv[1:] = [*session.argv, *session.settled()]  # where Hydra looks
+    """Have Hydra compose the config and run it. If a launcher or sweeper fails after jobs have begun, the error is
+    printed and the jobs that it did not run are left to `_end_sweep`."""
+    session.reset_failures()
+    sys.argv[1:] = [*session.argv, *session.fixed_overrides()]  # Hydra reads its arguments from there
     try:
-        with calling_back(session):
+        with use_callback(session):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(session.task)()
-    except (RuntimeError, *COMPOSING) as error:
-        if not session.is_launchers(error):
+    except (RuntimeError, *COMPOSE_ERRORS) as error:
+        if not session.is_launcher_error(error):
             raise
-        problem = f"hydra/{'launcher' if session.is_grid() else 'sweeper'}: {told(error)}"
-        if not any(job.folder.is_dir() for job in session.jobs()):  # it could not even begin
+        problem = f"hydra/{'launcher' if session.is_grid() else 'sweeper'}: {compose_message(error)}"
+        if not any(job.folder.is_dir() for job in session.jobs()):  # no job has begun
             refuse([problem])
         print(f"compress: {problem}", file=sys.stderr)
 
 
 def _end_sweep(session: Session) -> int:
-    """The exit code, once all is done that can be. A sweeper that chooses is not asked for more than it has tried."""
+    """Run the jobs that were left undone, print the table of the sweep, and return the exit code.
+
+    Jobs of a sweeper that chooses its jobs (optuna) are not run again: only their failures are recorded.
+    """
     if session.is_grid() and place().world_size == 1:
         finish(session.jobs(), session.launch, lambda: _launch(session))
     else:
@@ -101,16 +107,16 @@ def _end_sweep(session: Session) -> int:
 
 
 @contextmanager
-def _told(session: Session) -> Iterator[None]:
-    """What people can do something about is told in lines; the rest is raised."""
+def _user_errors_reported(session: Session) -> Iterator[None]:
+    """Report errors that the user can correct in one line each, with their exit code; others are raised."""
     try:
         yield
-    except COMPOSING as error:
+    except COMPOSE_ERRORS as error:
         if error is session.raised and not isinstance(error, HydraException | OmegaConfBaseException):
             raise
-        refuse(diagnose(session.argv, problems_of) or [told(error)])
+        refuse(diagnose(session.argv, problems_of) or [compose_message(error)])
     except SystemExit as error:
-        if error.code == 1 and options(session.argv).package:  # Hydra has said that the config has no such part
+        if error.code == 1 and options(session.argv).package:  # Hydra has printed that the config has no such package
             raise SystemExit(BAD_INPUT) from None
         raise
     except KeyboardInterrupt:
@@ -123,6 +129,6 @@ def _told(session: Session) -> Iterator[None]:
     except BrokenPipeError:  # compress --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if not is_users(error):
+        if not is_user_error(error):
             raise
-        refuse(lines_of(error))
+        refuse(error_lines(error))

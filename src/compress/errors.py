@@ -1,4 +1,7 @@
-"""What a user did wrong, in one line per mistake, and the exit codes. No torch here: a mistake is told at once."""
+"""Errors that the user can correct, each reported in one line, and the exit codes of the command.
+
+Imports no torch: most mistakes are reported before torch is loaded.
+"""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -9,20 +12,23 @@ DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBI
 
 
 class InputError(ValueError):
-    """Something the user wrote or named is wrong. One line per mistake, each with value, rule and choices."""
+    """The user's input is wrong. `problems` has one line per mistake: the value, the rule, the valid choices."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = self.lines = problems
 
 
-OWN = "\0"  # before the name of a setting in a text by code that does not know where the setting stands in a config
+# Marks the name of a setting in a message. Code that checks its own settings does not know their keys in the config:
+# there "lr" may be "method.training.lr". The mark is where the caller, who knows, inserts "method.training.".
+OWN = "\0"
 
 
 class SettingError(InputError):
-    """What whoever has the settings says of a bad value: f"{OWN}lbound={value}: must not be above {OWN}rbound".
+    """Raised by a class or function whose settings are wrong: f"{OWN}lbound={value}: must not be above {OWN}rbound".
 
-    Who knows where the settings stand says so with `under`; in Python their bare names are told.
+    `config.build` catches it and adds the config key with `under`. Code that calls the class without a config gets
+    the message with the bare names.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -30,32 +36,33 @@ class SettingError(InputError):
         self.lines = lines
 
     def under(self, prefix: str) -> "SettingError":
-        """The same, of settings that stand below `prefix`: lr under method.training is method.training.lr."""
+        """The same error with `prefix` before every setting: lr under "method.training" is method.training.lr."""
         return SettingError(*(line.replace(OWN, f"{OWN}{prefix}.") for line in self.lines))
 
 
 def placed(text: str, prefix: str = "") -> str:
-    """A text with the names of its settings written out."""
+    """The text with every mark `OWN` replaced by the prefix and a dot; without a prefix, removed."""
     return text.replace(OWN, f"{prefix}." if prefix else "")
 
 
 @contextmanager
 def settings_under(prefix: str) -> Iterator[None]:
-    """Settings that are told in the block stand below `prefix`."""
+    """Add `prefix` to the settings named by a `SettingError` that is raised in the block."""
     try:
         yield
     except SettingError as error:
         raise error.under(prefix) from None
 
 
-def is_users(error: BaseException) -> bool:
-    """Whether it is the user who can do something about it, so that one line tells all; else it is a bug of ours."""
+def is_user_error(error: BaseException) -> bool:
+    """Whether the user can correct it (bad input, a full disk), so that one line suffices; otherwise it is a bug of
+    ours and is shown with its traceback."""
     return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """ "; did you mean x?", or the words there are."""
-    import difflib  # only when something is wrong
+    """A hint for an unknown word: "did you mean x?" if one of `words` is similar, else a list of all."""
+    import difflib  # slow to import, and needed only for a mistake
 
     words = sorted(words)
     near = difflib.get_close_matches(word, words, 1, 0.6)
@@ -63,11 +70,11 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def few(names: Iterable[object], most: int = 3) -> str:
-    """The first of some names, and how many there are besides."""
+    """The first names of a list, and how many more there are: "a, b, c and 5 more"."""
     listed = [str(name) for name in names]
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its name if it says nothing."""
+    """The first line of an error's message; the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

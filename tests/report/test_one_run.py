@@ -72,17 +72,17 @@ def test_a_threshold_of_coupled_scores_has_no_place_among_scales(
 
 def test_a_method_adds_figures_of_its_own_and_needs_none(drawn: dict[str, Any], tmp_path: Path) -> None:
     """Rows that count by an epoch without being those of a training are no part of its figure."""
-    learned = {"best": 3}
+    sparsify_report = {"best": 3}
 
     def plots(*given: Any) -> dict[str, Any]:
-        assert given == (mine, None, learned)
+        assert given == (mine, None, sparsify_report)
         return {"mine.png": pyplot.figure()}
 
     mine = [*rows(1), {"stage": "sparsify", "epoch": 2, "candidates": 5}]
-    draw_run(tmp_path, mine, None, learned, plots)
+    draw_run(tmp_path, mine, None, sparsify_report, plots)
     assert set(drawn) == {"training.png", "mine.png"}
     drawn.clear()
-    draw_run(tmp_path, mine, None, learned)
+    draw_run(tmp_path, mine, None, sparsify_report)
     assert set(drawn) == {"training.png"}
     assert [len(line.get_xdata()) for line in drawn["training.png"].axes[0].lines] == [1]
 

@@ -116,7 +116,7 @@ def test_equal_accuracies_are_told_apart_by_the_loss(within: Feasible) -> None:
 @pytest.mark.parametrize("search", [EVOLUTION, Sample(draws=40)])
 @pytest.mark.parametrize("after", [1, 3])
 def test_resumed_it_is_the_uninterrupted_search(within: Feasible, search: Any, after: int, tmp_path: Path) -> None:
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     class Work(StageFolder):
@@ -126,11 +126,11 @@ def test_resumed_it_is_the_uninterrupted_search(within: Feasible, search: Any, a
             super().progress(state)
             self.left -= 1
             if self.left == 0:
-                raise Killed
+                raise KilledError
 
     rows: list[dict[str, Any]] = []
     whole = search(within, scorer_of(within), 3, 5, StageFolder(_made(tmp_path / "whole"), rows.append))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         search(within, scorer_of(within), 3, 5, Work(_made(tmp_path / "killed")))
     again: list[dict[str, Any]] = []
     scorer = scorer_of(within)
@@ -156,7 +156,7 @@ def test_rows_count_the_candidates_so_far(within: Feasible, tmp_path: Path) -> N
 
 
 def test_a_set_that_is_exhausted_ends_the_search() -> None:
-    """With two options per group and a band that few genes meet, there are fewer genes than the search would score."""
+    """With two options per group and a narrow band there are fewer genes than the search would score."""
     model = zoo("resnet20")
     graph = channel_graph(model, SHAPE)
     space = multiples_space(graph, 16, 0.1)

@@ -1,8 +1,9 @@
-"""DDPG: a deterministic policy and its critic, learned from replayed transitions.
+"""DDPG: a deterministic policy and its critic, trained on transitions from a replay memory.
 
 Lillicrap et al., "Continuous control with deep reinforcement learning", ICLR 2016, arXiv:1509.02971, algorithm 1; the
 networks and the reward baseline follow He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile
-Devices", ECCV 2018, arXiv:1802.03494, section 3. Vectors in, actions in [0, 1] out: nothing here knows of networks.
+Devices", ECCV 2018, arXiv:1802.03494, section 3. States are vectors, actions are in [0, 1]; this package knows of no
+networks to prune.
 """
 
 import copy
@@ -20,15 +21,15 @@ from compress.schema.bounds import Bound, Count, Positive, Share
 
 @dataclass(frozen=True, kw_only=True)
 class DDPGSettings:
-    """conf/method/amc.yaml has the values."""
+    """Settings of the agent; the values are in conf/method/amc.yaml."""
 
-    hidden: Count  # units of each of the two hidden layers of actor and critic
+    hidden: Count  # units in each of the two hidden layers, of the actor and of the critic
     actor_lr: Positive
     critic_lr: Positive
     discount: Annotated[float, Bound(ge=0, le=1)]
-    tau: Share  # of the moving average that the target networks are
+    tau: Share  # step of the target networks towards actor and critic in every update
     batch_size: Count
-    baseline_rate: Share  # of the moving average of rewards that is the baseline
+    baseline_rate: Share  # step of the reward baseline (a moving average) towards the mean reward of a batch
 
 
 class Critic(nn.Module):
@@ -83,7 +84,7 @@ class DDPG:
         self.baselines: dict[int, float] = {}
 
     def act(self, state: Tensor, sigma: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """The policy's action with truncated normal noise of width `sigma`: (S,) -> (A,) in [0, 1]."""
+        """The policy's action, with truncated normal noise of standard deviation `sigma`: (S,) -> (A,) in [0, 1]."""
         with torch.no_grad():
             mean: Tensor = self.actor(state[None])[0]
         if sigma <= 0:
@@ -92,7 +93,8 @@ class DDPG:
         return truncated_normal(mean, sigma, generator)
 
     def centred(self, rewards: Tensor, tasks: Tensor) -> Tensor:
-        """Rewards minus the baseline of their task, which this batch updates first: (B,), (B,) -> (B,)."""
+        """Rewards minus the baseline of their task: (B,), (B,) -> (B,). The baselines are updated by this batch
+        before they are subtracted."""
         centred = rewards.clone()
         for task in tasks.unique().tolist():
             of_task = tasks == task
@@ -107,26 +109,27 @@ class DDPG:
         rewards = self.centred(batch.reward, batch.task)
         with torch.no_grad():
             next_value = self.critic_target(batch.next_state, self.actor_target(batch.next_state))
-            wanted = rewards + self.settings.discount * (1 - batch.end) * next_value
-        critic_loss = F.mse_loss(self.critic(batch.state, batch.action), wanted)
+            target_value = rewards + self.settings.discount * (1 - batch.end) * next_value
+        critic_loss = F.mse_loss(self.critic(batch.state, batch.action), target_value)
         _step(self.critic_optimizer, critic_loss)
         _step(self.actor_optimizer, -self.critic(batch.state, self.actor(batch.state)).mean())
 
-        for target, learned in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
+        for target, trained in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
             with torch.no_grad():
-                torch._foreach_lerp_(list(target.parameters()), list(learned.parameters()), self.settings.tau)
+                torch._foreach_lerp_(list(target.parameters()), list(trained.parameters()), self.settings.tau)
         return float(critic_loss.detach())
 
     NETWORKS = ("actor", "critic", "actor_target", "critic_target")
-    _PARTS = (*NETWORKS, "actor_optimizer", "critic_optimizer")
+    _STATEFUL = (*NETWORKS, "actor_optimizer", "critic_optimizer")
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            **{part: getattr(self, part).state_dict() for part in self._PARTS},
+            **{name: getattr(self, name).state_dict() for name in self._STATEFUL},
             "baselines": self.baselines,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for part in self._PARTS:
-            getattr(self, part).load_state_dict(copy.deepcopy(state[part]))  # optimizers keep references
+        for name in self._STATEFUL:
+            # Optimizers keep the tensors that they are given, so they get copies.
+            getattr(self, name).load_state_dict(copy.deepcopy(state[name]))
         self.baselines = dict(state["baselines"])

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def truncated_normal(mean: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """A sample of the normal distribution around `mean` truncated to [0, 1], by inverse transform; any shape.
+    """A sample of the normal distribution with this mean and standard deviation, truncated to [0, 1]; any shape.
 
-    Exact for every mean and width. Uses one uniform number per element, so that the state of the generator does not
-    depend on the values.
+    Sampled by the inverse of the distribution function, not by rejection: this draws exactly one random number per
+    element, so that the generator's state afterwards does not depend on the values.
     """
     uniform = torch.rand(mean.shape, generator=generator, dtype=torch.float64)
     if sigma <= 0:
@@ -26,5 +26,5 @@ def _cdf(x: Tensor) -> Tensor:
 
 
 def decayed_sigma(initial: float, decay: float, rounds: float) -> float:
-    """The width of the noise after `rounds` (episodes, possibly fractional): initial * decay^rounds."""
+    """The standard deviation of the noise after `rounds` episodes (may be fractional)."""
     return float(initial * decay**rounds)

@@ -9,7 +9,8 @@ from torch import Tensor
 class Transitions(NamedTuple):
     """A batch: states (B, S), actions (B, A), rewards (B,), next states (B, S), ends (B,), tasks (B,).
 
-    `end` is 1 at the last step of an episode, else 0. Rewards of different tasks (int64) are not comparable.
+    `end` is 1 at the last step of an episode, else 0. `task` is an int64 number; rewards are comparable only within a
+    task.
     """
 
     state: Tensor
@@ -23,10 +24,10 @@ class Transitions(NamedTuple):
 class Replay:
     """The last `capacity` transitions.
 
-    With `skips_first` it draws from the entries that AMC's published code draws from: never the first step of an
-    episode (its sampler mistakes the entry after an episode's end for padding) nor the newest entry; without
-    replacement if there are enough (the published sampler occasionally repeats an entry, when it replaces an excluded
-    one).
+    `skips_first` reproduces the sampler of AMC's published code. It never draws the first step of an episode, as it
+    mistakes the entry after an episode's end for padding, nor the newest entry. It draws without replacement if there
+    are enough entries; one difference remains: the published sampler may repeat an entry when it redraws an excluded
+    one.
     """
 
     def __init__(self, capacity: int, state_size: int, action_size: int, skips_first: bool = False) -> None:
@@ -53,21 +54,22 @@ class Replay:
         self._stored += 1
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """`count` transitions, uniformly: with replacement; with `skips_first` without, if there are enough."""
+        """`count` transitions drawn uniformly with replacement, but as the class describes with `skips_first`."""
         if not self._skips_first:
             index = torch.randint(len(self), (count,), generator=generator)
-            return Transitions(*(part[index] for part in self._ring))
-        places = self._after_another()
+            return Transitions(*(ring[index] for ring in self._ring))
+        places = self._places_after_first()
         enough = len(places) >= count
         chosen = (
             torch.randperm(len(places), generator=generator)[:count]
             if enough
             else torch.randint(len(places), (count,), generator=generator)
         )
-        return Transitions(*(part[places[chosen]] for part in self._ring))
+        return Transitions(*(ring[places[chosen]] for ring in self._ring))
 
-    def _after_another(self) -> Tensor:
-        """Indices of the entries that are not the first of an episode, without the newest; oldest first."""
+    def _places_after_first(self) -> Tensor:
+        """Places in the ring of the entries that are not the first step of an episode, without the newest; oldest
+        first."""
         oldest = self._stored % self.capacity if self._stored > self.capacity else 0
         places = (oldest + torch.arange(len(self))) % self.capacity
         follows_an_end = torch.cat([torch.zeros(1), self._ring.end[places[:-1]]]).bool()

@@ -1,1 +1,1 @@
-"""From a command line to objects: overrides, checks, diagnosis of mistakes, sweeps, `build`; Hydra ends here."""
+"""From a command line to objects: overrides, checks, error messages, sweeps, `build`. No Hydra below this package."""

@@ -1,7 +1,8 @@
-"""Config -> objects: the only place that reads the config tree and the only `instantiate`.
+"""Builds the `Job` of a run from its config: the only module that reads the config tree and calls `instantiate`.
 
-Everything that can be wrong is found here, before a run starts: types and bounds by `compress.config.rules`, then
-files, devices and the fit of the parts by making them. Making is cheap; pixels and weights are read when needed.
+All mistakes are found here, before a run starts: types and bounds by `compress.config.rules`; missing files and
+devices, and parts that do not fit each other, by building the parts. Building is cheap: images and weights are read
+only when they are needed.
 """
 
 import inspect
@@ -39,29 +40,29 @@ from compress.train.memory_format import training_format
 T = TypeVar("T")
 
 
-def _for_callees(node: Any) -> Any:
-    """A config node without what is ours: names for people, and keys that the pipeline reads itself."""
+def _without_pipeline_keys(node: Any) -> Any:
+    """A config node without the keys that its callable (`_target_`) does not take: `name` and `PIPELINE_KEYS`."""
     if not isinstance(node, Mapping):
         return node
-    ours = {"name", *rules.OF_THE_PIPELINE} if "_target_" in node else set()
-    return {key: _for_callees(value) for key, value in node.items() if key not in ours}
+    ours = {"name", *rules.PIPELINE_KEYS} if "_target_" in node else set()
+    return {key: _without_pipeline_keys(value) for key, value in node.items() if key not in ours}
 
 
 def _with_sources(node: Any) -> Any:
-    """What the result depends on: the settings, and the code that is not ours."""
-    asked = _for_callees(node)
+    """A config node for cache keys: its settings, and the digests of the user's modules that it names."""
+    settings = _without_pipeline_keys(node)
     sources = source_digests(node)
-    return {**asked, "sources": sources} if sources else asked
+    return {**settings, "sources": sources} if sources else settings
 
 
 def make(node: Mapping[str, Any], key: str = "") -> Any:
-    """Call what a config node names, which stands at `key`.
+    """Call the function or class that a config node names. `key` is the node's place in the config, for messages.
 
     Raises:
-        InputError: the callee refuses its settings.
+        InputError: the settings are wrong.
     """
     try:
-        return instantiate(_for_callees(node), _convert_="all")
+        return instantiate(_without_pipeline_keys(node), _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, SettingError):
             raise (error.__cause__.under(key) if key else error.__cause__) from None
@@ -71,13 +72,13 @@ def make(node: Mapping[str, Any], key: str = "") -> Any:
 
 
 def pick_device(name: str, devices: int = 1) -> torch.device:
-    """This process's, of several the one of its number.
+    """The device of this process. With several devices it is the one of its local rank.
 
     Raises:
-        InputError: not a device of this machine, or not as many as are asked for.
+        InputError: this machine has no such device, or not as many.
     """
     if devices > 1:
-        return _one_of_several(name, devices)
+        return _device_of_rank(name, devices)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -91,7 +92,7 @@ def pick_device(name: str, devices: int = 1) -> torch.device:
     return device
 
 
-def _one_of_several(name: str, devices: int) -> torch.device:
+def _device_of_rank(name: str, devices: int) -> torch.device:
     launched = place()
     if launched.world_size not in (1, devices):
         raise InputError(
@@ -103,30 +104,35 @@ def _one_of_several(name: str, devices: int) -> torch.device:
         raise InputError(f"device={name}: is one device, devices={devices} take the first {devices}; use device=cuda")
     if kind.type == "cpu":
         return kind
-    here, there = launched.local_world_size if launched.world_size > 1 else devices, torch.cuda.device_count()
-    if there == 1 and "SLURM_JOB_ID" in os.environ and launched.world_size > 1:
-        return torch.device("cuda", 0)  # each task sees its own GPU alone
-    if here > there:
-        raise InputError(f"devices={here}: must be <= {there}, the CUDA devices of this machine, or use device=cpu")
+    needed = launched.local_world_size if launched.world_size > 1 else devices
+    available = torch.cuda.device_count()
+    if available == 1 and "SLURM_JOB_ID" in os.environ and launched.world_size > 1:
+        return torch.device("cuda", 0)  # SLURM shows each task only its own GPU
+    if needed > available:
+        raise InputError(
+            f"devices={needed}: must be <= {available}, the CUDA devices of this machine, or use device=cpu"
+        )
     return torch.device("cuda", launched.local_rank)
 
 
-def small_batches(node: Mapping[str, Any], devices: int, path: str = "") -> list[str]:
-    """The recipes below a node whose batches leave a device less than two images, one a line."""
+def too_small_batches(node: Mapping[str, Any], devices: int, path: str = "") -> list[str]:
+    """Problems of all recipes in a config node whose batches have fewer than two images per device, the least that
+    batch norm can train on."""
     problems = []
     size, least = node.get("batch_size"), 2 * devices
     if "epochs" in node and isinstance(size, int) and size < least:
         problems.append(f"{path}batch_size={size}: must be >= {least}, two images for each of devices={devices}")
     inner = {key: value for key, value in node.items() if isinstance(value, Mapping)}
     return problems + [
-        line for key, value in inner.items() for line in small_batches(value, devices, f"{path}{key}.")
+        line for key, value in inner.items() for line in too_small_batches(value, devices, f"{path}{key}.")
     ]
 
 
 def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec:
-    """A network for the images of `data`, tried once: that its weights fit, and that it takes such images.
+    """The spec of a network for the images of `data`. The network is built once, to check that the weights of its
+    checkpoint fit and that it takes such images.
 
-    Without data, which is wrong in itself then, what can be told without it is told.
+    `data` is None if the dataset is wrong itself; then only what does not depend on it is checked.
 
     Raises:
         InputError: every problem of the network and its checkpoint.
@@ -135,42 +141,44 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     checkpoint = os.path.expanduser(node["checkpoint"]) if node.get("checkpoint") else None
     shape, classes = (data.shape, data.classes) if data is not None else ((3, 32, 32), 10)
     spec = ModelSpec(node["_target_"], args, shape, classes, checkpoint)
-    parts = _Parts()
-    network = parts(spec.build, data is not None)
+    errors = _ErrorCollector()
+    network = errors.call(spec.build, data is not None)
     if checkpoint and data is not None and network is not None:
-        parts(spec.load_checkpoint, network)
+        errors.call(spec.load_checkpoint, network)
     elif checkpoint:
-        parts(read_checkpoint, Path(checkpoint))
-    if parts.problems:
-        raise InputError(*(re.sub("^model", key, problem) for problem in parts.problems))
+        errors.call(read_checkpoint, Path(checkpoint))
+    if errors.problems:
+        raise InputError(*(re.sub("^model", key, problem) for problem in errors.problems))
     return spec
 
 
 def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | None) -> Teacher | None:
-    """Of any kind: one that takes a `spec` gets its own `model`, or else the network that the run compresses.
+    """The teacher of a run. A class with a parameter `spec` gets the `model` of the teacher's config node, or without
+    one the network that the run compresses.
 
-    Without data or network, which is wrong in itself then, what can be told without it is told.
+    `data` or `model` is None if that part is wrong itself; then only what does not depend on it is checked.
     """
     kind = find_target(node["_target_"])
-    own = {key: value for key, value in node.items() if key not in ("_target_", "name", "model")}
+    settings = {key: value for key, value in node.items() if key not in ("_target_", "name", "model")}
     if "spec" in inspect.signature(kind).parameters:
-        own["spec"] = make_spec(node["model"], data, "teacher.model") if "model" in node else model
-        if own["spec"] is None:
+        settings["spec"] = make_spec(node["model"], data, "teacher.model") if "model" in node else model
+        if settings["spec"] is None:
             return None
     with settings_under("teacher"):
-        teacher: Teacher = kind(**own)
+        teacher: Teacher = kind(**settings)
         if data is not None:
             teacher.check(data.classes, data.shape)
         return teacher
 
 
-class _Parts:
-    """Makes the parts of a job and keeps what is wrong with them."""
+class _ErrorCollector:
+    """Calls functions and collects their input errors, so that all mistakes are reported at once."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def __call__(self, function: Callable[..., T], *args: Any) -> T | None:
+    def call(self, function: Callable[..., T], *args: Any) -> T | None:
+        """The result; None after an `InputError`."""
         try:
             return function(*args)
         except InputError as error:
@@ -179,31 +187,36 @@ class _Parts:
 
 
 def build(config: JSON) -> Job:
-    """
+    """The job of a run, from its composed config.
+
     Raises:
-        InputError: every problem of the config, of the files it names and of the parts together.
+        InputError: every problem of the config, of the files that it names, and of parts that do not fit each other.
     """
     problems = rules.check(config)
     bad = {re.split(r"[=.\[: ]", problem.removeprefix("unknown key "))[0] for problem in problems}
-    parts = _Parts()
+    errors = _ErrorCollector()
 
-    def part(group: str, function: Callable[..., T], *args: Any) -> T | None:
-        """Make what the config says of a group, unless that is already known to be wrong."""
-        return parts(function, *args) if group not in bad else None
+    def build_part(key: str, function: Callable[..., T], *args: Any) -> T | None:
+        """Call `function`, unless the settings at `key` are already known to be wrong."""
+        return errors.call(function, *args) if key not in bad else None
 
     devices = config["devices"] if "devices" not in bad else 1
     if devices == 1:
-        devices = place().world_size  # as many as a launcher has started
-    device = part("device", pick_device, config["device"], devices)
-    data: Data | None = part("dataset", make, config.get("dataset"), "dataset")
+        devices = place().world_size  # the number of processes that a launcher has started
+    device = build_part("device", pick_device, config["device"], devices)
+    data: Data | None = build_part("dataset", make, config.get("dataset"), "dataset")
     if devices > 1:
-        problems += small_batches(config, devices)
-        if data is not None and "share" not in inspect.signature(data.shuffled).parameters:
-            problems.append(f"devices={devices}: the images of this dataset cannot be shared (`share` of `shuffled`)")
-    spec = part("model", make_spec, config.get("model"), data, "model")
-    method: Method | None = part("method", make, config.get("method"), "method")
-    distill: Distill | None = part("distill", make, config["distill"], "distill") if config.get("distill") else None
-    teacher = part("teacher", make_teacher, config["teacher"], data, spec) if config.get("teacher") else None
+        problems += too_small_batches(config, devices)
+        if data is not None and "shard" not in inspect.signature(data.shuffled).parameters:
+            problems.append(f"devices={devices}: the images of this dataset cannot be shared (`shard` of `shuffled`)")
+    spec = build_part("model", make_spec, config.get("model"), data, "model")
+    method: Method | None = build_part("method", make, config.get("method"), "method")
+    distill: Distill | None = None
+    if config.get("distill"):
+        distill = build_part("distill", make, config["distill"], "distill")
+    teacher: Teacher | None = None
+    if config.get("teacher"):
+        teacher = build_part("teacher", make_teacher, config["teacher"], data, spec)
     if teacher is not None and teacher.of_stage not in (None, *config["stages"]) and "stages" not in bad:
         problems.append(
             f"teacher={config['teacher']['name']}: is the network of {teacher.of_stage}, which is not among the "
@@ -213,16 +226,16 @@ def build(config: JSON) -> Job:
     if budget is not None and budget.kind in bad:
         budget = None
     if budget is not None and budget.kind not in (takes := _budgets_of(method, config)):
-        told = f"method={config['method'].get('name')} does not take it; it takes {', '.join(takes)}"
-        problems.append(f"{budget.kind}={config.get(budget.kind, budget.value)}: {told}")
+        why = f"method={config['method'].get('name')} does not take it; it takes {', '.join(takes)}"
+        problems.append(f"{budget.kind}={config.get(budget.kind, budget.value)}: {why}")
         budget = None
     if "eval" not in bad and config["eval"]["onnx"]:
-        parts(require_onnx, "eval.onnx=true")
+        errors.call(require_onnx, "eval.onnx=true")
     if method is not None and "stages" not in bad:
         for at, name in enumerate(config["stages"]):
-            parts(needs, name, tuple(config["stages"][:at]), method)
+            errors.call(needs, name, tuple(config["stages"][:at]), method)
     if method is not None and distill is not None:
-        parts(_check_distill, distill, method, config)
+        errors.call(_check_distill, distill, method, config)
     if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
         problems.append(f"control={config['control']}: prune is not among the stages of this run")
     if method is not None and config["control"] and method.traits.learns and method.traits.cuts == "weights":
@@ -230,13 +243,13 @@ def build(config: JSON) -> Job:
             f"control={config['control']}: what is pruned in steps leaves nothing to draw from blindly; use "
             "method.schedule=one-shot method.steps=1"
         )
-    # without these stages the method and its budget play no part
-    decides = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
-    if decides and data is not None and spec is not None and method is not None and budget is not None:
-        budget = parts(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
+    # Without these stages neither the method nor the budget is used.
+    uses_budget = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
+    if uses_budget and data is not None and spec is not None and method is not None and budget is not None:
+        budget = errors.call(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
     if not bad & {"pretrain", "method", "stages", "device"} and spec is not None and method is not None:
-        parts(_check_layouts, spec, teacher, method, config, device or torch.device("cpu"))
-    problems += parts.problems
+        errors.call(_check_memory_formats, spec, teacher, method, config, device or torch.device("cpu"))
+    problems += errors.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
     assert device is not None
@@ -271,39 +284,41 @@ def _finetune_recipe(config: JSON, method: Method) -> FinetuneRecipe:
 
 
 def _budgets_of(method: Method | None, config: JSON) -> tuple[BudgetKind, ...]:
-    """Which budgets a method takes; of one that could not be made what its class says, if it does."""
+    """The kinds of budget that a method takes. If its settings are wrong (None), those of its class, if it states
+    them; else all."""
     if method is not None:
         return method.traits.budgets
     try:
         traits = find_target(config["method"]["_target_"]).traits
-    except Exception:  # told elsewhere
+    except Exception:  # a class that cannot be imported is reported by `rules.check`
         return BUDGETS
     return traits.budgets if isinstance(traits, Traits) else BUDGETS
 
 
-def _check_layouts(
+def _check_memory_formats(
     spec: ModelSpec, teacher: Teacher | None, method: Method, config: JSON, device: torch.device
 ) -> None:
-    """The layouts of trainings of whole networks; what a cut network can take shows only when it is there."""
+    """Check that every network that is trained at full width can be trained in the memory format of its recipe. For
+    a pruned network this is checked when it exists."""
     recipe = Recipe(**config["pretrain"])
     trained = [spec] if "pretrain" in config["stages"] and not spec.comes_trained else []
-    also = teacher.to_train if teacher is not None else None
-    trained += [also] if also is not None and not also.comes_trained else []
-    checked = [("pretrain", recipe, one) for one in trained]
+    teacher_spec = teacher.to_train if teacher is not None else None
+    trained += [teacher_spec] if teacher_spec is not None and not teacher_spec.comes_trained else []
+    checked = [("pretrain", recipe, network) for network in trained]
     if "sparsify" in config["stages"]:
-        own = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
-        checked += [(f"method.{name}", value, spec) for name, value in own.items()]
-    for key, recipe, one in checked:
+        recipes = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
+        checked += [(f"method.{name}", value, spec) for name, value in recipes.items()]
+    for key, recipe, network in checked:
         if recipe.channels_last == "on":
             with settings_under(key):
-                training_format(one.without_pretrained().build(check_forward=False), recipe, device)
+                training_format(network.without_pretrained().build(check_forward=False), recipe, device)
 
 
 def _check_budget(
     spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, seed: int
 ) -> Budget:
     fresh = spec.without_pretrained().build
-    with MetaKernels():  # a finished run asks for no more than this
+    with MetaKernels():  # no memory or time for weights: this check also precedes a run that has nothing left to do
         problem = make_problem(fresh(), data, budget, device, seed, fresh)
     if not problem.graph.groups and method.traits.cuts == "channels":
         why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""

@@ -1,4 +1,7 @@
-"""The jobs that the check before a start has built, for the runs that follow: building one traces its networks."""
+"""Keeps the jobs that were built to check their configs until they are run.
+
+Building a job takes time, as its networks are traced; so each is built only once.
+"""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,53 +17,54 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     from compress.run.job import Job
 
-# Kept beside the first. One is 0.06 MB on digits, where settings are all that it has; 0.4 GB on ImageNet, whose files
-# it has listed. Measured as the growth of the process, since what a job has lies in libraries of many kinds.
-MOST_BYTES = 2**29
+# Memory for the kept jobs besides the first; later ones are built again. A job is 0.06 MB on digits, where it holds
+# little but settings, and 0.4 GB on ImageNet, where it holds the list of files. Measured as growth of the process, as
+# the memory of a job belongs to several libraries.
+MAX_BYTES = 2**29
 
 
 def problems_of(config: JSON) -> list[str]:
-    """Every mistake of a composed config, in its files and devices too."""
+    """Every mistake of a composed config, including those in files and devices."""
     return BuiltJobs().check(config)
 
 
 class BuiltJobs:
-    """Built once, taken once; in another process there are none, and it builds its own."""
+    """Jobs by config: `check` builds and keeps a job, `take` hands it over. A copy in another process is empty."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._at_first: int | None = None  # bytes of the process, once it has built one
+        self._first_bytes: int | None = None  # of the process after it built the first job
 
     def check(self, config: JSON) -> list[str]:
-        """Every mistake of a config; without any its job is kept."""
+        """Every mistake of a config; if there is none, its job is kept."""
         from compress.config.build import build
 
         try:
             job = build(config)
         except InputError as error:
             return list(error.problems)
-        self._at_first = _peak_bytes() if self._at_first is None else self._at_first
-        if _peak_bytes() - self._at_first <= MOST_BYTES:
+        self._first_bytes = _peak_bytes() if self._first_bytes is None else self._first_bytes
+        if _peak_bytes() - self._first_bytes <= MAX_BYTES:
             self._jobs[hash_of(config)] = job
         return []
 
     def take(self, config: JSON) -> "Job":
-        """The job of a config, which is not kept any longer: a run reads data into it.
+        """The job of a config, built if it is not kept. It is removed here, as a run loads its data into it.
 
         Raises:
-            InputError: every problem of a config that was not checked.
+            InputError: every problem of a config that was not checked before.
         """
         from compress.config.build import build
 
         return self._jobs.pop(hash_of(config), None) or build(config)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> Any:  # pickled as empty: jobs are not sent to other processes
         return BuiltJobs, ()
 
 
 def _peak_bytes() -> int:
-    """The most that this process has held; 0 where the system does not say."""
+    """The peak memory of this process (maximum resident set size); 0 on Windows, which does not provide it."""
     if resource is None:
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

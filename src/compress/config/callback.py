@@ -1,7 +1,8 @@
-"""How the callback that Hydra makes of `hydra.callbacks` in the config comes to be the object that `main` made.
+"""Lets Hydra use an existing object as its callback.
 
-The config names `current`, a function of no arguments; `calling_back` says what it returns. This variable is the one
-place of the command that is not an attribute of an object: Hydra offers no other way in.
+Hydra creates callbacks from `hydra.callbacks` in the config, but the session exists before Hydra starts. So the
+config names the function `current`, which returns the object given to `use_callback`. This needs a global variable,
+the only one of the command.
 """
 
 from collections.abc import Iterator
@@ -10,16 +11,17 @@ from contextvars import ContextVar
 
 from hydra.experimental.callback import Callback
 
-_current: ContextVar[Callback | None] = ContextVar("the callback of the command that runs", default=None)
+_current: ContextVar[Callback | None] = ContextVar("current callback", default=None)
 
 
 def current() -> Callback:
-    """The callback of the command that runs; one that does nothing where the config is used without the command."""
+    """The callback of the running command; one that does nothing if the config is composed without the command."""
     return _current.get() or Callback()
 
 
 @contextmanager
-def calling_back(callback: Callback) -> Iterator[None]:
+def use_callback(callback: Callback) -> Iterator[None]:
+    """In the block, `current` returns `callback`."""
     token = _current.set(callback)
     try:
         yield

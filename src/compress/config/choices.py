@@ -1,4 +1,4 @@
-"""The config groups, their choices, and what is wrong with a choice."""
+"""The config groups, their choices, and error messages for unknown choices."""
 
 import difflib
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 
-# Launchers and sweepers that come with an extra of ours, or as a package of their own.
-EXTRAS = {
+# How to install the launchers and sweepers that are not part of Hydra.
+INSTALL_HINTS = {
     "joblib": "joblib comes with pip install 'compress-lab[joblib]'",
     "submitit_local": "submitit_local comes with pip install 'compress-lab[slurm]'",
     "submitit_slurm": "submitit_slurm comes with pip install 'compress-lab[slurm]'",
@@ -18,41 +18,44 @@ EXTRAS = {
 }
 
 
-def groups_of(loader: ConfigLoader, folder: str | None = None) -> dict[str, list[str]]:
-    """The config groups and their choices, those in a folder of the user's too."""
+def choices_by_group(loader: ConfigLoader, folder: str | None = None) -> dict[str, list[str]]:
+    """The names of all choices of every config group, including those in the user's config folders: `folder` and
+    COMPRESS_CONF."""
     groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-    mine = [folder] if folder else []
+    user_folders = [folder] if folder else []
     if os.environ.get("COMPRESS_CONF", "").startswith("file://"):
-        mine.append(os.environ["COMPRESS_CONF"].removeprefix("file://"))
-    for path in (path for one in mine for path in sorted(Path(one).glob("*/*.yaml"))):
+        user_folders.append(os.environ["COMPRESS_CONF"].removeprefix("file://"))
+    for path in (path for user_folder in user_folders for path in sorted(Path(user_folder).glob("*/*.yaml"))):
         groups[path.parent.name] = sorted({*groups.get(path.parent.name, []), path.stem})
     return groups
 
 
-def is_choice(override: Override, groups: Mapping[str, list[str]]) -> bool:
+def is_group_override(override: Override, groups: Mapping[str, list[str]]) -> bool:
+    """Whether an override selects a choice of a group (`model=resnet20`) instead of setting a value (`seed=1`)."""
     return override.key_or_group in groups or override.package is not None
 
 
-def known_choice(override: Override, groups: Mapping[str, list[str]], problems: list[str]) -> bool:
+def check_choice(override: Override, groups: Mapping[str, list[str]], problems: list[str]) -> bool:
+    """Whether the choices that an override selects exist; if not, messages are added to `problems`."""
     group = override.key_or_group
-    there = groups.get(group, [])
+    known = groups.get(group, [])
     if override.is_delete():
-        problems.append(f"{override.input_line}: a run needs its groups; choices of {group}: {', '.join(there)}")
+        problems.append(f"{override.input_line}: a run needs its groups; choices of {group}: {', '.join(known)}")
         return False
     name = f"{group}@{override.package}" if override.package else group
-    wrong = [option for option in _options(override) if option not in there]
-    for option in wrong:
-        near = difflib.get_close_matches(option, there, 1, 0.6)
+    unknown = [option for option in _options(override) if option not in known]
+    for option in unknown:
+        near = difflib.get_close_matches(option, known, 1, 0.6)
         hint = f"did you mean {near[0]}? " if near else ""
-        extra = f"; {EXTRAS[option]}" if group.startswith("hydra/") and option in EXTRAS else ""
-        problems.append(f"{name}={option}: unknown choice; {hint}choices: {', '.join(there)}{extra}")
-    return not wrong
+        extra = f"; {INSTALL_HINTS[option]}" if group.startswith("hydra/") and option in INSTALL_HINTS else ""
+        problems.append(f"{name}={option}: unknown choice; {hint}choices: {', '.join(known)}{extra}")
+    return not unknown
 
 
 def _options(override: Override) -> list[str]:
-    """The choices that a group override names, more than one in a sweep."""
+    """The choices that a group override selects; several in a sweep."""
     value = override.value()
     if isinstance(value, Glob):
-        return []  # whatever matches is there
+        return []  # a pattern matches existing choices only
     options = value.list if isinstance(value, ChoiceSweep) else [value]
     return ["null" if option is None else str(option) for option in options]

@@ -1,4 +1,6 @@
-"""What is wrong with a command line as text, told before Hydra reads it: its own words for it are pages or none."""
+"""Mistakes that show in the text of a command line. They are reported before Hydra reads it: Hydra answers them with
+a long traceback or not at all.
+"""
 
 import os
 import re
@@ -8,48 +10,48 @@ from pathlib import Path
 from compress.config.hydra_private import option_names, options
 from compress.io.files import printable
 
-NOTHING = {"teacher=null", "distill=null", "experiment=null"}  # what they are anyway; Hydra has no word for it
-MOST_DIGITS = 400  # of a number; a float has 17 that count
+NO_CHOICE = {"teacher=null", "distill=null", "experiment=null"}  # the default of these groups; Hydra rejects null
+MAX_DIGITS = 400  # of a number; beyond 309 a float overflows
 GROUP_AS_VALUE = re.compile(
     r"^(dataset|model|method|teacher|distill|reward|search|scorer|experiment)=\s*([\[{].*)$", re.DOTALL
 )
 
 
-def arguments(argv: Sequence[str]) -> list[str]:
-    """The command line as Hydra wants it: `key=~/folder` opened up, groups that are set to nothing left out."""
+def hydra_arguments(argv: Sequence[str]) -> list[str]:
+    """The command line in the form that Hydra accepts: `~` in `key=~/folder` is expanded, `NO_CHOICE` is left out."""
     return [
         re.sub(r"^([\w.@]+=)(~[\w.-]*/)", lambda m: m[1] + os.path.expanduser(m[2]), a)
         for a in argv
-        if a not in NOTHING
+        if a not in NO_CHOICE
     ]
 
 
 def missing_folders(argv: Sequence[str]) -> list[str]:
-    """Folders of configs that are named and not there; Hydra passes over them."""
+    """Error messages for config folders that do not exist; Hydra ignores them silently."""
     if not os.environ.get("COMPRESS_CONF", "x"):
-        del os.environ["COMPRESS_CONF"]
+        del os.environ["COMPRESS_CONF"]  # an empty variable counts as unset
     folder = options(argv).config_dir
     missing = [f"--config-dir {folder}: no such folder"] if folder and not Path(folder).is_dir() else []
-    mine = os.environ.get("COMPRESS_CONF", "")
-    is_folder = mine and ("://" not in mine or mine.startswith("file://"))
-    if is_folder and not Path(mine.removeprefix("file://")).is_dir():
-        missing.append(f"COMPRESS_CONF={mine}: no such folder")
+    named = os.environ.get("COMPRESS_CONF", "")
+    is_folder = named and ("://" not in named or named.startswith("file://"))
+    if is_folder and not Path(named.removeprefix("file://")).is_dir():
+        missing.append(f"COMPRESS_CONF={named}: no such folder")
     return missing
 
 
 def mistakes(argv: Sequence[str]) -> list[str]:
-    """One line for each."""
+    """Error messages for options, numbers and values that are wrong in every config, one line each."""
     try:
         given = options(argv)
     except ValueError:
-        return _of_options(argv)
+        return _option_mistakes(argv)
     found = []
     if given.package and not given.cfg:
         found.append(f"--package={given.package}: goes with --cfg, which prints a part of the config")
     for text in given.overrides:
         key, _, value = printable(text).partition("=")
-        if re.search(rf"\d{{{MOST_DIGITS},}}", value):
-            found.append(f"{key}: a number of more than {MOST_DIGITS} digits is meant by nobody")
+        if re.search(rf"\d{{{MAX_DIGITS},}}", value):
+            found.append(f"{key}: a number of more than {MAX_DIGITS} digits is meant by nobody")
         elif re.search(r"[eE][+-]?\d{5,}", value) and re.fullmatch(r"[-+.\deE]+", value):
             found.append(f"{key}={value}: no number is that large or small")
         elif re.search(r"range\([^)]*,[^)]*,\s*[-+]?0*\.?0*\s*\)", value):
@@ -74,8 +76,8 @@ def mistakes(argv: Sequence[str]) -> list[str]:
     return found
 
 
-def _of_options(argv: Sequence[str]) -> list[str]:
-    """What argparse refused, in terms of this command."""
+def _option_mistakes(argv: Sequence[str]) -> list[str]:
+    """Error messages for options that argparse rejects, in the terms of this command."""
     known = option_names()
     unknown = [word for word in argv if word.startswith("-") and word.partition("=")[0] not in known]
     if unknown:

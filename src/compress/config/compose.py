@@ -1,4 +1,4 @@
-"""A composed config as plain data, and what composing a wrong one can raise."""
+"""Composed configs as plain data, and the exceptions of composing."""
 
 from typing import Any
 
@@ -10,23 +10,24 @@ from omegaconf.errors import OmegaConfBaseException
 from compress.errors import first_line
 from compress.io.files import JSON
 
-# What composing a wrong command line can raise; Hydra gives ValueError for a group set to nothing.
-COMPOSING = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
+# What composing a wrong command line can raise. ValueError: a group set to `null`.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 
 
-def told(error: Exception) -> str:
-    """What an error of composing says, in one line; a YAML error says where in the next lines."""
+def compose_message(error: Exception) -> str:
+    """The message of such an exception in one line: its first line, but all lines of a YAML error, as the later ones
+    say where the mistake is."""
     return " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
 
 
 def plain(config: DictConfig) -> JSON:
-    """The config of a run as plain dicts, interpolations resolved, without Hydra's own node."""
-    mine = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    content: Any = OmegaConf.to_container(mine, resolve=True)
+    """The config of a run as plain dicts, interpolations resolved, without the node `hydra`."""
+    without_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    content: Any = OmegaConf.to_container(without_hydra, resolve=True)
     return content  # type: ignore[no-any-return]
 
 
 def raw(config: DictConfig) -> JSON:
-    """The same as it is written, before any interpolation is resolved."""
+    """A config as plain dicts as it is written: interpolations are not resolved, the node `hydra` is included."""
     content: Any = OmegaConf.to_container(config, resolve=False)
     return content  # type: ignore[no-any-return]

@@ -1,6 +1,7 @@
-"""What is wrong with a command line that Hydra refused, told for each override by composing what is right of it.
+"""Finds every mistake of a command line that Hydra rejected, where Hydra reports only the first.
 
-No torch here, unless all overrides are right by themselves.
+Each override is parsed and checked alone, then composed with the correct group choices. Torch is loaded only if no
+override is wrong by itself.
 """
 
 import difflib
@@ -17,90 +18,93 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from compress.config.choices import groups_of, is_choice, known_choice
-from compress.config.compose import COMPOSING, plain, raw, told
+from compress.config.choices import check_choice, choices_by_group, is_group_override
+from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.hydra_private import options
 from compress.config.rules import check_root
-from compress.config.sweep import end_jobs, is_grid, sweep_jobs
+from compress.config.sweep import boundary_jobs, grid_jobs, is_grid
 from compress.errors import nearest
 from compress.io.files import JSON
 from compress.io.paths import CONF
 
-VERBS = ("compare", "help")  # words that are no setting; `compress.__main__` takes them
+SUBCOMMANDS = ("compare", "help")  # handled by `compress.__main__`
 
 
 def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
-    """Every mistake of a command line that Hydra refused, found by composing what is right of it."""
+    """The error messages of a command line, each once. `check` returns those of a config that composes."""
     args = options(argv)
     name = args.config_name or "config"
     search = [f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]"] if args.config_dir else []
     problems: list[str] = []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = groups_of(GlobalHydra.instance().config_loader(), args.config_dir)
-        readable = list(_readable(args.overrides, bool(args.multirun), groups, problems))
-        choices, values = _sorted_out(readable, groups, problems)
+        groups = choices_by_group(GlobalHydra.instance().config_loader(), args.config_dir)
+        parsed = list(_parsed(args.overrides, bool(args.multirun), groups, problems))
+        choices, values = _split(parsed, groups, problems)
         try:
             base = compose(name, [*search, *_first_job(choices)], return_hydra_config=True)
-        except COMPOSING as error:
-            return problems or [told(error)]
-        right = [*choices]
+        except COMPOSE_ERRORS as error:
+            return problems or [compose_message(error)]
+        correct = [*choices]
         known = [*_keys({key: node for key, node in raw(base).items() if key != "hydra"}), *groups]
         for override in values:
-            if _known_key(override, base, known, problems):
-                try:  # one at a time: Hydra names only the first that it does not like
+            if _check_key(override, base, known, problems):
+                try:  # one at a time: Hydra reports only the first wrong override
                     compose(name, [*search, *_first_job([*choices, override])])
-                    right.append(override)
-                except COMPOSING as error:
-                    problems.append(f"{override.input_line}: {told(error)}")
-        if problems:  # torch is not waited for: what it takes to know more than these
+                    correct.append(override)
+                except COMPOSE_ERRORS as error:
+                    problems.append(f"{override.input_line}: {compose_message(error)}")
+        if problems:  # the full check needs torch; these are not to wait for it
             check = check_root
         try:
-            if right == choices and not bool(args.multirun):
-                return _unlike(problems, check(plain(base)))
-            for job in _jobs(right, is_grid(base.hydra)) or [[]]:
+            if correct == choices and not bool(args.multirun):
+                return _unique(problems, check(plain(base)))
+            for job in _jobs(correct, is_grid(base.hydra)) or [[]]:
                 problems += check(plain(compose(name, [*search, *job])))
-        except COMPOSING as error:
-            problems.append(told(error))
-    return _unlike(problems)
+        except COMPOSE_ERRORS as error:
+            problems.append(compose_message(error))
+    return _unique(problems)
 
 
-def _unlike(*told_of: list[str]) -> list[str]:
-    """All of them, each once."""
-    return list(dict.fromkeys(line for lines in told_of for line in lines))
+def _unique(*problems: list[str]) -> list[str]:
+    return list(dict.fromkeys(line for lines in problems for line in lines))
 
 
-def _sorted_out(
+def _split(
     overrides: list[Override], groups: dict[str, list[str]], problems: list[str]
 ) -> tuple[list[Override], list[Override]]:
-    """The choices of groups that there are, and the settings; those of a group of Hydra's that is not there are left
-    out, since its unknown choice is told."""
+    """Overrides that select an existing choice of a group, and overrides that set a value.
+
+    For an unknown choice a message is added to `problems`. If it belongs to a group of Hydra's (hydra/launcher=x),
+    the values set in that group are left out: whether they are right depends on the choice.
+    """
     loader = GlobalHydra.instance().config_loader()
-    choices, values, without = [], [], []
+    choices, values, unknown = [], [], []
     for override in overrides:
         group = override.key_or_group
         if group.startswith("hydra/"):
             groups[group] = loader.get_group_options(group)
-        if not is_choice(override, groups):
+        if not is_group_override(override, groups):
             values.append(override)
-        elif known_choice(override, groups, problems):
+        elif check_choice(override, groups, problems):
             choices.append(override)
         else:
-            without.append(group.replace("/", ".") + ".")
-    hydras = tuple(start for start in without if start.startswith("hydra."))
-    return choices, [override for override in values if not override.key_or_group.startswith(hydras)]
+            unknown.append(group.replace("/", ".") + ".")
+    left_out = tuple(prefix for prefix in unknown if prefix.startswith("hydra."))
+    return choices, [override for override in values if not override.key_or_group.startswith(left_out)]
 
 
-def _readable(
+def _parsed(
     texts: Sequence[str], multirun: bool, groups: dict[str, list[str]], problems: list[str]
 ) -> Iterator[Override]:
+    """The overrides that can be parsed; for others a message is added to `problems`."""
     for text in texts:
         try:
             override = OverridesParser.create().parse_override(text)
             if not override.key_or_group:
                 raise HydraException
         except HydraException:
-            problems.append(_unreadable(text, groups))
+            problems.append(_parse_problem(text, groups))
             continue
         if override.is_sweep_override() and not multirun:
             problems.append(f"{text}: several values are a sweep; give -m, or quote them if they are one value")
@@ -108,17 +112,19 @@ def _readable(
             yield override
 
 
-def _unreadable(text: str, groups: dict[str, list[str]]) -> str:
-    """A bare word is taken for a command, or for the value of a setting that was left out."""
+def _parse_problem(text: str, groups: dict[str, list[str]]) -> str:
+    """The message for an override that cannot be parsed. A single word may be a misspelt command, or the name of a
+    choice without its group."""
     if not re.fullmatch(r"[A-Za-z][\w-]*", text):
         return f"{text}: cannot be read; write key=value, and quote special characters"
-    meant = [f"{group}={text}" for group, there in groups.items() if text in there]
-    meant += [f"compress {verb}" for verb in difflib.get_close_matches(text, VERBS, 1, 0.6)]
+    meant = [f"{group}={text}" for group, choices in groups.items() if text in choices]
+    meant += [f"compress {verb}" for verb in difflib.get_close_matches(text, SUBCOMMANDS, 1, 0.6)]
     hint = f"did you mean {meant[0]}" if meant else "compress method=camc runs, compress compare makes tables of runs"
     return f"{text}: no such command; {hint}; compress help tells the rest"
 
 
-def _known_key(override: Override, base: DictConfig, known: list[str], problems: list[str]) -> bool:
+def _check_key(override: Override, base: DictConfig, known: list[str], problems: list[str]) -> bool:
+    """Whether the key that an override sets exists; if not, a message is added to `problems`."""
     key = override.key_or_group
     if override.is_add() or override.is_delete() or override.is_force_add() or key.startswith("hydra."):
         return True
@@ -126,19 +132,19 @@ def _known_key(override: Override, base: DictConfig, known: list[str], problems:
     node: Any = None
     try:
         node = OmegaConf.select(base, parent) if parent else base
-        there = key in known or (OmegaConf.is_dict(node) and last in list(node))
+        exists = key in known or (OmegaConf.is_dict(node) and last in list(node))
     except OmegaConfBaseException:
-        there = False
-    if not there and OmegaConf.is_dict(node) and OmegaConf.is_missing(node, "_target_"):
+        exists = False
+    if not exists and OmegaConf.is_dict(node) and OmegaConf.is_missing(node, "_target_"):
         problems.append(f"unknown key {key}; a setting of a function of your own is added: +{override.input_line}")
-    elif not there:
+    elif not exists:
         short = {name.rpartition(".")[2]: name for name in known}
         near = difflib.get_close_matches(key, known, 1, 0.6) or [
             short[name] for name in difflib.get_close_matches(key, short, 1, 0.6)
         ]
         hint = f"did you mean {near[0]}?" if near else nearest(key, [name for name in known if "." not in name])
         problems.append(f"unknown key {key}; {hint}")
-    return there
+    return exists
 
 
 def _first_job(overrides: Sequence[Override]) -> list[str]:
@@ -148,7 +154,7 @@ def _first_job(overrides: Sequence[Override]) -> list[str]:
 
 def _jobs(overrides: Sequence[Override], of_grid: bool) -> list[list[str]]:
     texts = [str(override.input_line) for override in overrides]
-    return sweep_jobs(texts) if of_grid else end_jobs(texts)
+    return grid_jobs(texts) if of_grid else boundary_jobs(texts)
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

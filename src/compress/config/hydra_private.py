@@ -1,6 +1,6 @@
-"""All that is taken of Hydra beyond what it documents, in one file: what to look at when Hydra is updated.
+"""All uses of Hydra's undocumented interfaces, in one file: the code to review when Hydra is updated.
 
-tests/test_hydra_private.py runs each of it against whatever Hydra is importable (1.3.8 and 1.4.0rc3 were tried).
+tests/test_hydra_private.py tests each against the installed Hydra (it passed with 1.3.8 and 1.4.0rc3).
 """
 
 import argparse
@@ -19,17 +19,17 @@ class _OptionError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Hydra's parser, which raises instead of printing how it is used."""
+    """Hydra's argument parser, but it raises an exception instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise _OptionError(message)
 
 
 def options(argv: Iterable[str]) -> argparse.Namespace:
-    """Hydra's options and the overrides.
+    """The command line as parsed by Hydra: its options, and `overrides`.
 
     Raises:
-        ValueError: options that Hydra does not have, or that stand behind overrides.
+        ValueError: an unknown option, or an option after the overrides.
     """
     parser = get_args_parser()
     parser.__class__ = _Parser
@@ -40,11 +40,11 @@ def options(argv: Iterable[str]) -> argparse.Namespace:
 
 
 def option_names() -> set[str]:
-    """-m, --multirun, ..."""
+    """All options of Hydra: -m, --multirun, ..."""
     return {name for action in get_args_parser()._actions for name in action.option_strings}
 
 
 def grid(overrides: Iterable[Override]) -> list[list[str]]:
-    """The command lines of the jobs that Hydra's own sweeper makes of overrides: every combination."""
+    """The command lines of the jobs of Hydra's basic sweeper: every combination of the values."""
     batches = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
     return [list(job) for batch in batches for job in batch]

@@ -1,4 +1,4 @@
-"""The resolvers that conf/ is written with: names of sweep folders, and values that other settings decide."""
+"""The OmegaConf resolvers that conf/ uses, for names of job folders and for values that depend on other settings."""
 
 import hashlib
 import re
@@ -14,25 +14,16 @@ from compress.config.compose import plain
 from compress.run.folder import config_hash
 from compress.schema.settings import BUDGETS, Recipe
 
-# Overrides that stand first in the name of a sweep's folder.
-TELLING = (
-    "method",
-    *BUDGETS,
-    "seed",
-    "model",
-    "dataset",
-    "teacher",
-    "distill",
-    "reward",
-    "search",
-    "scorer",
-    "control",
+# Overrides that come first in the name of a job's folder.
+FIRST_IN_NAME = (
+    "method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "search", "scorer", "control",
     "experiment",
-)
+)  # fmt: skip
 
 
 def slug(text: str, limit: int = 100) -> str:
-    """A folder name that no override can break: slashes, quotes and length are dealt with."""
+    """A valid folder name for any text: without slashes and quotes, and at most `limit` bytes long. A name that
+    differs from the text ends in a hash of it, so that different texts have different names."""
     name = re.sub(r"[^\w.,=+-]+", "-", text.replace("'", "").replace('"', "")).strip("-.,") or "default"
     if len(name.encode()) > limit or name != text:
         name = name.encode()[: limit - 7].decode(errors="ignore").rstrip("-.,")
@@ -41,21 +32,24 @@ def slug(text: str, limit: int = 100) -> str:
 
 
 def job_name(*, _root_: DictConfig) -> str:
-    """What a job is called by: its overrides, those that say most first, since a long name is cut short."""
+    """The name of a job, made from its overrides; the most important ones first, as a long name is cut."""
     excluded = _root_.hydra.job.config.override_dirname.exclude_keys
     asked = {text.partition("=")[0]: text for text in _root_.hydra.overrides.task}
-    return slug(",".join(asked[key] for key in telling_first(asked.keys() - set(excluded))))
+    return slug(",".join(asked[key] for key in sort_for_name(asked.keys() - set(excluded))))
 
 
-def telling_first(keys: Iterable[str]) -> list[str]:
-    order = {key: at for at, key in enumerate(TELLING)}
+def sort_for_name(keys: Iterable[str]) -> list[str]:
+    """Keys in the order in which they are named: those of `FIRST_IN_NAME`, then the others by alphabet."""
+    order = {key: at for at, key in enumerate(FIRST_IN_NAME)}
     return sorted(keys, key=lambda key: (order.get(key, len(order)), key))
 
 
 def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
-    """What the method's `compat` says of `name`, from its table of `rules`; with `quick=true` from `quick` first.
+    """The value of the setting `name` in the method's table `rules`, whose columns are the values of `compat`;
+    `otherwise` if it is not there. With `quick=true` the method's table `quick` comes first.
 
-    A `compat` that is not in the table takes the first column: `compress.config.rules` then tells of it.
+    For an unknown `compat` the first column is used, so that the config composes; `compress.config.rules` then
+    reports the mistake.
     """
     method = _root_.get("method") or {}
     quick = (method.get("quick") or {}) if _root_.get("quick") else {}
@@ -67,7 +61,10 @@ def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
 
 
 def pick(table: Mapping[str, Any], *words: Any) -> Any:
-    """The value of the first word that begins with a key of `table` (the longest such key), else that of `other`."""
+    """Look words up in a table whose keys are prefixes: pick({"res": 1, "other": 0}, "resnet20") is 1.
+
+    The first word that begins with a key decides, by the longest such key; without any, the key `other`.
+    """
     for word in map(str, words):
         keys = [str(key) for key in table if word.startswith(str(key))]
         if keys:
@@ -76,8 +73,8 @@ def pick(table: Mapping[str, Any], *words: Any) -> Any:
 
 
 def register_recipes() -> None:
-    """`recipe@training: pretrain` among the defaults of a method: a recipe of its own that follows that of pretrain,
-    setting by setting, but for what the method's YAML or the command line says."""
+    """Add the config groups behind `recipe@training: pretrain` in the defaults list of a method. The method gets a
+    recipe `training`, whose settings are those of `pretrain` unless the YAML or the command line sets them."""
     store = ConfigStore.instance()
     for stage in ("pretrain", "finetune"):
         settings = {field.name: f"${{{stage}.{field.name}}}" for field in fields(Recipe)}
@@ -86,17 +83,19 @@ def register_recipes() -> None:
 
 
 def register_resolvers() -> None:
-    """`${job_name:}` and `${confhash:}` for the names of sweep folders, `${rule:...}` for what `compat` decides,
-    `${pick:...}` for what depends on the kind of network or dataset; and recipes that follow others."""
+    """Register the recipes and the resolvers: `${job_name:}` and `${confhash:}` for names of job folders,
+    `${rule:...}` for values that depend on `compat`, `${pick:...}` for values that depend on the network or
+    dataset."""
     register_recipes()
-    # omegaconf 2.4 renames the function; in 2.3 the new name is another, older one
+    # OmegaConf 2.4 renames `register_new_resolver` to `register_resolver`; 2.3 has an older, different function of
+    # that name.
     old = omegaconf.__version__.startswith("2.3")
     register: Callable[..., None] = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
 
-    def of_root(*, _root_: DictConfig) -> str:
+    def short_config_hash(*, _root_: DictConfig) -> str:
         return config_hash(plain(_root_))[:6]
 
     register("job_name", job_name, replace=True)
-    register("confhash", of_root, replace=True)
+    register("confhash", short_config_hash, replace=True)
     register("rule", rule, replace=True)
     register("pick", pick, replace=True)

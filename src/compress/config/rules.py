@@ -1,4 +1,5 @@
-"""Checks a composed config against the signatures of what it names, and its parts together."""
+"""Checks a composed config: its values against the signatures of the callables that it names, and settings that
+exclude or require each other."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -7,8 +8,8 @@ from compress.io.files import JSON
 from compress.schema.check import check_node, check_value, shown
 from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Figure, RunSettings
 
-# Keys that `build` hands on itself.
-OF_THE_PIPELINE = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
+# Keys of config nodes that `build` or the resolvers read; the callable of the node does not take them.
+PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer")
 # Groups that a method takes or not: of those that take it, an example.
@@ -16,9 +17,9 @@ OF_SOME_METHODS = {"reward": "amc, camc", "search": "sample, metaprune", "scorer
 
 
 def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
-    """The one budget that is asked for, and what is wrong with the choice.
+    """The budget of a run, None if there is none or it is invalid; and error messages about more than one.
 
-    A method brings a default; one of the three root keys replaces it; two at once contradict each other.
+    A root key replaces the default of the method. An invalid value is reported by `check_root`.
     """
     asked = {key: config[key] for key in BUDGETS if config.get(key) is not None}
     if len(asked) > 1:
@@ -41,7 +42,7 @@ def check_stages(config: Mapping[str, Any]) -> list[str]:
         or not isinstance(force, list)
         or any(stage not in STAGE_ORDER for stage in stages)
     ):
-        return []  # reported with its type
+        return []  # reported by the check of types
     problems = []
     if not stages or stages != [stage for stage in STAGE_ORDER if stage in stages]:
         order = ", ".join(STAGE_ORDER)
@@ -53,7 +54,7 @@ def check_stages(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_objective(config: Mapping[str, Any]) -> list[str]:
-    """Figures that the run will not have: all but the held-out one are measured by its last stage."""
+    """Report objectives that the run does not measure: all but held-out top-1 need the stage eval."""
     stages, asked = config.get("stages"), config.get("objective")
     if not isinstance(stages, list) or "eval" in stages:
         return []
@@ -65,7 +66,8 @@ def check_objective(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_root(config: JSON) -> list[str]:
-    """Problems that show without what the config names: the settings that are of no group."""
+    """Problems of the settings that belong to no group. These checks import none of the callables that a config
+    names, and so no torch."""
     root = {key: value for key, value in config.items() if key not in GROUPS}
     problems = check_node("", root, RunSettings) + check_stages(config) + check_objective(config)
     if config.get("outputs") == "":
@@ -74,7 +76,7 @@ def check_root(config: JSON) -> list[str]:
 
 
 def check(config: JSON) -> list[str]:
-    """Every problem of a composed and resolved config that shows without touching files or devices."""
+    """Every problem of a composed and resolved config that can be found without files and devices."""
     problems = check_root(config)
     _, budget_problems = choose_budget(config)
     problems += budget_problems
@@ -99,7 +101,7 @@ def check(config: JSON) -> list[str]:
 
 
 def check_compat(method: Mapping[str, Any]) -> list[str]:
-    """A method whose `rules` have several columns takes the name of one."""
+    """Report a `compat` that is not a column of the method's table `rules`; a method without a table has none."""
     choices = [name for name, column in (method.get("rules") or {}).items() if column is not None]
     if not choices or method.get("compat") in choices:
         return []
@@ -107,7 +109,8 @@ def check_compat(method: Mapping[str, Any]) -> list[str]:
 
 
 def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
-    inner = {key: value for key, value in node.items() if key not in OF_THE_PIPELINE}
+    """Problems of the config node of a group, by the signature of its callable."""
+    inner = {key: value for key, value in node.items() if key not in PIPELINE_KEYS}
     if "_target_" not in node:
         return [f"{group}._target_: must be given, the dotted path of a function or class"]
     if group == "model":
@@ -117,5 +120,5 @@ def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
         model = {key: value for key, value in inner["model"].items() if key != "checkpoint"}
         extra = check_value("teacher.model.checkpoint", inner["model"].get("checkpoint"), str | None)
         return extra + check_node("teacher.model", model, given=GIVEN_BY_DATASET)
-    given = {"spec"} if group == "teacher" else set()  # a network: `build` makes it
+    given = {"spec"} if group == "teacher" else set()  # `build` passes the network
     return check_compat(node) + check_node(group, inner, given=given)

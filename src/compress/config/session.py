@@ -1,7 +1,8 @@
-"""One start of the command: looks at its run or sweep before anything is created, then does each job.
+"""One start of the command: checks its run or sweep before anything is created, then runs each job.
 
-Hydra calls both: `on_run_start` and `on_multirun_start` as its callback, `task` for every job that it has composed. A
-launcher may run jobs in other processes; each gets a copy of the session without what only its own process knows.
+Hydra calls the methods: `on_run_start` and `on_multirun_start` as its callback, `task` for every job once its config
+is composed. A launcher may run jobs in other processes; these get a pickled copy of the session without the state of
+this process.
 """
 
 import json
@@ -21,13 +22,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.built_jobs import BuiltJobs, problems_of
-from compress.config.compose import COMPOSING, plain, raw, told
+from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.diagnose import diagnose
-from compress.config.refusal import LONGEST, lines_of, refuse
+from compress.config.refusal import MAX_LENGTH, error_lines, refuse
 from compress.config.resolvers import register_resolvers
-from compress.config.sweep import Sweep, is_grid, look_at_sweep
+from compress.config.sweep import Sweep, check_sweep, is_grid
 from compress.config.sweeper_objectives import check_direction
-from compress.errors import is_users
+from compress.errors import is_user_error
 from compress.io.files import JSON
 from compress.io.locks import locked
 from compress.io.paths import LOCK
@@ -40,22 +41,23 @@ from compress.schema.check import shown
 
 log = logging.getLogger(__name__)
 
-register_resolvers()  # by whoever has a session: the processes of launchers compose configs too
+register_resolvers()  # on import, so that it also happens in the processes of launchers, which compose configs too
 
 
 class Session(Callback):
-    """What one start of the command knows; `main` makes it, and hands it to Hydra and to the processes of jobs."""
+    """The state of one start of the command. `main` creates it; Hydra uses it, and passes it to processes of jobs."""
 
     def __init__(self, argv: list[str]) -> None:
         self.argv = argv
-        self.launch = new_launch()  # what is forced is so once in it, and what failed is not tried again
+        # Identifies this start: in it, a stage in `force` is computed once, and a failed job is not run again.
+        self.launch = new_launch()
         self.sweep: Sweep | None = None
-        self.sweep_dir: str | None = None  # to be the same if the sweep is launched again
-        self.tell: Tell | None = None  # to the process that watches over a sweep, if one does
+        self.sweep_dir: str | None = None  # set if the time is part of it; see `fixed_overrides`
+        self.tell: Tell | None = None  # sends bytes to the supervisor process of a sweep, if there is one
         self.built = BuiltJobs()
-        self.failed: dict[Path, str] = {}  # folders of runs that ended in what one line tells, and that line
-        self.bugs: dict[Path, str] = {}  # of jobs that ended in a traceback
-        self.raised: Exception | None = None  # what a run itself has raised, none of Hydra's
+        self.failed: dict[Path, str] = {}  # run folders of jobs that ended with a user error; the first line of it
+        self.bugs: dict[Path, str] = {}  # run folders of jobs that ended with a bug of ours; a note for the table
+        self.raised: Exception | None = None  # the exception of a run, to tell it from those of Hydra
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tell": None, "built": BuiltJobs(), "failed": {}, "bugs": {}, "raised": None}
@@ -63,23 +65,23 @@ class Session(Callback):
     # -- before anything is created or computed
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _no_warning():
+        with _exiting_on_error():
             try:
-                mine, folder = plain(config), Path(config.hydra.run.dir)
+                settings, folder = plain(config), Path(config.hydra.run.dir)
             except OmegaConfBaseException as error:
-                refuse(diagnose(self.argv, problems_of) or [told(error)])
+                refuse(diagnose(self.argv, problems_of) or [compose_message(error)])
             else:
-                refuse(several_folders(config))
-                folders = {"outputs": Path(mine["outputs"]), "hydra.run.dir": folder}
-                refuse(self.built.check(mine) + foreign_run(folder, mine) or unwritable(folders))
+                refuse(run_dir_by_time(config))
+                folders = {"outputs": Path(settings["outputs"]), "hydra.run.dir": folder}
+                refuse(self.built.check(settings) + foreign_run(folder, settings) or unwritable(folders))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _no_warning():
-            sweep, problems = look_at_sweep(config, self.built.check)
+        with _exiting_on_error():
+            sweep, problems = check_sweep(config, self.built.check)
             folders = {"outputs": Path(config.outputs), "hydra.sweep.dir": sweep.folder}
             refuse(check_direction(config) + problems or unwritable(folders))
             self.sweep = sweep
-            if "${now" in written_dir(config.hydra.sweep):
+            if "${now" in unresolved_dir(config.hydra.sweep):
                 self.sweep_dir = str(sweep.folder)
             if self.tell is not None:
                 jobs = [job.to_json() for job in sweep.jobs]
@@ -88,21 +90,21 @@ class Session(Callback):
     # -- one run, or one job of a sweep
 
     def task(self, config: DictConfig) -> SweeperObjective:
-        """Once Hydra has composed it and made its folder; what a sweeper is to make large or small comes back.
+        """Run a job that Hydra has composed and made a folder for; returns its objective, for sweepers that optimise.
 
-        A job that fails is told, and the sweep goes on. One that another process is at is left to it: the sweep looks
-        at it again when the others are done.
+        If a job of a sweep fails, the error is logged and the sweep continues. A job that another process is running
+        is skipped; `run.sweep_end.finish` comes back to it after the other jobs.
         """
-        logging.raiseExceptions = False  # a closed pipe is no reason for a page of traceback per line
+        logging.raiseExceptions = False  # no traceback for every line logged to a closed pipe
         folder = Path(HydraConfig.get().runtime.output_dir)
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             return self._locked_run(plain(config), folder, in_sweep)
         except Exception as error:
-            if is_users(error):
-                for problem in lines_of(error):
-                    log.error("compress: %s", shown(problem, LONGEST))
-                self.failed[folder.absolute()] = lines_of(error)[0]
+            if is_user_error(error):
+                for problem in error_lines(error):
+                    log.error("compress: %s", shown(problem, MAX_LENGTH))
+                self.failed[folder.absolute()] = error_lines(error)[0]
             elif in_sweep:
                 log.exception("compress: %s: a bug ended this job", folder)
                 self.bugs[folder.absolute()] = "a bug ended it"
@@ -123,27 +125,30 @@ class Session(Callback):
         if in_sweep and not of_grid:
             asked = dict(text.partition("=")[::2] for text in HydraConfig.get().overrides.task)
             note_begun(Path(HydraConfig.get().sweep.dir), self.launch, SweepJob(folder, asked, config_hash(config)))
-        passes_on = (
-            in_sweep and of_grid and place().world_size == 1
-        )  # processes of a launcher do the same jobs in order
-        busy = f"{folder}: another process is at it; " + ("the other jobs go first" if passes_on else "waiting")
-        with locked(folder / LOCK, None if passes_on else busy) as is_mine:
-            if is_mine:
+        # The ranks of a launcher must run the same jobs in the same order, so they never skip one.
+        skips_busy = in_sweep and of_grid and place().world_size == 1
+        busy = f"{folder}: another process is at it; " + ("the other jobs go first" if skips_busy else "waiting")
+        with locked(folder / LOCK, None if skips_busy else busy) as has_lock:
+            if has_lock:
                 return job.lead(measures=in_sweep and not of_grid)
-        print(busy, flush=True)  # the log in that folder is the other's
+        print(busy, flush=True)  # not logged: the log file in that folder belongs to the other process
         return None
 
     # -- around the launch
 
-    def settled(self) -> list[str]:
-        """What stays as it was when a sweep is launched again: a folder that is made of the time."""
+    def fixed_overrides(self) -> list[str]:
+        """Overrides for launching the sweep again: a sweep folder named after the time must stay the same folder."""
         return [f"hydra.sweep.dir='{self.sweep_dir}'"] if self.sweep_dir else []
 
-    def job_died(self, by: Signals, told_of: bytes) -> bool:
-        """What a signal ended is named, and whether jobs are left to go on with; in the process that watches."""
-        told_all = json.loads(told_of or b'{"jobs": [], "sweep_dir": null}')
-        jobs = [SweepJob.from_json(content) for content in told_all["jobs"]]
-        self.sweep_dir = told_all["sweep_dir"]
+    def job_died(self, by: Signals, message: bytes) -> bool:
+        """Called in the supervisor when a signal has killed the process of the sweep: mark its job as failed and
+        print that; returns whether the sweep is to continue.
+
+        `message` is what `on_multirun_start` sent.
+        """
+        content = json.loads(message or b'{"jobs": [], "sweep_dir": null}')
+        jobs = [SweepJob.from_json(job) for job in content["jobs"]]
+        self.sweep_dir = content["sweep_dir"]
         why = f"its process was killed by {by.name}"
         died = mark_died(jobs, self.launch, why)
         for job in died:
@@ -152,55 +157,61 @@ class Session(Callback):
             print(f"compress: killed by {by.name} outside of any job", file=sys.stderr)
         return bool(died)
 
-    def begin(self) -> None:
-        """What one launch has told of jobs is not of the next."""
+    def reset_failures(self) -> None:
+        """Forget the failures of jobs before Hydra is run again for the jobs that are left."""
         self.failed.clear()
         self.bugs.clear()
 
     def is_grid(self) -> bool:
+        """False if a sweeper chooses the jobs."""
         return self.sweep is None or self.sweep.is_grid
 
-    def is_launchers(self, error: Exception) -> bool:
-        """Whether a launcher could not start or follow its jobs, or a sweeper think of more: all that is written is
-        checked by then, and the jobs of a sweep raise nothing."""
+    def is_launcher_error(self, error: Exception) -> bool:
+        """Whether an error of a sweep comes from the launcher, or from a sweeper that chooses jobs.
+
+        A wrong command line cannot be the cause, as it was checked before, nor can a job: in a sweep `task` raises
+        nothing.
+        """
         by_launcher = isinstance(error, RuntimeError) or not self.is_grid()
         return self.sweep is not None and error is not self.raised and by_launcher
 
     def jobs(self) -> list[SweepJob]:
-        """Of the sweep: all, or those that have begun if a sweeper chooses them."""
+        """The jobs of the sweep; if a sweeper chooses them, those that have begun; none without a sweep."""
         if self.sweep is None or self.sweep.is_grid:
             return [] if self.sweep is None else list(self.sweep.jobs)
         return begun_jobs(self.sweep.folder, self.launch)
 
     def close(self) -> None:
+        """Delete the record of the jobs that a sweeper has chosen."""
         if self.sweep is not None and not self.sweep.is_grid:
             forget_begun(self.sweep.folder, self.launch)
 
 
 @contextmanager
-def _no_warning() -> Iterator[None]:
-    """Hydra turns a callback's exceptions into warnings and goes on; only SystemExit stops it."""
+def _exiting_on_error() -> Iterator[None]:
+    """Exit on any exception: Hydra turns exceptions of a callback into warnings and continues, except SystemExit."""
     try:
         yield
-    except COMPOSING as error:
-        refuse([told(error)])
+    except COMPOSE_ERRORS as error:
+        refuse([compose_message(error)])
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
 
 
-def written_dir(node: DictConfig) -> str:
-    """The `dir` of a node as it stands there, before anything in it is resolved."""
+def unresolved_dir(node: DictConfig) -> str:
+    """The `dir` of a config node as it is written, with its interpolations."""
     return str(raw(node)["dir"])
 
 
-def several_folders(config: DictConfig) -> list[str]:
-    """Under a launcher every process names the run's folder itself; one that is made of the time differs."""
-    named = written_dir(config.hydra.run)
-    if place().world_size == 1 or "${now" not in named:
+def run_dir_by_time(config: DictConfig) -> list[str]:
+    """Report a run folder named after the time if a launcher has started several processes: each composes the config
+    itself, and the folders would differ."""
+    run_dir = unresolved_dir(config.hydra.run)
+    if place().world_size == 1 or "${now" not in run_dir:
         return []
     return [
-        f"hydra.run.dir={named}: each of the {place().world_size} processes of the launcher would make a folder of "
+        f"hydra.run.dir={run_dir}: each of the {place().world_size} processes of the launcher would make a folder of "
         "its own; name one, such as hydra.run.dir=outputs/mine, or let one command start them all: "
         f"devices={place().world_size}"
     ]

@@ -1,7 +1,8 @@
-"""The jobs of a sweep, composed and checked before the first of them starts.
+"""Composes and checks the jobs of a sweep before the first of them starts.
 
-Hydra's own sweeper runs every combination of what is written, so that all jobs are known. Another one (optuna)
-chooses as it goes; then the ends of what it may choose from are checked, and jobs are known as they begin.
+Hydra's basic sweeper runs every combination of the values on the command line (a grid), so all jobs are known
+beforehand. Other sweepers (optuna) choose their jobs while the sweep runs. Then only the limits of their search space
+are checked, and a job is known once it has begun.
 """
 
 from collections import Counter
@@ -17,51 +18,54 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from compress.config.choices import groups_of, is_choice, known_choice
-from compress.config.compose import COMPOSING, plain, raw, told
+from compress.config.choices import check_choice, choices_by_group, is_group_override
+from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.hydra_private import GRID_SWEEPER, grid
-from compress.config.resolvers import telling_first
+from compress.config.resolvers import sort_for_name
 from compress.io.files import JSON
 from compress.run.folder import config_hash, foreign_run
-from compress.run.sweep_jobs import SweepJob, differing
+from compress.run.sweep_jobs import SweepJob, distinguishing_overrides
 
-ONLY_WHEN_RUN = ("${now", "${hydra.job.id", "${hydra.runtime")  # of a job; launchers set these as they like
+# Interpolations whose values are not known before a job runs.
+SET_BY_LAUNCH = ("${now", "${hydra.job.id", "${hydra.runtime")
 Check = Callable[[JSON], list[str]]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is known of a sweep before it starts."""
+    """A sweep as it is known before it starts."""
 
     folder: Path
     is_grid: bool
-    jobs: tuple[SweepJob, ...] = ()  # all of a grid; none if a sweeper chooses them
+    jobs: tuple[SweepJob, ...] = ()  # all jobs of a grid; empty if a sweeper chooses them
 
 
 def is_grid(hydra: Any) -> bool:
-    """Whether the jobs are every combination of what is written, and so known beforehand."""
+    """Whether Hydra's basic sweeper is used; the argument is the node `hydra` of a config."""
     return str(OmegaConf.select(hydra, "sweeper._target_")) == GRID_SWEEPER
 
 
-def sweep_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
-    """The command lines of a sweep's jobs: ["a=1,2"] -> [["a=1"], ["a=2"]]; globs need the loader of configs."""
+def grid_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """The command lines of the jobs of a grid: ["a=1,2"] -> [["a=1"], ["a=2"]]. Globs need the config loader."""
     return grid(OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)))
 
 
-def end_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
-    """The fewest command lines with both ends of all intervals and ranges, and with all choices.
+def boundary_jobs(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """Command lines to check in place of those that a sweeper may choose: as few as contain both ends of every
+    interval and range, and every listed value.
 
     ["a=interval(1,2)", "b=3,4,5"] -> [["a=1.0", "b=3"], ["a=2.0", "b=4"], ["a=2.0", "b=5"]]
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    values = {override.get_key_element(): _ends(override) for override in parsed}
+    values = {override.get_key_element(): _boundary_values(override) for override in parsed}
     if not all(values.values()):
         return []
     number = max(map(len, values.values()), default=1)
     return [[f"{key}={ends[min(at, len(ends) - 1)]}" for key, ends in values.items()] for at in range(number)]
 
 
-def _ends(override: Override) -> list[str]:
+def _boundary_values(override: Override) -> list[str]:
+    """The values of an override that `boundary_jobs` includes."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     value = override.value()
@@ -71,19 +75,19 @@ def _ends(override: Override) -> list[str]:
     return [listed[0], listed[-1]] if override.is_range_sweep() and listed else listed
 
 
-def look_at_sweep(config: DictConfig, check: Check) -> tuple[Sweep, list[str]]:
-    """A sweep, and what is wrong with its jobs, each line behind the job it belongs to."""
+def check_sweep(config: DictConfig, check: Check) -> tuple[Sweep, list[str]]:
+    """The sweep of a command line, and error messages that name the job they belong to. `check` checks a config."""
     loader: ConfigLoader = GlobalHydra.instance().config_loader()
     settings = OmegaConf.select(config, "hydra.sweeper.params") or {}
     overrides = [*(f"{key}={value}" for key, value in settings.items()), *config.hydra.overrides.task]
-    # the folder is read once: one that is made of the time is then the same for all jobs
+    # The folder is resolved only once: if the time is part of its name, it is then the same for all jobs.
     sweep = Sweep(Path(str(config.hydra.sweep.dir)), is_grid(config.hydra))
-    lines = sweep_jobs(overrides, loader) if sweep.is_grid else end_jobs(overrides, loader)
+    lines = grid_jobs(overrides, loader) if sweep.is_grid else boundary_jobs(overrides, loader)
     if not lines:
         return sweep, [f"{' '.join(overrides)}: this sweep has no job"]
-    if unknown := [word for word in ONLY_WHEN_RUN if word in raw(config.hydra.sweep)["subdir"]]:
+    if unknown := [word for word in SET_BY_LAUNCH if word in raw(config.hydra.sweep)["subdir"]]:
         return sweep, [_unknown_folder(config, f"{unknown[0]}...}} is another in every launch")]
-    jobs, problems = _look_at_jobs(config, loader, lines, sweep.folder, check)
+    jobs, problems = _check_jobs(config, loader, lines, sweep.folder, check)
     if not sweep.is_grid:
         return sweep, problems
     count = Counter(job.folder for job in jobs)
@@ -91,44 +95,45 @@ def look_at_sweep(config: DictConfig, check: Check) -> tuple[Sweep, list[str]]:
     return Sweep(sweep.folder, True, tuple(jobs)), [*problems, *shared]
 
 
-def _look_at_jobs(
+def _check_jobs(
     config: DictConfig, loader: ConfigLoader, lines: list[list[str]], sweep_dir: Path, check: Check
 ) -> tuple[list[SweepJob], list[str]]:
     jobs: list[SweepJob] = []
-    told_of: list[str] = []
+    messages: list[str] = []
     bad = 0
-    groups = groups_of(loader)
-    for number, (line, changed) in enumerate(zip(lines, differing(lines, telling_first), strict=True)):
-        problems = _of_choices(line, groups)
+    groups = choices_by_group(loader)
+    for number, (line, changed) in enumerate(zip(lines, distinguishing_overrides(lines, sort_for_name), strict=True)):
+        problems = _choice_problems(line, groups)
         if not problems:
             try:
                 composed = _compose_job(config, loader, line, number)
-                mine = plain(composed)
+                settings = plain(composed)
                 try:
                     folder = sweep_dir / composed.hydra.sweep.subdir
                 except OmegaConfBaseException as error:
-                    return [], [_unknown_folder(composed, told(error))]
-                problems += check(mine) + foreign_run(folder, mine, key="hydra.sweep.dir")
-                jobs.append(SweepJob(folder, changed, config_hash(mine)))
-            except COMPOSING as error:
-                problems.append(told(error))
-        told_of += [f"{' '.join(line)} -> {problem}" for problem in problems]
+                    return [], [_unknown_folder(composed, compose_message(error))]
+                problems += check(settings) + foreign_run(folder, settings, key="hydra.sweep.dir")
+                jobs.append(SweepJob(folder, changed, config_hash(settings)))
+            except COMPOSE_ERRORS as error:
+                problems.append(compose_message(error))
+        messages += [f"{' '.join(line)} -> {problem}" for problem in problems]
         bad += bool(problems)
-    return jobs, [f"{bad} of {len(lines)} jobs are wrong; nothing was started", *told_of] if bad else []
+    return jobs, [f"{bad} of {len(lines)} jobs are wrong; nothing was started", *messages] if bad else []
 
 
-def _of_choices(line: list[str], groups: dict[str, list[str]]) -> list[str]:
+def _choice_problems(line: list[str], groups: dict[str, list[str]]) -> list[str]:
+    """Messages for unknown choices of groups in the command line of a job."""
     problems: list[str] = []
     for override in OverridesParser.create().parse_overrides(line):
-        if is_choice(override, groups):
-            known_choice(override, groups, problems)
+        if is_group_override(override, groups):
+            check_choice(override, groups, problems)
     return problems
 
 
 def _compose_job(config: DictConfig, loader: ConfigLoader, line: list[str], number: int) -> DictConfig:
     composed = loader.load_sweep_config(config, line)
     with open_dict(composed):
-        composed.hydra.job.num, composed.hydra.job.id = number, str(number)  # some name folders by them
+        composed.hydra.job.num, composed.hydra.job.id = number, str(number)  # a name of a folder may use them
     return composed
 
 

@@ -1,4 +1,4 @@
-"""What a sweeper is to make of a run's objective: a direction for each figure, and the right one."""
+"""Checks that a sweeper that optimises (optuna) minimises or maximises each objective in the right direction."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ HIGHER_IS_BETTER = ("held_out_top1", "top1", "top5")
 
 
 def check_direction(config: DictConfig) -> list[str]:
-    """Sweepers like optuna's minimise unless they are told otherwise, which would find the worst network."""
+    """Report directions that are wrong, or more or fewer than there are objectives. optuna minimises by default, and
+    would then search for the lowest accuracy."""
     asked: Any = OmegaConf.select(config, "hydra.sweeper.direction")
     if asked is None:
         return []
@@ -28,5 +29,5 @@ def check_direction(config: DictConfig) -> list[str]:
 
 
 def _word(direction: Any) -> str:
-    """Of a plain word, or of an enumeration's member."""
+    """A direction as text; the sweeper's config has it as text or as a member of an enumeration."""
     return str(getattr(direction, "name", direction))

@@ -1,4 +1,4 @@
-"""The shipped networks by name, for Python: what `model=<name>` composes, without a run."""
+"""The networks of the zoo by name, for use from Python: as `model=<name>` composes them, without a run."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ def zoo_names() -> list[str]:
 
 
 def zoo_spec(name: str, shape: tuple[int, int, int], classes: int, **settings: Any) -> ModelSpec:
-    """conf/model/<name>.yaml for images (C, H, W), with some of its settings changed.
+    """The network of conf/model/<name>.yaml for images of `shape` (C, H, W); `settings` replace values of the file.
 
     Raises:
-        InputError: no such network, or settings that it does not take; one line each.
+        InputError: no such network, or unknown or invalid settings.
     """
     if name not in zoo_names():
         raise InputError(f"{name}: not a network of the zoo; {nearest(name, zoo_names())}")

@@ -11,8 +11,8 @@ from compress.errors import InputError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
-BatchShare = tuple[int, int]  # (rank, world size): the part of every batch that one rank reads
-WHOLE_BATCH: BatchShare = (0, 1)
+Shard = tuple[int, int]  # (rank, world size): the part of every batch that one rank reads
+WHOLE_BATCH: Shard = (0, 1)
 
 
 class Data(Protocol):
@@ -31,26 +31,26 @@ class Data(Protocol):
         official test images."""
 
     def shuffled(
-        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
         """One epoch of `train`, shuffled and augmented, determined by the seed.
 
-        Yields this `share` of every batch, which may be empty. The shares of all ranks, concatenated in order of
+        Yields this `shard` of every batch, which may be empty. The shards of all ranks, concatenated in order of
         rank, are the batch of a single process, image for image.
         """
 
     def ordered(
-        self, part: Part, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, part: Part, batch_size: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
-        """All of one part in its fixed order, not augmented; this `share` of every batch."""
+        """All of one part in its fixed order, not augmented; this `shard` of every batch."""
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         """At most `count` images of one part, drawn without replacement, not augmented; determined by the seed."""
 
 
-def share_slice(size: int, share: BatchShare) -> slice:
-    """The slice of a share within a batch of `size` images; shares differ in size by at most one."""
-    rank, world = share
+def shard_slice(size: int, shard: Shard) -> slice:
+    """The slice of a shard within a batch of `size` images; shards differ in size by at most one."""
+    rank, world = shard
     return slice(rank * size // world, (rank + 1) * size // world)
 
 

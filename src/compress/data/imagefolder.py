@@ -20,14 +20,14 @@ from torchvision.transforms import v2
 from compress.data.base import (
     WHOLE_BATCH,
     Batch,
-    BatchShare,
     Part,
+    Shard,
     check_classes,
     check_normalisation,
     digest,
     draw,
     hold_out,
-    share_slice,
+    shard_slice,
 )
 from compress.errors import InputError, few, first_line
 from compress.io.files import printable
@@ -117,13 +117,13 @@ class ImageFolderData:
         return self._split
 
     def _load(
-        self, data: Dataset[Any], size: int, batch_size: int, device: torch.device, share: BatchShare
+        self, data: Dataset[Any], size: int, batch_size: int, device: torch.device, shard: Shard
     ) -> Iterator[Batch]:
-        """This share of every batch of `size` images; only these are decoded."""
+        """This shard of every batch of `size` images; only these are decoded."""
         batches = [range(at, min(at + batch_size, size)) for at in range(0, size, batch_size)]
         loader = DataLoader(
             data,
-            batch_sampler=[list(places[share_slice(len(places), share)]) for places in batches],
+            batch_sampler=[list(places[shard_slice(len(places), shard)]) for places in batches],
             num_workers=self._workers,
             pin_memory=device.type == "cuda",
             collate_fn=partial(_stack, shape=self.shape),
@@ -134,16 +134,16 @@ class ImageFolderData:
                 yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def shuffled(
-        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
         places = self._split["train"]
         order = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))].tolist()
-        return self._load(Crops(self._augmented, order, seed), len(order), batch_size, device, share)
+        return self._load(Crops(self._augmented, order, seed), len(order), batch_size, device, shard)
 
     def ordered(
-        self, part: Part, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, part: Part, batch_size: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
-        return self._load(self._part(part), len(self._split[part]), batch_size, device, share)
+        return self._load(self._part(part), len(self._split[part]), batch_size, device, shard)
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         chosen = draw(len(self._split[part]), count, seed).tolist()

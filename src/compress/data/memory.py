@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from compress.data.base import (
     WHOLE_BATCH,
     Batch,
-    BatchShare,
     Part,
+    Shard,
     check_labels,
     check_normalisation,
     digest,
     draw,
     hold_out,
-    share_slice,
+    shard_slice,
 )
 from compress.schema.bounds import Bound, Seed
 
@@ -139,32 +139,32 @@ class MemoryData:
         return (images.float() / 255 - mean) / std
 
     def shuffled(
-        self, batch_size: int, seed: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
         x, y = self._resident("train", device)
         random = torch.Generator(device).manual_seed(seed)
         crops = shifted_crops(x, self._pad)
         for batch in torch.randperm(len(x), generator=random, device=device).split(batch_size):
             # Random numbers are drawn for the whole batch, so that the generators of all ranks stay in sync.
-            in_share = share_slice(len(batch), share)
-            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, in_share]
-            images = self._normal(crops[batch[in_share], :, dy, dx])
+            in_shard = shard_slice(len(batch), shard)
+            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, in_shard]
+            images = self._normal(crops[batch[in_shard], :, dy, dx])
             if self._flip:
-                mirrored = torch.rand(len(batch), generator=random, device=device)[in_share] < 0.5
+                mirrored = torch.rand(len(batch), generator=random, device=device)[in_shard] < 0.5
                 images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-            yield images, y[batch[in_share]]
+            yield images, y[batch[in_shard]]
 
     def ordered(
-        self, part: Part, batch_size: int, device: torch.device, share: BatchShare = WHOLE_BATCH
+        self, part: Part, batch_size: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
-        return self._batches(*self._resident(part, device), batch_size, share)
+        return self._batches(*self._resident(part, device), batch_size, shard)
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         x, y = self._resident(part, device)
         chosen = draw(len(y), count, seed).to(device)
         return self._batches(x[chosen], y[chosen], batch_size)
 
-    def _batches(self, x: Tensor, y: Tensor, batch_size: int, share: BatchShare = WHOLE_BATCH) -> Iterator[Batch]:
+    def _batches(self, x: Tensor, y: Tensor, batch_size: int, shard: Shard = WHOLE_BATCH) -> Iterator[Batch]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            in_share = share_slice(len(labels), share)
-            yield self._normal(images[in_share]), labels[in_share]
+            in_shard = shard_slice(len(labels), shard)
+            yield self._normal(images[in_shard]), labels[in_shard]

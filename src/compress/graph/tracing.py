@@ -34,7 +34,7 @@ from compress.models.layers import ChannelPad, ChannelSelection, EmptyConv
 OUTPUT = "is the network's output"
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # normalise over several channels at once
 LEAVES = (ChannelPad, ChannelSelection, EmptyConv, *NORMS)  # never traced into, subclasses of users included
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)  # each channel by itself
+CHANNELWISE_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)  # each channel by itself
 
 ELEMENTWISE_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
@@ -260,7 +260,7 @@ class IdInterpreter(fx.Interpreter):
             return self._conv(name, module, x)
         if isinstance(module, nn.Linear) and "weight" in module._parameters:
             return self._linear(name, module, x)
-        if isinstance(module, BATCH_NORMS):
+        if isinstance(module, CHANNELWISE_NORMS):
             return self._norm(name, module, x, 1, "num_features")
         if isinstance(module, nn.GroupNorm):
             return self._norm(name, module, x, 1, "num_channels")
@@ -386,7 +386,7 @@ class IdInterpreter(fx.Interpreter):
         """Input channels are frozen; the selected ones get fresh ids, so that each selection is cut by itself."""
         before = self._node.args[0]
         is_module = isinstance(before, fx.Node) and before.op == "call_module"
-        if is_module and isinstance(self.fetch_attr(str(before.target)), BATCH_NORMS):
+        if is_module and isinstance(self.fetch_attr(str(before.target)), CHANNELWISE_NORMS):
             self._found.scaled_by[f"{name}.indices"] = str(before.target)
         self._freeze_all(x, f"is selected from by {name}")
         return self._spread(

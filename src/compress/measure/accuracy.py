@@ -31,7 +31,7 @@ def count_correct(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     found = torch.zeros(3, dtype=torch.int64)
     with torch.inference_mode(), in_eval_mode(model):
         for x, y in batches:
-            if len(y):  # this rank's share of a small batch may be empty
+            if len(y):  # this rank's shard of a small batch may be empty
                 logits = model(x)
                 found += torch.tensor([correct(logits, y, 1), correct(logits, y, 5), len(y)])
     return found

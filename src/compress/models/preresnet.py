@@ -23,7 +23,7 @@ from compress.errors import InputError
 from compress.models.layers import ChannelSelection, EmptyConv, initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Bound
 
-STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
+WIDTHS_AND_STRIDES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Design:
     def widths(self, blocks: int) -> list[BlockWidths]:
         """The full widths of a network with `blocks` blocks per stage, block by block."""
         found, stream = [], self.stem
-        for out, _ in STAGES:
+        for out, _ in WIDTHS_AND_STRIDES:
             for _ in range(blocks):
                 found.append(BlockWidths(stream, stream, (out // self.shrink,) * (len(self.kernels) - 1), out))
                 stream = out
@@ -113,15 +113,15 @@ class PreResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, design.stem, 3, 1, 1, bias=False)
         self.stem_relu: nn.Module = nn.ReLU() if design.stem_relu else nn.Identity()
-        per_stage = len(blocks) // len(STAGES)
+        per_stage = len(blocks) // len(WIDTHS_AND_STRIDES)
         stages = []
-        for s, (_, stride) in enumerate(STAGES):
+        for s, (_, stride) in enumerate(WIDTHS_AND_STRIDES):
             in_stage = blocks[s * per_stage : (s + 1) * per_stage]
             stages.append(
                 nn.Sequential(*(Block(design, w, 1 if i else stride, selection) for i, w in enumerate(in_stage)))
             )
         self.layer1, self.layer2, self.layer3 = stages
-        stream = STAGES[-1][0]
+        stream = WIDTHS_AND_STRIDES[-1][0]
         self.bn = nn.BatchNorm2d(stream)
         self.select: nn.Module = select_first(stream, last) if selection else nn.Identity()
         self.relu = nn.ReLU()
@@ -147,7 +147,7 @@ def narrowed(full: Sequence[BlockWidths], cfg: Sequence[int], selection: bool) -
     Raises:
         InputError: `cfg` has another length, or a width is out of bounds, or needs a selection that is off.
     """
-    bounds = flat(full, STAGES[-1][0])
+    bounds = flat(full, WIDTHS_AND_STRIDES[-1][0])
     written = f"model.cfg=[{','.join(map(str, cfg))}]"
     if len(cfg) != len(bounds):
         raise InputError(f"{written}: must have {len(bounds)} widths, has {len(cfg)}")
@@ -167,7 +167,7 @@ def _build(
     design: Design, blocks: int, selection: bool, cfg: list[int] | None, in_channels: int, num_classes: int
 ) -> PreResNet:
     full = design.widths(blocks)
-    chosen, last = narrowed(full, flat(full, STAGES[-1][0]) if cfg is None else cfg, selection)
+    chosen, last = narrowed(full, flat(full, WIDTHS_AND_STRIDES[-1][0]) if cfg is None else cfg, selection)
     return PreResNet(design, chosen, last, selection, in_channels, num_classes)
 
 

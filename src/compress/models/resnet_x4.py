@@ -15,7 +15,7 @@ from compress.models.layers import initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Bound
 
 STEM = 32
-STAGES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
+WIDTHS_AND_STRIDES = [(64, 1), (128, 2), (256, 2)]  # output channels, stride of the first block
 
 
 class Block(nn.Module):
@@ -42,7 +42,7 @@ class ResNetX4(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, STEM, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)
         stages, c_in = [], STEM
-        for c_out, stride in STAGES:
+        for c_out, stride in WIDTHS_AND_STRIDES:
             first = Block(c_in, c_out, stride)
             stages.append(nn.Sequential(first, *(Block(c_out, c_out, 1) for _ in range(blocks - 1))))
             c_in = c_out

@@ -1,9 +1,9 @@
-"""Data-parallel training with torch's DistributedDataParallel (DDP): each rank takes its share of every batch.
+"""Data-parallel training with torch's DistributedDataParallel (DDP): each rank takes its shard of every batch.
 
-The loss of a share is weighted by its number of images, so that the averaged gradient is that of the whole batch,
+The loss of a shard is weighted by its number of images, so that the averaged gradient is that of the whole batch,
 whatever its size: without batch norm, N processes train the same weights as one, up to float rounding. On GPUs batch
 norm is synchronised over the whole batch (SyncBatchNorm). On CPUs, which torch's SyncBatchNorm does not support, each
-process normalises by its own share, and the running statistics are averaged over the processes after each epoch.
+process normalises by its own shard, and the running statistics are averaged over the processes after each epoch.
 """
 
 import copy
@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from compress.parallel.collectives import Team
 
 
-def share_argument(team: Team) -> dict[str, Any]:
-    """The keyword argument `share` of `Data.shuffled` and `.ordered`; none in a single process."""
-    return {"share": (team.rank, team.world_size)} if team.world_size > 1 else {}
+def shard_argument(team: Team) -> dict[str, Any]:
+    """The keyword argument `shard` of `Data.shuffled` and `.ordered`; none in a single process."""
+    return {"shard": (team.rank, team.world_size)} if team.world_size > 1 else {}
 
 
 def rank_seed(team: Team) -> tuple[int, ...]:
@@ -35,14 +35,14 @@ def full_batch_size(team: Team, labels: Tensor, size: int) -> int:
 
 def smallest_batch(team: Team, model: nn.Module, device: torch.device) -> int:
     """The smallest batch, over all ranks, to train on; a smaller last batch is skipped. Batch norm needs two images:
-    per rank on CPUs, in total on GPUs, where also no share may be empty."""
+    per rank on CPUs, in total on GPUs, where also no shard may be empty."""
     if team.world_size == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return 2
     return max(2, team.world_size) if device.type == "cuda" else 2 * team.world_size
 
 
-def padded_share(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Images, labels and the number of images that count. An empty share becomes one image of zeros that counts as 0.
+def padded_shard(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Images, labels and the number of images that count. An empty shard becomes one image of zeros that counts as 0.
 
     Every rank must take part in the collectives of a step, and not every network accepts an empty batch.
     """
@@ -52,7 +52,7 @@ def padded_share(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def scaled_loss(team: Team, loss: Tensor, count: int, size: int) -> Tensor:
-    """The mean loss of a share of `count` of `size` images, scaled so that DDP's mean of gradients over the ranks is
+    """The mean loss of a shard of `count` of `size` images, scaled so that DDP's mean of gradients over the ranks is
     the gradient of the mean loss of the whole batch."""
     return loss if team.world_size == 1 else loss * (count * team.world_size / size)
 

@@ -20,8 +20,8 @@ def removed_share(widths: Sequence[int], full_widths: Sequence[int]) -> float:
     return 1 - sum(widths) / full if full else 0.0
 
 
-def removed_percent(graph: ChannelGraph, plan: Plan) -> float:
-    """Share (not percent) of channels removed by a plan, over all groups: in [0, 1]."""
+def plan_removed_share(graph: ChannelGraph, plan: Plan) -> float:
+    """Share of channels removed by a plan, over all groups: in [0, 1]."""
     return removed_share(graph.widths(plan), [group.width for group in graph.groups])
 
 
@@ -30,7 +30,7 @@ def achieved(graph: ChannelGraph, cost: CostModel, plan: Plan) -> JSON:
     macs = cost.macs(plan)
     return {
         "preserve_ratio": macs / cost.full_macs,
-        "percent": removed_percent(graph, plan),
+        "percent": plan_removed_share(graph, plan),
         "macs": macs,
         "flops_limit": macs / 1e6,
     }

@@ -60,18 +60,18 @@ def most_first(score: Tensor) -> Tensor:
     return score.sort(stable=True).indices.flip(0)
 
 
-def kept_counts(pool: Scores, percent: float, select: Select) -> tuple[dict[str, int], float]:
+def kept_counts(pool: Scores, removed_share: float, select: Select) -> tuple[dict[str, int], float]:
     """How many channels of each group are kept (0 is possible), and the threshold: the largest score that is removed.
 
-    `percent` is a share in [0, 1). `int(N * percent)` is computed in floating point, as in the published code:
+    `removed_share` is in [0, 1). `int(N * removed_share)` is computed in floating point, as in the published code:
     5504 * 0.7 is 3852.7999...
 
     Raises:
         InputError: with `select` threshold, too many scores equal the threshold.
     """
     scores = torch.cat(list(pool.values()))
-    gone = int(len(scores) * percent)
-    if percent == 0:
+    gone = int(len(scores) * removed_share)
+    if removed_share == 0:
         return {name: len(score) for name, score in pool.items()}, 0.0
     ordered = scores.sort(stable=True)
     if select == "rank":
@@ -81,7 +81,7 @@ def kept_counts(pool: Scores, percent: float, select: Select) -> tuple[dict[str,
     else:
         threshold = ordered.values[min(gone, len(scores) - 1)]  # the product may round up to N
         stays = scores > threshold
-        check_ties(scores, float(threshold), Budget("percent", percent))
+        check_ties(scores, float(threshold), Budget("percent", removed_share))
     parts = stays.split([len(score) for score in pool.values()])
     return {name: int(part.sum()) for name, part in zip(pool, parts, strict=True)}, float(threshold)
 
@@ -99,7 +99,7 @@ def check_ties(scores: Tensor, threshold: float, budget: Budget) -> None:
         )
 
 
-def largest_percent(pool: Scores, select: Select = "threshold") -> float:
+def largest_share_without_empty(pool: Scores, select: Select = "threshold") -> float:
     """The largest share, rounded down to four digits, at which every group of a pool keeps at least one channel.
 
     A group becomes empty when the threshold reaches its largest score. Let m be the smallest of these largest scores,
@@ -110,7 +110,7 @@ def largest_percent(pool: Scores, select: Select = "threshold") -> float:
     below = int((scores < smallest_maximum).sum()) - (select == "threshold")
     if below < 0:
         return 0.0
-    percent = math.floor(1e4 * (below + 1) / len(scores)) / 1e4
-    while percent > 0 and int(len(scores) * percent) > below:
-        percent = round(percent - 1e-4, 4)
-    return percent
+    share = math.floor(1e4 * (below + 1) / len(scores)) / 1e4
+    while share > 0 and int(len(scores) * share) > below:
+        share = round(share - 1e-4, 4)
+    return share

@@ -28,7 +28,15 @@ from compress.prune.cost import CostModel
 from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.order import plan_of
 from compress.prune.refit import input_moments, refitted
-from compress.prune.scores import Coupled, Scores, Select, check_ties, kept_counts, largest_percent, most_first
+from compress.prune.scores import (
+    Coupled,
+    Scores,
+    Select,
+    check_ties,
+    kept_counts,
+    largest_share_without_empty,
+    most_first,
+)
 from compress.prune.widths import Choices, all_choices, largest_count, reachable, uniform_widths
 from compress.schema.bounds import Count, Natural
 from compress.schema.settings import Budget
@@ -136,7 +144,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
     selected = select(how, graph, problem.cost, problem.budget, scores)
     widths = zip(graph, graph.widths(selected.plan), strict=True)
     kept = sum(width for group, width in widths if group.name in scores)
-    largest = largest_percent_of(how, scores)
+    largest = _largest_share(how, scores)
     own: JSON = {
         "thresholds": selected.thresholds,
         "emptied": selected.emptied,
@@ -171,10 +179,10 @@ def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget,
     """
     options = allowed_widths(how, graph, set(scores))
     if budget.kind == "percent":
-        widths, thresholds, emptied = _to_percent(how, graph, scores, options, budget.value)
+        widths, thresholds, emptied = _widths_for_channels(how, graph, scores, options, budget.value)
     else:
         target = preserve_ratio(budget, cost)
-        widths = _to_macs(how, graph, cost, scores, options, target)
+        widths = _widths_for_macs(how, graph, cost, scores, options, target)
         removed = _largest_removed(graph, scores, widths)
         most = max(removed.values(), default=0.0)
         if how.select == "threshold" and how.scope == "global":
@@ -208,20 +216,20 @@ def _refit(how: Selection, problem: Problem) -> Callable[[Plan], Mapping[str, Te
     return lambda plan: refitted(model, graph, moments, plan)
 
 
-def _to_percent(
-    how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, percent: float
+def _widths_for_channels(
+    how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, removed_share: float
 ) -> tuple[list[int], dict[str, float], list[str]]:
     """Widths, thresholds (one, or one per group) and the groups that the scores alone would empty."""
     pools = [scores] if how.scope == "global" else [{name: score} for name, score in scores.items()]
     wanted: dict[str, int] = {}
     thresholds: dict[str, float] = {}
     for pool in pools:
-        kept, threshold = kept_counts(pool, percent, how.select)
+        kept, threshold = kept_counts(pool, removed_share, how.select)
         wanted |= kept
         thresholds |= {"all": threshold} if how.scope == "global" else dict.fromkeys(pool, threshold)
     emptied = [name for name, width in wanted.items() if width == 0]
     if how.select == "rank" and how.scope == "global":
-        most_removed = int(sum(map(len, scores.values())) * percent)
+        most_removed = int(sum(map(len, scores.values())) * removed_share)
         full = sum(group.width for group in graph)
         return (
             _narrowed(graph, scores, options, lambda widths: full - sum(widths) <= most_removed),
@@ -233,7 +241,7 @@ def _to_percent(
     return widths, thresholds, emptied
 
 
-def _to_macs(
+def _widths_for_macs(
     how: Selection, graph: ChannelGraph, cost: CostModel, scores: Scores, options: Choices, target: float
 ) -> list[int]:
     if how.scope == "layer":
@@ -267,7 +275,7 @@ def _warnings(
     """
     if not emptied:
         return []
-    name, largest = emptied[0], largest_percent_of(how, scores)
+    name, largest = emptied[0], _largest_share(how, scores)
     if how.on_empty == "error":
         threshold = thresholds.get(name, thresholds.get("all", 0.0))
         raise SettingError(
@@ -283,10 +291,10 @@ def _warnings(
     ]
 
 
-def largest_percent_of(how: Selection, scores: Scores) -> float:
+def _largest_share(how: Selection, scores: Scores) -> float:
     """The largest share of channels, rounded down to four digits, at which no group loses all of its channels."""
     pools = [scores] if how.scope == "global" else [{name: score} for name, score in scores.items()]
-    return min((largest_percent(pool, how.select) for pool in pools), default=0.0)
+    return min((largest_share_without_empty(pool, how.select) for pool in pools), default=0.0)
 
 
 def _is_alive(graph: ChannelGraph, plan: Plan) -> bool:

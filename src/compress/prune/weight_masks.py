@@ -3,11 +3,11 @@
 All weights of the convolutions (first, 1x1 and depthwise ones too) are one pool, all weights of the linear layers
 another; biases and batch norms are not pruned. In a pool of n weights
 
-    threshold = sorted(|w|)[int(n * percent)],  kept: |w| > threshold, strictly
+    threshold = sorted(|w|)[int(n * sparsity)],  kept: |w| > threshold, strictly
 
-so that without ties int(n * percent) + 1 weights are removed. The product is in floating point, as in the code behind
-the published tables: int(100 * 0.29) is 28. With percent 0 nothing is removed, and the threshold is 0. `scope=layer`
-makes every layer a pool.
+so that without ties int(n * sparsity) + 1 weights are removed. The product is in floating point, as in the code
+behind the published tables: int(100 * 0.29) is 28. With sparsity 0 nothing is removed, and the threshold is 0.
+`scope=layer` makes every layer a pool.
 
 `criterion=std` is that of Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS
 2015, arXiv:1506.02626, section 3: the threshold of a layer is q times the standard deviation of its weights. There q
@@ -66,7 +66,7 @@ def pools(model: nn.Module, objects: Sequence[Pool]) -> dict[Pool, dict[str, Ten
 
 def weight_masks(
     model: nn.Module,
-    percent: float,
+    sparsity: float,
     *,
     objects: Sequence[Pool],
     scope: Scope,
@@ -74,14 +74,14 @@ def weight_masks(
     on_empty: OnEmpty,
     min_weights: int,
 ) -> Masked:
-    """Masks that remove a share `percent`, in [0, 1), of the weights of each pool; the model is not changed.
+    """Masks that remove the share `sparsity`, in [0, 1), of the weights of each pool; the model is not changed.
 
     With `on_empty` keep_max every layer keeps at least its `min_weights` largest (all, if it has fewer).
 
     Raises:
         InputError: no layer to prune, or with `on_empty` error a layer would keep no weight.
     """
-    assert 0 <= percent < 1
+    assert 0 <= sparsity < 1
     assert min_weights >= 1
     by_pool = pools(model, objects)
     if not any(by_pool.values()):
@@ -95,12 +95,12 @@ def weight_masks(
         parts = {pool: layers} if scope == "global" else {layer.name: [layer] for layer in layers}
         masked.limits[pool] = min(map(_limit, parts.values()))
         for part, ranked in parts.items():
-            level = masked.levels[part] = _level(ranked, percent)
+            level = masked.levels[part] = _level(ranked, sparsity)
             for layer in ranked:
                 masked.thresholds[layer.name] = level * layer.unit
-                keep = layer.score > level if percent else layer.alive
+                keep = layer.score > level if sparsity else layer.alive
                 if on_empty == "error" and not keep.any():
-                    raise InputError(_emptied(layer, percent, level, pool, masked.limits[pool]))
+                    raise InputError(_emptied(layer, sparsity, level, pool, masked.limits[pool]))
                 if on_empty == "keep_max" and int(keep.sum()) < min(min_weights, int(layer.alive.sum())):
                     keep = layer.largest(min_weights)
                     if not keep.all():
@@ -138,12 +138,12 @@ class _Layer:
         return best.view_as(self.alive) & self.alive
 
 
-def _level(layers: Sequence[_Layer], percent: float) -> float:
-    """sorted(scores)[int(n * percent)]."""
-    if percent == 0:
+def _level(layers: Sequence[_Layer], sparsity: float) -> float:
+    """sorted(scores)[int(n * sparsity)]."""
+    if sparsity == 0:
         return 0.0
     scores = torch.cat([layer.score.flatten() for layer in layers])
-    return float(scores.kthvalue(int(len(scores) * percent) + 1).values)  # kthvalue counts from 1
+    return float(scores.kthvalue(int(len(scores) * sparsity) + 1).values)  # kthvalue counts from 1
 
 
 def _limit(layers: Sequence[_Layer]) -> float:
@@ -154,20 +154,20 @@ def _limit(layers: Sequence[_Layer]) -> float:
     return below / sum(layer.score.numel() for layer in layers)
 
 
-def _emptied(layer: _Layer, percent: float, level: float, pool: Pool, limit: float) -> str:
+def _emptied(layer: _Layer, sparsity: float, level: float, pool: Pool, limit: float) -> str:
     safe = math.floor(limit * 1e6) / 1e6  # rounding up would not be safe
     return (
-        f"percent={percent:g}: leaves layer {layer.name} no weight (threshold {level * layer.unit:.4g}, "
+        f"percent={sparsity:g}: leaves layer {layer.name} no weight (threshold {level * layer.unit:.4g}, "
         f"its largest |w| {float(layer.score.max()) * layer.unit:.4g}); every {pool} layer keeps some with percent "
         f"below {safe:g}, or choose on_empty=keep_max"
     )
 
 
-def uniform_masks(model: nn.Module, percent: float, objects: Sequence[Pool]) -> Masked:
+def uniform_masks(model: nn.Module, sparsity: float, objects: Sequence[Pool]) -> Masked:
     """Masks that remove the same share of every layer; a layer that would lose all keeps its largest weight."""
     return weight_masks(
         model,
-        percent,
+        sparsity,
         objects=objects,
         scope="layer",
         criterion="percentile",

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from compress.errors import is_users
+from compress.errors import is_user_error
 from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
 from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.io.stage_folder import StageFolder
@@ -80,15 +80,15 @@ def run(
         _collect(state, folder)
         if plots:
             plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
-            learned, own_plots = summary["stages"].get("sparsify"), getattr(job.method, "plots", no_plots)
-            draw_run(folder, read_rows(folder), plan, learned, own_plots)
+            sparsify_report, own_plots = summary["stages"].get("sparsify"), getattr(job.method, "plots", no_plots)
+            draw_run(folder, read_rows(folder), plan, sparsify_report, own_plots)
         summary["seconds"] = round(time.perf_counter() - began, 3)
         summary["saved_seconds"] = round(_saved(summary), 3)
         summary["status"] = "done"
     except BaseException as error:
         summary["status"] = "failed" if isinstance(error, Exception) else "interrupted"
         summary["error"] = str(error) or type(error).__name__
-        summary["bad_input"] = is_users(error)
+        summary["bad_input"] = is_user_error(error)
         raise
     finally:
         recorder.close()

@@ -47,7 +47,9 @@ class SweepJob:
         return SweepJob(Path(content["folder"]), content["changed"], content["config_hash"])
 
 
-def differing(jobs: Sequence[Sequence[str]], first: Callable[[Iterable[str]], list[str]]) -> list[dict[str, str]]:
+def distinguishing_overrides(
+    jobs: Sequence[Sequence[str]], first: Callable[[Iterable[str]], list[str]]
+) -> list[dict[str, str]]:
     """The overrides in which each job differs from others; if in none, the one that `first` sorts first."""
     written = [dict(text.partition("=")[::2] for text in job) for job in jobs]
     keys = [key for key in written[0] if len({job.get(key) for job in written}) > 1]
@@ -76,7 +78,9 @@ def begun_jobs(folder: Path, launch: str) -> list[SweepJob]:
     except OSError:
         return []
     jobs = list({job.folder: job for job in map(SweepJob.from_json, map(json.loads, lines))}.values())
-    changes = differing([[f"{key}={value}" for key, value in job.changed.items()] for job in jobs], list)
+    changes = distinguishing_overrides(
+        [[f"{key}={value}" for key, value in job.changed.items()] for job in jobs], list
+    )
     return [replace(job, changed=changed) for job, changed in zip(jobs, changes, strict=True)]
 
 

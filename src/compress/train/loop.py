@@ -2,7 +2,7 @@
 resumed training is bit-identical to an uninterrupted one.
 
 All randomness of an epoch (order, crops, dropout) is seeded by (seed, stage, epoch), so that resuming needs no
-generator state. With several processes each rank trains on its share of every batch (`compress.parallel.ddp`); the
+generator state. With several processes each rank trains on its shard of every batch (`compress.parallel.ddp`); the
 loop is the same on every rank, and rank 0 alone writes.
 
 The metrics row of an epoch (`_Loop._epoch`) has `loss`, the mean of the objective over the images; with several terms
@@ -236,11 +236,11 @@ class _Loop:
         )
 
     def _score(self) -> float | None:
-        """The score of the network, in percent: held-out top-1, each rank on its share; or that of `hooks.score`."""
+        """The score of the network, in percent: held-out top-1, each rank on its shard; or that of `hooks.score`."""
         training, team = self.training, self.training.team
         if training.hooks.score is not None:
             return team.broadcast_object(training.hooks.score(training.model) if team.is_main else None)
-        batches = training.data.ordered("held_out", 512, training.device, **ddp.share_argument(team))
+        batches = training.data.ordered("held_out", 512, training.device, **ddp.shard_argument(team))
         first, _, images = map(float, team.all_reduce(count_correct(training.model, batches)))
         return 100 * first / images
 
@@ -255,7 +255,7 @@ class _Loop:
         steps = math.ceil(count / recipe.batch_size)
         least = ddp.smallest_batch(team, self.tapped, training.device)
         order = derive_seed(training.seed, training.stage, epoch, "images")
-        batches = training.data.shuffled(recipe.batch_size, order, training.device, **ddp.share_argument(team))
+        batches = training.data.shuffled(recipe.batch_size, order, training.device, **ddp.shard_argument(team))
         for step, (images, labels) in enumerate(batches):
             size = ddp.full_batch_size(team, labels, min(recipe.batch_size, count - step * recipe.batch_size))
             if size < least and steps > 1:
@@ -265,21 +265,21 @@ class _Loop:
         return tally.means(team)
 
     def _step(self, images: Tensor, labels: Tensor, size: int, at: float, tally: "_Tally") -> None:
-        """One step on this rank's share of a batch of `size` images; `at` is the time in epochs since the start."""
+        """One step on this rank's shard of a batch of `size` images; `at` is the time in epochs since the start."""
         recipe, model = self.training.recipe, self.training.model
-        images, labels, own = ddp.padded_share(images, labels)
+        images, labels, count = ddp.padded_shard(images, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, at)
         logits, terms = self._terms(images, labels, at)
         loss = total(terms)
         self.optimizer.zero_grad(set_to_none=True)
-        ddp.scaled_loss(self.training.team, loss, own, size).backward()
+        ddp.scaled_loss(self.training.team, loss, count, size).backward()
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.tapped.parameters(), recipe.clip_norm)
         self.training.hooks.on_gradient(model)
         self.optimizer.step()
         apply_masks(model)
-        tally.add(loss, terms, logits, labels, own)
+        tally.add(loss, terms, logits, labels, count)
 
     def _terms(self, images: Tensor, labels: Tensor, at: float) -> tuple[Tensor, Terms]:
         """Logits (B, C), and the weighted terms whose sum is minimised."""
@@ -298,15 +298,15 @@ class _Tally:
         self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, correct predictions, images
         self._terms: dict[str, Tensor] = {}
 
-    def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, own: int) -> None:
-        """Add a share of which `own` images count. All ranks add the same term names, also with an empty share."""
+    def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, count: int) -> None:
+        """Add a shard of which `count` images count. All ranks add the same term names, also with an empty shard."""
         for name, term in terms.items():
             zero = self._sums.new_zeros(())
-            self._terms[name] = self._terms.get(name, zero) + (term.detach() * own if own else zero)
-        if own:
-            self._sums[0] += loss.detach() * own
+            self._terms[name] = self._terms.get(name, zero) + (term.detach() * count if count else zero)
+        if count:
+            self._sums[0] += loss.detach() * count
             self._sums[1] += (logits.detach().argmax(1) == labels).sum()
-            self._sums[2] += own
+            self._sums[2] += count
 
     def means(self, team: Team) -> _EpochMeans:
         """All-reduced over the ranks."""

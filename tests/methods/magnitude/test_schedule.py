@@ -4,22 +4,22 @@ from itertools import pairwise
 
 import pytest
 
-from compress.methods.magnitude.schedule import percents
+from compress.methods.magnitude.schedule import sparsities
 
 
 def test_the_steps_by_hand() -> None:
-    assert percents("linear", 4, 0.8) == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert percents("geometric", 2, 0.75) == pytest.approx([0.5, 0.75])  # half stays, then half of that
-    assert percents("geometric", 3, 0.875) == pytest.approx([0.5, 0.75, 0.875])
-    assert percents("cubic", 2, 0.8) == pytest.approx([0.7, 0.8])  # 0.8 * (1 - 1/8)
-    assert percents("one-shot", 1, 0.8) == [0.8]
+    assert sparsities("linear", 4, 0.8) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert sparsities("geometric", 2, 0.75) == pytest.approx([0.5, 0.75])  # half stays, then half of that
+    assert sparsities("geometric", 3, 0.875) == pytest.approx([0.5, 0.75, 0.875])
+    assert sparsities("cubic", 2, 0.8) == pytest.approx([0.7, 0.8])  # 0.8 * (1 - 1/8)
+    assert sparsities("one-shot", 1, 0.8) == [0.8]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "geometric", "cubic"])
 def test_they_grow_and_end_at_exactly_the_share_asked_for(schedule: str) -> None:
     for steps in range(1, 12):
         for percent in (0.1, 0.3, 0.55, 0.9, 0.99):
-            shares = percents(schedule, steps, percent)  # type: ignore[arg-type]
+            shares = sparsities(schedule, steps, percent)  # type: ignore[arg-type]
             assert len(shares) == steps
             assert all(one < other for one, other in pairwise(shares))
             assert shares[0] > 0
@@ -27,4 +27,4 @@ def test_they_grow_and_end_at_exactly_the_share_asked_for(schedule: str) -> None
 
 
 def test_nothing_asked_for_is_nothing_at_every_step() -> None:
-    assert percents("geometric", 3, 0.0) == [0, 0, 0]
+    assert sparsities("geometric", 3, 0.0) == [0, 0, 0]

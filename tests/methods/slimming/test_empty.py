@@ -28,7 +28,7 @@ from compress.models.preresnet import Block, preresnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
 from compress.prune.saved_network import load_network, save_network
-from compress.prune.scores import largest_percent
+from compress.prune.scores import largest_share_without_empty
 from compress.prune.surgery import cut, difference
 from compress.schema.settings import Budget
 from compress.train.loop import Training, train
@@ -181,7 +181,7 @@ def test_the_largest_percent_is_the_largest(name: str, scope: Any) -> None:
         scores = at(problem, 0.0).evidence.scores
         assert scores is not None
         pools = [scores] if scope == "global" else [{name: score} for name, score in scores.items()]
-        binding = min(pools, key=largest_percent)
+        binding = min(pools, key=largest_share_without_empty)
         above = min(largest + 1e-4 + 1 / sum(map(len, binding.values())), 0.9999)
         with pytest.raises(InputError, match="would lose all of its channels"):
             at(problem, above, strict)
@@ -191,10 +191,10 @@ def test_the_largest_percent_is_the_largest(name: str, scope: Any) -> None:
 def test_the_largest_percent_by_hand() -> None:
     """Sorted 1 2 3 | 4 5 ...: `a` is empty once the threshold is 3, at int(10 p) = 2, and by rank at 3."""
     pool = {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([2.0, 4, 5, 6, 7, 8, 9, 10])}
-    assert largest_percent(pool) == 0.1999
-    assert largest_percent(pool, "rank") == 0.2999
-    assert largest_percent({"a": torch.tensor([1.0]), "b": torch.tensor([2.0, 3.0])}) == 0.0
-    assert largest_percent({"a": torch.ones(4), "b": torch.ones(4)}) == 0.0
+    assert largest_share_without_empty(pool) == 0.1999
+    assert largest_share_without_empty(pool, "rank") == 0.2999
+    assert largest_share_without_empty({"a": torch.tensor([1.0]), "b": torch.tensor([2.0, 3.0])}) == 0.0
+    assert largest_share_without_empty({"a": torch.ones(4), "b": torch.ones(4)}) == 0.0
 
 
 @pytest.mark.parametrize("name", ["mobilenetv1", "mobilenetv2"])

@@ -312,12 +312,12 @@ def _removed(widths: Sequence[int], cost: CostModel) -> float:
     return removed_share(widths, cost.full_widths.tolist())
 
 
-def _nearest_share(walk: Walk, cost: CostModel, percent: float, reach: Reach) -> tuple[float, float]:
-    """The share of MACs at which the strategy of `walk` removes most nearly `percent` of the channels, and the share
-    that it removes there."""
+def _nearest_share(walk: Walk, cost: CostModel, removed_share: float, reach: Reach) -> tuple[float, float]:
+    """The share of MACs at which the strategy of `walk` removes a share of the channels nearest to `removed_share`,
+    and the share of the channels that it removes there."""
     shares = np.linspace(*reach, PERCENT_STEPS).tolist()
     removed_shares = {share: _removed(walk(share), cost) for share in shares}
-    best = min(removed_shares, key=lambda share: abs(removed_shares[share] - percent))
+    best = min(removed_shares, key=lambda share: abs(removed_shares[share] - removed_share))
     return best, removed_shares[best]
 
 

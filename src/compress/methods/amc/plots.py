@@ -9,14 +9,14 @@ from compress.report.group_by import group_by
 from compress.report.plot.axes import name_layers, rows_of_layers
 
 
-def plots(rows: Sequence[JSON], plan: JSON | None, learned: JSON | None) -> Mapping[str, Any]:
+def plots(rows: Sequence[JSON], plan: JSON | None, sparsify_report: JSON | None) -> Mapping[str, Any]:
     """Figures by file name; none where the agent or the strategy was given, not searched for."""
     figures: dict[str, Any] = {}
     episodes = [row for row in rows if "episode" in row]
     if episodes:
         figures["search.png"] = _search(episodes)
-    if learned and learned.get("best"):
-        figures["policy.png"] = _policy(learned["best"], learned["policy"])
+    if sparsify_report and sparsify_report.get("best"):
+        figures["policy.png"] = _policy(sparsify_report["best"], sparsify_report["policy"])
     return figures
 
 

@@ -17,7 +17,7 @@ from compress.errors import OWN, SettingError
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.stage_folder import StageFolder
-from compress.methods.magnitude.schedule import Schedule, percents
+from compress.methods.magnitude.schedule import Schedule, sparsities
 from compress.models.masks import set_masks
 from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.weight_masks import (
@@ -87,14 +87,14 @@ class Magnitude:
             raise SettingError(f"{OWN}objects=[{', '.join(self.objects)}]: this network has no such layers")
         return problem.budget
 
-    def _masks(self, model: nn.Module, percent: float) -> Masked:
+    def _masks(self, model: nn.Module, sparsity: float) -> Masked:
         """
         Raises:
             InputError: a layer would lose all of its weights and `on_empty` is error.
         """
         return weight_masks(
             model,
-            percent,
+            sparsity,
             objects=self.objects,
             scope=self.scope,
             criterion=self.criterion,
@@ -107,25 +107,25 @@ class Magnitude:
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
         """All steps but the last as one training, at whose start and every `retraining.epochs` epochs the masks
         grow."""
-        shares = percents(self.schedule, self.steps, problem.budget.value)[:-1]
+        step_sparsities = sparsities(self.schedule, self.steps, problem.budget.value)[:-1]
         recipe = self.step_recipe()
 
         def begin_epoch(model: nn.Module, epoch: int) -> None:
             step, within = divmod(epoch - 1, self.retraining.epochs)
             if within == 0:
-                set_masks(model, self._masks(model, shares[step]).masks)
+                set_masks(model, self._masks(model, step_sparsities[step]).masks)
                 log.info(
                     "sparsify: step %d of %d, %.2f %% of the weights are zero",
                     step + 1,
                     self.steps,
-                    100 * shares[step],
+                    100 * step_sparsities[step],
                 )
 
         set_masks(
             problem.model, self._masks(problem.model, 0.0).masks
         )  # mask buffers, which a resumed training loads its masks into
         history = problem.train(recipe, Hooks(begin_epoch=begin_epoch))
-        return {"made": "network pruned in steps", **history, "percents": shares}
+        return {"made": "network pruned in steps", **history, "percents": step_sparsities}
 
     def step_recipe(self) -> Recipe:
         return Recipe(**{**vars(self.retraining), "epochs": (self.steps - 1) * self.retraining.epochs})

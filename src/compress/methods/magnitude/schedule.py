@@ -14,18 +14,18 @@ from typing import Literal
 Schedule = Literal["one-shot", "linear", "geometric", "cubic"]
 
 
-def percents(schedule: Schedule, steps: int, percent: float) -> list[float]:
-    """The share of weights removed after each step, ascending, the last exactly `percent`; one-shot is one step."""
+def sparsities(schedule: Schedule, steps: int, sparsity: float) -> list[float]:
+    """The share of weights removed after each step, ascending, the last exactly `sparsity`; one-shot is one step."""
     assert steps >= 1
-    assert 0 <= percent < 1
+    assert 0 <= sparsity < 1
     if schedule == "one-shot":
-        return [percent]
-    return [*(_after(schedule, step / steps, percent) for step in range(1, steps)), percent]
+        return [sparsity]
+    return [*(_after(schedule, step / steps, sparsity) for step in range(1, steps)), sparsity]
 
 
-def _after(schedule: Schedule, done: float, percent: float) -> float:
+def _after(schedule: Schedule, done: float, sparsity: float) -> float:
     if schedule == "linear":
-        return percent * done
+        return sparsity * done
     if schedule == "geometric":
-        return float(1 - (1 - percent) ** done)
-    return float(percent * (1 - (1 - done) ** 3))
+        return float(1 - (1 - sparsity) ** done)
+    return float(sparsity * (1 - (1 - done) ** 3))

@@ -8,7 +8,7 @@ from compress.io.files import JSON
 from compress.report.plot.axes import whole_numbers
 
 
-def plots(rows: Sequence[JSON], plan: JSON | None, learned: JSON | None) -> Mapping[str, Any]:
+def plots(rows: Sequence[JSON], plan: JSON | None, sparsify_report: JSON | None) -> Mapping[str, Any]:
     """Figures by file name; none where the scales were not trained in this run."""
     scale_rows = [row for row in rows if "scales" in row]
     return {"scales.png": _scales(scale_rows, (plan or {}).get("own", {}))} if scale_rows else {}

@@ -31,8 +31,8 @@ def pareto_chart(runs: Sequence[Run], labels: RunLabels) -> Any:
     size = 7.5, 4.5 * len(by_dataset)
     figure, axes = pyplot.subplots(len(by_dataset), 1, figsize=size, squeeze=False)
     for axis, (dataset, members) in zip(axes[:, 0], by_dataset.items(), strict=True):
-        masked = [run for run in members if is_masked(run)]
-        means = _points(axis, [run for run in members if not is_masked(run)], labels)
+        masked = [run for run in members if has_weight_masks(run)]
+        means = _points(axis, [run for run in members if not has_weight_masks(run)], labels)
         hollow = _points(axis, masked, labels, hollow=True)
         competing, means = means or hollow, means + hollow
         best = sorted(competing[at] for at in pareto_front(competing))
@@ -52,7 +52,7 @@ def pareto_chart(runs: Sequence[Run], labels: RunLabels) -> Any:
     return figure
 
 
-def is_masked(run: Run) -> bool:
+def has_weight_masks(run: Run) -> bool:
     return run.result(run.final, "nonzero_macs") is not None
 
 

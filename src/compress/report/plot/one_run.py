@@ -13,7 +13,7 @@ from compress.report.read.metrics import EPOCH, step_of
 MethodPlots = Callable[[Sequence[JSON], JSON | None, JSON | None], Mapping[str, Any]]
 
 
-def no_plots(rows: Sequence[JSON], plan: JSON | None, learned: JSON | None) -> Mapping[str, Any]:
+def no_plots(rows: Sequence[JSON], plan: JSON | None, sparsify_report: JSON | None) -> Mapping[str, Any]:
     return {}
 
 
@@ -21,7 +21,7 @@ def draw_run(
     folder: Path,
     rows: Sequence[JSON],
     plan: JSON | None,
-    learned: JSON | None = None,
+    sparsify_report: JSON | None = None,
     method_plots: MethodPlots = no_plots,
 ) -> list[Path]:
     """Write plots/*.png, from the rows of metrics.jsonl, the content of plan.json and what `sparsify` reported."""
@@ -35,7 +35,7 @@ def draw_run(
         figures["sparsity.png"] = _sparsity(plan["sparsity"]["layers"])
     elif plan:
         figures["widths.png"] = _widths(plan["layers"])
-    figures |= method_plots(rows, plan, learned)
+    figures |= method_plots(rows, plan, sparsify_report)
     for figure in figures.values():
         figure.tight_layout()
     return [save(figure, folder / "plots" / name) for name, figure in figures.items()]

@@ -43,11 +43,11 @@ def differing(runs: Sequence[Settings]) -> list[str]:
     keys = list(dict.fromkeys(key for run in runs for key in run))
     found = [key for key in keys if key not in BUDGETS and _differs(key, runs, set(keys))]
     found = [key for key in found if not any(_copies(key, other, runs) for other in found)]
-    choices = {group for key in keys for group in groups_of(key)}
+    choices = {group for key in keys for group in enclosing_groups(key)}
     return sorted(found, key=lambda key: (key == "seed", key not in choices))
 
 
-def groups_of(key: str) -> list[str]:
+def enclosing_groups(key: str) -> list[str]:
     """The groups that a setting may lie in: "a.b.c" -> "a", "a.b"."""
     parts = key.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
@@ -55,7 +55,7 @@ def groups_of(key: str) -> list[str]:
 
 def choices_around(key: str, settings: Settings) -> tuple[str, ...]:
     """What a run chose for the groups that a setting may lie in: a setting compares only where these are the same."""
-    return tuple(str(settings.get(group)) for group in groups_of(key))
+    return tuple(str(settings.get(group)) for group in enclosing_groups(key))
 
 
 def _differs(key: str, runs: Sequence[Settings], known: Collection[str]) -> bool:
