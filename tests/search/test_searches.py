@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compress.search.feasible import Feasible, feasible
-from compress.search.space import multiples_space
 from conftest import zoo
 
 from compress.errors import SettingError
@@ -19,7 +17,9 @@ from compress.prune.cost import cost_model
 from compress.schema.settings import Budget
 from compress.search.candidates import Candidates, is_better
 from compress.search.evolution import Evolution, crossovers, mutants
+from compress.search.feasible import Feasible, feasible
 from compress.search.sample import Sample
+from compress.search.space import multiples_space
 
 SHAPE = (3, 32, 32)
 EVOLUTION = Evolution(
