@@ -192,14 +192,12 @@ def test_crossovers_take_every_entry_from_one_of_two_different_parents() -> None
 
 
 def test_evolution_beats_draws_at_equal_evaluations_where_widths_matter(within: Feasible) -> None:
-    """On a smooth function, over 8 seeds; that it does on a real network is a figure of the benchmark, not a law."""
+    """On a smooth function, over 3 seeds; that it does on a real network is a figure of the benchmark, not a law."""
     long = replace(EVOLUTION, generations=20)
-    wins = 0
-    for seed in range(8):
+    for seed in range(3):
         first = long(within, scorer_of(within), seed, 1).best[0]
         second = Sample(draws=12 + 20 * 12)(within, scorer_of(within), seed, 1).best[0]
-        wins += is_better(first) < is_better(second)
-    assert wins >= 7
+        assert is_better(first) < is_better(second)
 
 
 @pytest.mark.parametrize(

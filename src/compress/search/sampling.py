@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from compress.search.feasible import Feasible, Price
 from compress.search.space import Genes
 
-PROBE = 100_000  # random genes that decide how to draw; also the number of genes priced at once
+PROBE = 100_000  # genes priced at once
+PROBES = (1_000, 10_000, PROBE)  # random genes that decide how to draw; few will do where many fit
 SHARE = 1e-3  # of them that must fit for rejection
 LISTED = 100_000  # spaces of at most so many genes are listed
 SWEEPS = 10  # steps of a Gibbs chain per free group
@@ -43,9 +44,13 @@ def draw(feasible: Feasible, count: int, generator: np.random.Generator) -> Gene
     """
     if feasible.space.sizes.astype(float).prod() <= LISTED:
         return drawn_from_list(feasible, count, generator)
-    probe = feasible.space.random(PROBE, generator)
-    hits = probe[feasible.holds(probe)]
-    if len(hits) > SHARE * PROBE:
+    hits = feasible.space.random(0, generator)
+    for size in PROBES:
+        genes = feasible.space.random(size, generator)
+        hits = np.concatenate([hits, genes[feasible.holds(genes)]])
+        if len(hits) >= count:
+            return hits[:count]
+    if len(hits) > SHARE * sum(PROBES):
         return rejected(feasible, count, generator, hits)
     return chained(feasible, count, generator)
 
