@@ -8,6 +8,8 @@ norm, group norm) read them too: while masked, they run on the kept channels onl
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,11 @@ from torch import Tensor, nn
 from compress.errors import InputError
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.plan import Plan
+from compress.graph.tracing import BATCH_NORMS
 from compress.graph.types import Axis, ChannelGraph
 from compress.models.layers import empty_conv_for
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -30,12 +35,13 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    numbers = []  # integer attributes: the channels a ChannelPad adds, or a norm without weights expects
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)  # module -> integer attribute -> channels dropped
     for axis, places in graph.dropped(plan).items():
         if axis.tensor in tensors:
             cuts[axis.tensor][axis.dim] = places
         else:
-            numbers.append((axis.tensor, len(places)))
+            owner, _, attribute = axis.tensor.rpartition(".")
+            numbers[owner][attribute] = len(places)
     given = weights or {}
     with torch.inference_mode(False):
         narrow = {
@@ -48,11 +54,9 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
         raise InputError(
             f"{type(model).__name__}: copies itself in a way of its own (__deepcopy__), so it cannot be cut"
         )
-    for name, count in numbers:
-        owner, _, attribute = name.rpartition(".")
-        _reduce_attribute(small.get_submodule(owner), attribute, count)
-    for module in small.modules():
-        _update_attributes(module)
+    dropped = {small.get_submodule(owner): counts for owner, counts in numbers.items()}
+    for module in small.modules():  # each still has the attributes of the full width
+        set_attributes(module, attributes(module, own_shapes(module), dropped.get(module, {})))
     for group in graph.emptied(plan):
         _replace_emptied(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
     return small
@@ -73,13 +77,6 @@ def _replace_emptied(model: nn.Module, names: Collection[str]) -> None:
                 module._modules[key] = replacements[child]
 
 
-def _reduce_attribute(module: nn.Module, attribute: str, count: int) -> None:
-    value = getattr(module, attribute)
-    if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
-        module.num_groups -= count
-    setattr(module, attribute, (value[0] - count,) if isinstance(value, tuple) else value - count)
-
-
 def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | None = None) -> Tensor:
     """A copy (of `value` if given) without the dropped indices of each dimension; a parameter stays a parameter."""
     new = tensor.detach() if value is None else value.to(tensor, copy=not dropped)
@@ -94,33 +91,55 @@ def kept_places(length: int, dropped: Tensor) -> Tensor:
     return stays.nonzero().flatten()
 
 
-def _update_attributes(module: nn.Module) -> None:
-    """Set the attributes of a layer (`out_channels`, `num_features`, ...) to the shapes of its weights."""
-    if isinstance(module, nn.Conv2d):
-        weight = module._parameters.get("weight")
-        if weight is None:
-            return  # computed from other parameters; never cut
-        if module.groups > 1 and module.groups == module.in_channels:  # depthwise: a conv group per channel
-            module.groups = module.groups * weight.shape[0] // module.out_channels
-        module.out_channels = weight.shape[0]
-        module.in_channels = weight.shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
-        if (weight := module._parameters.get("weight")) is not None:
-            module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.InstanceNorm2d):
-        kept = module.weight if module.weight is not None else module.running_mean
-        if kept is not None:
-            module.num_features = len(kept)
-    elif isinstance(module, nn.GroupNorm):
-        if module.weight is not None:
-            if module.num_groups == module.num_channels:
-                module.num_groups = len(module.weight)
-            module.num_channels = len(module.weight)
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        if module.weight is not None and len(module.normalized_shape) == 1:
-            module.normalized_shape = (len(module.weight),)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
+def own_shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of the parameters and buffers of a module itself, by attribute."""
+    own = (*module._parameters.items(), *module._buffers.items())
+    return {name: tensor.shape for name, tensor in own if tensor is not None}
+
+
+def attributes(
+    full: nn.Module, shapes: Mapping[str, torch.Size], dropped: Mapping[str, int] = NOTHING
+) -> dict[str, Any]:
+    """What a layer has beside its tensors and has to change with them: attributes such as `groups`, by name.
+
+    `full` is the layer at full width, which is only read; `shapes` are those of its own cropped parameters and
+    buffers, by attribute. `dropped` counts the channels taken from an integer attribute that is on an axis of the
+    graph itself, as no tensor tells it: those a ChannelPad adds, or that a norm without weights expects.
+    """
+    lowered = {name: _lowered(getattr(full, name), count) for name, count in dropped.items()}
+    weight = shapes.get("weight")
+    if isinstance(full, nn.GroupNorm):
+        channels = lowered.get("num_channels", full.num_channels) if weight is None else weight[0]
+        one_each = full.num_groups == full.num_channels
+        return {"num_channels": channels, "num_groups": channels if one_each else full.num_groups}
+    if isinstance(full, BATCH_NORMS) and weight is None:
+        weight = shapes.get("running_mean")
+    if weight is None:  # never cut, or none at all
+        return lowered
+    if isinstance(full, nn.Conv2d):
+        groups = full.groups
+        if groups > 1 and groups == full.in_channels:  # depthwise: a conv group per channel
+            groups = groups * weight[0] // full.out_channels
+        return {"groups": groups, "out_channels": weight[0], "in_channels": weight[1] * groups}
+    if isinstance(full, nn.Linear):
+        return {"out_features": weight[0], "in_features": weight[1]}
+    if isinstance(full, BATCH_NORMS):
+        return {"num_features": weight[0]}
+    if isinstance(full, nn.LayerNorm | nn.RMSNorm) and len(full.normalized_shape) == 1:
+        return {"normalized_shape": (weight[0],)}
+    if isinstance(full, nn.PReLU):
+        return {"num_parameters": weight[0]}
+    return lowered
+
+
+def _lowered(value: Any, count: int) -> Any:
+    """A number of channels, or the one of a tuple, without those that are dropped."""
+    return (value[0] - count,) if isinstance(value, tuple) else value - count
+
+
+def set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(module, name, value)
 
 
 class Masks:
@@ -187,11 +206,8 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Te
     """The forward function of the cut norm, with its output at full shape: zeros for the dropped channels."""
     tensors = {name: _narrowed(tensor, {0: dropped}) for name, tensor in norm.named_parameters()}
     small = copy_replacing(norm, {norm.get_parameter(name): tensor for name, tensor in tensors.items()})
-    if not tensors:
-        _reduce_attribute(
-            small, "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape", len(dropped)
-        )
-    _update_attributes(small)
+    number = "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape"
+    set_attributes(small, attributes(norm, own_shapes(small), {} if tensors else {number: len(dropped)}))
     small._forward_hooks.clear()  # the hooks of the norm itself still run
     small._forward_pre_hooks.clear()
 

@@ -40,11 +40,16 @@ def is_unsafe(weight: Sequence[int], stride: int | Sequence[int], groups: int) -
 
 
 def unsafe_layers(model: nn.Module) -> list[str]:
-    """The layers that must not be trained in channels_last, in float32, on a CPU."""
+    """The layers that must not be trained in channels_last, in float32, on a CPU.
+
+    A layer that is given its weight with each call has none to look at: see `guarded`.
+    """
     return [
         name
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d) and is_unsafe(layer.weight.shape, layer.stride, layer.groups)
+        if isinstance(layer, nn.Conv2d)
+        and layer.weight is not None
+        and is_unsafe(layer.weight.shape, layer.stride, layer.groups)
     ]
 
 

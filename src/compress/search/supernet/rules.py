@@ -1,0 +1,89 @@
+"""Which widths a supernet trains with at each step, and what it minimises.
+
+`single`: one candidate per step, drawn uniformly: Liu et al., "MetaPruning: Meta Learning for Automatic Neural
+Network Channel Pruning", ICCV 2019, arXiv:1903.10258, section 3.1. `sandwich`: the widest, the narrowest and some
+drawn ones, with the widest as the teacher of the others: Yu and Huang, "Universally Slimmable Networks and Improved
+Training Techniques", ICCV 2019, arXiv:1903.05134, sections 3.1 and 3.3 (algorithm 1). There the gradients of all
+losses are summed; `reduction` "mean" divides by their number, so that the scale is that of one candidate.
+
+Drawn are options, each as likely as any other, not widths: a candidate is a gene. Each step has a generator of its
+own, seeded by (seed, epoch, step), so that all ranks draw the same and a resumed training draws what the
+uninterrupted one does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.io.seeds import derive_seed
+from compress.prune.widths import Choices
+from compress.search.supernet.crops import Widths
+from compress.search.supernet.supernet import NARROWER, Supernet
+from compress.train.loop import NO_HOOKS, Hooks
+from compress.train.objective import Outputs, Terms
+
+Reduction = Literal["sum", "mean"]
+Rule = Callable[[int, int], list[Widths]]  # epoch from 1, step of the epoch from 0 -> the widths of that step
+
+
+def drawn(options: Choices, generator: np.random.Generator) -> Widths:
+    """One option of every group, uniformly by index."""
+    picked = generator.integers(0, [len(widths) for widths in options])
+    return tuple(int(widths[index]) for widths, index in zip(options, picked, strict=True))
+
+
+def _generator(seed: int, epoch: int, step: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, "widths", epoch, step))
+
+
+def single(options: Choices, seed: int) -> Rule:
+    """One drawn candidate."""
+    return lambda epoch, step: [drawn(options, _generator(seed, epoch, step))]
+
+
+def sandwich(options: Choices, seed: int, count: int = 2) -> Rule:
+    """The widest, the narrowest, and `count` drawn candidates."""
+    ends = [tuple(int(widths[end]) for widths in options) for end in (-1, 0)]
+
+    def rule(epoch: int, step: int) -> list[Widths]:
+        generator = _generator(seed, epoch, step)
+        return [*ends, *(drawn(options, generator) for _ in range(count))]
+
+    return rule
+
+
+def hooks(rule: Rule, others: Hooks = NO_HOOKS) -> Hooks:
+    """The hooks `others` of a training of a `Supernet`, with one that sets the widths of every step."""
+
+    def use(network: nn.Module, epoch: int, step: int) -> None:
+        assert isinstance(network, Supernet)
+        network.use(rule(epoch, step))
+
+    return replace(others, begin_step=use)
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The objective of `sandwich`: cross entropy of the widest on the labels, of the others on what the widest says.
+
+    Terms: `widest`, `narrowest`, `drawn_1` and on.
+    """
+
+    reduction: Reduction
+    label_smoothing: float = 0.0  # of the widest's labels
+    taps: tuple[str, ...] = (NARROWER,)
+    adapters: nn.Module = field(default_factory=nn.ModuleDict)
+
+    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
+        widest, narrower = outputs.logits, outputs.features[NARROWER]  # (B, classes), (candidates - 1, B, classes)
+        scale = 1.0 if self.reduction == "sum" else 1 / (1 + len(narrower))
+        terms = {"widest": scale * F.cross_entropy(widest, labels, label_smoothing=self.label_smoothing)}
+        soft = widest.detach().float().softmax(1)
+        for index, logits in enumerate(narrower):
+            name = f"drawn_{index}" if index else "narrowest"
+            terms[name] = scale * F.cross_entropy(logits.float(), soft)
+        return terms
