@@ -62,10 +62,10 @@ def uniform_widths(cost: CostModel, options: Choices, target: float) -> tuple[in
 def largest_prefix(
     options: Choices, full_widths: Sequence[int], fits: Callable[[NDArray[np.int64]], bool]
 ) -> NDArray[np.int64]:
-    """Per group the index of one of its `options`, all at about one share of `full_widths`: the largest such that
-    `fits` says they do, or else all 0: (groups,) -> bool, and (groups,).
+    """Per row of `options` the index of one of them, all at about one share of `full_widths`: the largest for which
+    `fits` is true, or else all 0. The indices are (rows,) int64, also those that `fits` is asked about.
 
-    The steps from each option of each group to the next are taken in the order of the share between the two.
+    The steps from each option of each row to the next are taken in the order of the share between the two.
     """
     steps = sorted(
         ((wide + narrow) / 2 / full_widths[index], index)

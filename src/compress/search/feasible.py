@@ -2,11 +2,11 @@
 
 A *price* maps widths to what the budget limits: multiply-adds by one of the counters of `compress.prune.counters`, or
 for a budget in percent the channels that stay. It must be quadratic in the widths (a constant, one term per group and
-one per pair of groups), and must not fall when a group gets wider.
+one per pair of groups), in whole numbers below 2^53, and must not fall when a group gets wider.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from compress.prune.widths import largest_prefix
 from compress.schema.settings import Budget
 from compress.search.space import Genes, WidthSpace
 
+AT_ONCE = 8192  # widths that are priced at once
+
 Price = Callable[[NDArray[Any]], NDArray[np.float64]]  # widths (n, groups) -> (n,)
 
 
@@ -30,21 +32,25 @@ class Feasible:
     price: Price
     low: float
     high: float
-    full_widths: tuple[int, ...]  # of the network: what "uniform" means
 
     def holds(self, genes: Genes) -> NDArray[np.bool_]:
-        """(n, groups) -> (n,)."""
+        """(n, places) -> (n,)."""
         prices = self.prices(genes)
         return (self.low <= prices) & (prices <= self.high)
 
     def prices(self, genes: Genes) -> NDArray[np.float64]:
-        """(n, groups) -> (n,), in the unit of the price."""
-        return self.price(self.space.widths(np.atleast_2d(genes)))
+        """(n, places) -> (n,), in the unit of the price."""
+        return priced(self.price, self.space.widths(np.atleast_2d(genes)))
 
     def uniform(self) -> Genes:
-        """The gene (groups,) with all groups at about the same share of their full width, the largest such one whose
-        price is at most `high`."""
-        return uniform_gene(self.space, self.price, self.high, self.full_widths)
+        """`uniform_gene` of the upper end: feasible, where `feasible` made the set."""
+        return uniform_gene(self.space, self.price, self.high)
+
+
+def priced(price: Price, widths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`price` of any number of widths (n, groups) in bounded memory: (n,)."""
+    parts = [price(widths[first : first + AT_ONCE]) for first in range(0, len(widths), AT_ONCE)]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def kept_channels(widths: NDArray[Any]) -> NDArray[np.float64]:
@@ -53,9 +59,12 @@ def kept_channels(widths: NDArray[Any]) -> NDArray[np.float64]:
     return total
 
 
-def uniform_gene(space: WidthSpace, price: Price, high: float, full_widths: Sequence[int]) -> Genes:
-    """As `prune.widths.uniform_widths`, for any price: a gene (groups,). The narrowest one where nothing fits."""
-    return largest_prefix(space.options, full_widths, lambda gene: float(price(space.widths(gene)[None])[0]) <= high)
+def uniform_gene(space: WidthSpace, price: Price, high: float) -> Genes:
+    """The gene (places,) with all places at about the same share of their largest width, the largest such one whose
+    price is at most `high`; the narrowest one where nothing fits. For MACs and a space up to the full widths, that of
+    `prune.widths.uniform_widths`."""
+    widest = space.chosen(space.widest).tolist()
+    return largest_prefix(space.options, widest, lambda gene: float(price(space.widths(gene)[None])[0]) <= high)
 
 
 def feasible(
@@ -72,9 +81,8 @@ def feasible(
     Raises:
         SettingError: no gene fits, or the widest ones cost too little; says what is reachable in the budget's unit.
     """
-    full_widths = tuple(group.width for group in graph)
     how = kept_channels if budget.kind == "percent" else price
-    full = float(how(np.array([full_widths]))[0])
+    full = float(how(np.array([[group.width for group in graph]]))[0])
     if budget.kind == "flops_limit" and budget.value * 1e6 > full:
         raise SettingError(f"{budget}: the dense network needs only {full / 1e6:.4g} MMACs; ask for at most that")
     high = _upper_end(budget, full)
@@ -86,9 +94,9 @@ def feasible(
         low = high * (1 - band)
         if most < low:
             raise SettingError(_out_of_reach(budget, full, most, "widest"))
-        uniform = uniform_gene(space, how, high, full_widths)
+        uniform = uniform_gene(space, how, high)
         low = min(low, float(how(space.widths(uniform)[None])[0]))
-    return Feasible(space, how, low, high, full_widths)
+    return Feasible(space, how, low, high)
 
 
 def _upper_end(budget: Budget, full: float) -> float:

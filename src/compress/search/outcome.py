@@ -8,6 +8,7 @@ from typing import Protocol, get_args
 import numpy as np
 
 from compress.errors import OWN, InputError, SettingError
+from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
@@ -18,6 +19,7 @@ from compress.prune.widths import Choices
 from compress.search.candidates import Candidate, Candidates, all_tie
 from compress.search.feasible import Feasible, Price
 from compress.search.scorers.scorer import Scorer
+from compress.search.space import WidthSpace
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,13 @@ TIED = (
     "all candidates have the same held-out accuracy, so the search had nothing to go by: they answer one class for "
     "every image; train longer, or calibrate on more images"
 )
+
+
+def given(problem: Problem, space: WidthSpace, widths: tuple[int, ...], plan: Plan, counter: Counter) -> Decision:
+    """The decision for widths that were not searched for."""
+    prices = {name: float(price(np.array([widths]))[0]) for name, price in _all_prices(problem).items()}
+    own = {"search": "given", "counter": counter, "widths": list(widths), **prices, "groups": list(space.groups)}
+    return Decision(plan, own=own, evidence=Evidence(choices=[np.unique(each) for each in space.options]))
 
 
 def price_of(problem: Problem, counter: Counter) -> Price:

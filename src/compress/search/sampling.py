@@ -2,10 +2,11 @@
 
 Where the space is small, all its genes are listed. Where more than one in a thousand random genes fits, the others
 are thrown away (rejection): exactly uniform. Else Gibbs sampling: all genes start at the uniform widths of the
-budget, and in every step one random pair of groups gets new widths, drawn uniformly from all pairs that keep the
-price within the budget. Two groups at once, since at a tight limit no group can grow unless another shrinks. After
-`SWEEPS` times as many steps as there are free groups no trace of the start is left (tests/search/test_sampling.py
-compares with exact draws). Each chain gives one gene, so the genes are independent.
+budget, and in every step one random pair of places gets new options, drawn uniformly from all pairs that keep the
+price within the budget. Two at once, since at a tight limit no group can grow unless another shrinks. After `SWEEPS`
+times as many steps as there are free places no trace of the start is left (tests/search/test_sampling.py compares
+with exact draws). Each chain gives one gene, so the genes are independent. What no change of two places can reach
+without leaving the budget is never drawn: that takes a band narrower than the steps of the widths.
 
 The price is quadratic in the widths and does not fall when a group gets wider. So for one width of the first group
 those of the second that fit are neighbours, and two bisections find them, for all chains at once. Nothing is priced
@@ -22,25 +23,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.search.feasible import Feasible, Price
+from compress.search.feasible import AT_ONCE, Feasible, Price
 from compress.search.space import Genes
 
-PROBE = 100_000  # genes priced at once
-PROBES = (1_000, 10_000, PROBE)  # random genes that decide how to draw; few will do where many fit
+PROBES = (1_000, 10_000, 100_000)  # random genes that decide how to draw; few will do where many fit
 SHARE = 1e-3  # of them that must fit for rejection
 LISTED = 100_000  # spaces of at most so many genes are listed
-SWEEPS = 10  # steps of a Gibbs chain per free group
-CHAINS = 8192  # at once: bounds the memory
+SWEEPS = 10  # steps of a Gibbs chain per free place
+CELLS = 1 << 20  # chains at once times options of a place: bounds the memory
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def draw(feasible: Feasible, count: int, generator: np.random.Generator) -> Genes:
-    """(count, groups), uniform over the genes that `feasible` holds. The same generator state gives the same genes.
+    """(count, places), uniform over the genes that `feasible` holds. The same generator state gives the same genes.
 
     Raises:
-        ValueError: no gene is feasible.
+        ValueError: no gene is feasible, which is never so where `feasible` made the set.
     """
     if feasible.space.sizes.astype(float).prod() <= LISTED:
         return drawn_from_list(feasible, count, generator)
@@ -56,7 +56,11 @@ def draw(feasible: Feasible, count: int, generator: np.random.Generator) -> Gene
 
 
 def drawn_from_list(feasible: Feasible, count: int, generator: np.random.Generator) -> Genes:
-    """As `draw`, by listing every gene of the space."""
+    """As `draw`, by listing every gene of the space.
+
+    Raises:
+        ValueError: no gene is feasible.
+    """
     sizes = feasible.space.sizes
     every = np.stack(np.unravel_index(np.arange(sizes.prod()), tuple(sizes)), 1).astype(np.int64)
     fits = every[feasible.holds(every)]
@@ -70,26 +74,33 @@ def rejected(feasible: Feasible, count: int, generator: np.random.Generator, hit
     fair share of random genes is in: else it takes for ever."""
     found = [] if hits is None else [hits]
     while sum(map(len, found)) < count:
-        genes = feasible.space.random(PROBE, generator)
+        genes = feasible.space.random(PROBES[-1], generator)
         found.append(genes[feasible.holds(genes)])
     return np.concatenate(found)[:count] if found else feasible.space.random(0, generator)
 
 
 def chained(feasible: Feasible, count: int, generator: np.random.Generator, sweeps: int = SWEEPS) -> Genes:
-    """As `draw`, by Gibbs sampling on pairs of groups: `sweeps` times as many pairs as there are free groups."""
-    start = feasible.uniform()
-    if not feasible.holds(start).all():
-        raise _nothing(feasible)
+    """As `draw`, by Gibbs sampling on pairs of places: `sweeps` times as many pairs as there are free places.
+
+    Raises:
+        ValueError: the uniform widths of the budget are not feasible.
+    """
     free = np.flatnonzero(feasible.space.sizes > 1)
     if len(free) < 2:
         return drawn_from_list(feasible, count, generator)
-    price = quadratic(feasible.price, feasible.space.widths(start), feasible.space.widths(feasible.space.widest))
+    start = feasible.uniform()
+    if not feasible.holds(start).all():
+        raise _nothing(feasible)
+    space, places = feasible.space, list(feasible.space.places)
+    examples = space.chosen(np.stack([start, space.widest, space.narrowest])).astype(np.float64)
+    price = quadratic(lambda chosen: feasible.price(chosen[:, places]), examples)
+    at_once = max(1, CELLS // int(space.sizes.max()))
     parts = [
-        _chains(feasible, price, start, min(CHAINS, count - first), sweeps * len(free), free, generator)
-        for first in range(0, count, CHAINS)
+        _chains(feasible, price, start, min(at_once, count - first), sweeps * len(free), free, generator)
+        for first in range(0, count, at_once)
     ]
-    genes = np.concatenate(parts) if parts else feasible.space.random(0, generator)
-    assert feasible.holds(genes).all() if len(genes) else True, "the price is quadratic in the widths"
+    genes = np.concatenate(parts) if parts else space.random(0, generator)
+    assert feasible.holds(genes).all(), "the price is quadratic in the widths"
     return genes
 
 
@@ -102,34 +113,33 @@ def _nothing(feasible: Feasible) -> ValueError:
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """A price: constant + linear . w + w . square w, for widths w."""
+    """A price: constant + linear . w + w . square w, for the width w that each place of a gene chooses."""
 
     constant: float
-    linear: Floats  # (groups,)
-    square: Floats  # (groups, groups), symmetric
+    linear: Floats  # (places,)
+    square: Floats  # (places, places), symmetric
 
-    def __call__(self, widths: Ints) -> Floats:
-        """(n, groups) -> (n,)."""
-        w = widths.astype(np.float64)
-        total: Floats = self.constant + w @ self.linear + ((w @ self.square) * w).sum(1)
+    def __call__(self, widths: Floats) -> Floats:
+        """(n, places) -> (n,)."""
+        total: Floats = self.constant + widths @ self.linear + ((widths @ self.square) * widths).sum(1)
         return total
 
 
-def quadratic(price: Price, *examples: Ints) -> Quadratic:
-    """The coefficients of a price, from its values at few widths; `examples` are widths (groups,) to check it at."""
-    groups = examples[0].shape[-1]
-    unit = np.eye(groups, dtype=np.int64)
+def quadratic(price: Price, examples: Floats) -> Quadratic:
+    """The coefficients of a price from its values at few widths: `price` maps (n, places) to (n,), and `examples`
+    (n, places) are where the result is compared with it."""
+    places = examples.shape[1]
+    unit = np.eye(places)
     none, one, two = (price(scale * unit) for scale in (0, 1, 2))
-    constant = none[0] if groups else 0.0
+    constant = none[0]
     square = np.diag((two - 2 * one + constant) / 2)
-    rows, columns = np.triu_indices(groups, 1)
-    for first in range(0, len(rows), PROBE):
-        at = rows[first : first + PROBE], columns[first : first + PROBE]
+    rows, columns = np.triu_indices(places, 1)
+    for first in range(0, len(rows), AT_ONCE):
+        at = rows[first : first + AT_ONCE], columns[first : first + AT_ONCE]
         both = price(unit[at[0]] + unit[at[1]])
         square[at] = square[at[::-1]] = (both - one[at[0]] - one[at[1]] + constant) / 2
     found = Quadratic(float(constant), one - constant - np.diag(square), square)
-    known = price(np.stack(examples))
-    assert np.allclose(found(np.stack(examples)), known, rtol=1e-12), "the price is quadratic in the widths"
+    assert np.allclose(found(examples), price(examples), rtol=1e-12), "the price is quadratic in the widths"
     return found
 
 
@@ -145,12 +155,12 @@ def _chains(
     free: Ints,
     generator: np.random.Generator,
 ) -> Genes:
-    """The ends of `count` chains from one start: (count, groups)."""
+    """The ends of `count` chains from one start: (count, places)."""
     options = feasible.space.options
     genes = np.tile(start, (count, 1))
-    widths = feasible.space.widths(genes).astype(np.float64)
-    slopes = widths @ price.square  # (count, groups): half of the derivative of the quadratic part
-    spent = price(feasible.space.widths(genes))
+    widths = feasible.space.chosen(genes).astype(np.float64)
+    slopes = widths @ price.square  # (count, places): half of the derivative of the quadratic part
+    spent = price(widths)
     for _ in range(steps):
         i, j = generator.choice(free, 2, replace=False)
         if len(options[i]) > len(options[j]):
@@ -194,9 +204,9 @@ def _pair(price: Quadratic, widths: Floats, slopes: Floats, spent: Floats, i: in
 def _draw_pair(
     price: _Pair, first: Ints, second: Ints, low: float, high: float, generator: np.random.Generator
 ) -> tuple[Ints, Ints]:
-    """Options of the two groups, uniform over all pairs within the budget: two of (chains,).
+    """Options of the two places, uniform over all pairs within the budget: two of (chains,).
 
-    `first` and `second` are the widths of their options. For option a of the first group those of the second that fit
+    `first` and `second` are the widths of their options. For option a of the first place those of the second that fit
     are `begin[a]` to `end[a]`, exclusive.
     """
     chains = len(price.c0)
@@ -208,7 +218,7 @@ def _draw_pair(
         if low == -np.inf
         else _count_below(lambda at: price(a, wide[at]) < low, a.shape, len(second))
     )
-    upto = (end - begin).cumsum(1)  # pairs with this option of the first group, or one before it
+    upto = (end - begin).cumsum(1)  # pairs with this option of the first place, or one before it
     number = (generator.random(chains) * upto[:, -1]).astype(np.int64)
     option = (upto <= number[:, None]).sum(1)
     rows = np.arange(chains)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from compress.io.files import JSON, MOST_JSON, hash_of, parse_json, require_regular_file
 from compress.io.tensors import state_digest
 from compress.measure.accuracy import Score
@@ -21,9 +23,9 @@ from compress.search.scorers.scorer import Widths
 log = logging.getLogger(__name__)
 
 
-def scored_on(problem: Problem) -> JSON:
-    """What every score depends on: the network with its weights, the images, and the seed that draws some of them."""
-    network = state_digest({name: tensor.cpu() for name, tensor in problem.model.state_dict().items()})
+def scored_on(problem: Problem, weights: Mapping[str, Tensor]) -> JSON:
+    """What every score depends on: the network, by its weights, the images, and the seed that draws some of them."""
+    network = state_digest({name: tensor.cpu() for name, tensor in weights.items()})
     groups = [[group.name, group.width] for group in problem.graph]
     return {"network": network, "groups": groups, "data": problem.data.fingerprint(), "seed": problem.seed}
 

@@ -79,7 +79,9 @@ class RefitScorer:
         self._model = problem.model.to(problem.device).eval()
         self.orders = channel_orders(self._model, problem.graph)
         depends = {"calibration": asdict(calibration), "images": reward_images, "version": VERSION}
-        self._memory = ScoreMemory(problem.scores, scored_on(problem) | {"scorer": self.name, **depends})
+        self._memory = ScoreMemory(
+            problem.scores, scored_on(problem, self._model.state_dict()) | {"scorer": self.name, **depends}
+        )
 
     @cached_property
     def _reconstructor(self) -> Reconstructor:
