@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress.errors import InputError
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.plan import Plan
-from compress.graph.tracing import BATCH_NORMS
+from compress.graph.tracing import CHANNELWISE_NORMS
 from compress.graph.types import Axis, ChannelGraph
 from compress.models.layers import empty_conv_for
 
@@ -112,7 +112,7 @@ def attributes(
         channels = lowered.get("num_channels", full.num_channels) if weight is None else weight[0]
         one_each = full.num_groups == full.num_channels
         return {"num_channels": channels, "num_groups": channels if one_each else full.num_groups}
-    if isinstance(full, BATCH_NORMS) and weight is None:
+    if isinstance(full, CHANNELWISE_NORMS) and weight is None:
         weight = shapes.get("running_mean")
     if weight is None:  # never cut, or none at all
         return lowered
@@ -123,7 +123,7 @@ def attributes(
         return {"groups": groups, "out_channels": weight[0], "in_channels": weight[1] * groups}
     if isinstance(full, nn.Linear):
         return {"out_features": weight[0], "in_features": weight[1]}
-    if isinstance(full, BATCH_NORMS):
+    if isinstance(full, CHANNELWISE_NORMS):
         return {"num_features": weight[0]}
     if isinstance(full, nn.LayerNorm | nn.RMSNorm) and len(full.normalized_shape) == 1:
         return {"normalized_shape": (weight[0],)}
