@@ -278,7 +278,8 @@ def build(config: JSON) -> Job:
 
 
 def _finetune_recipe(config: JSON, method: Method) -> FinetuneRecipe:
-    """A method that begins fresh has no trained weights to fine-tune: what it decides for is trained from scratch."""
+    """The recipe of `finetune`. A method that begins with random weights leaves none to fine-tune, so its pruned
+    network is trained from scratch."""
     recipe = FinetuneRecipe(**config["finetune"])
     return replace(recipe, init="scratch") if method.traits.begins == "fresh" else recipe
 

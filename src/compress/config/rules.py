@@ -12,8 +12,8 @@ from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Fig
 PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer")
-# Groups that a method takes or not: of those that take it, an example.
-OF_SOME_METHODS = {"reward": "amc, camc", "search": "sample, metaprune", "scorer": "sample"}
+# Groups that only some methods use, with examples of such methods for the error message.
+METHODS_WITH_GROUP = {"reward": "amc, camc", "search": "sample, metaprune", "scorer": "sample"}
 
 
 def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
@@ -86,10 +86,10 @@ def check(config: JSON) -> list[str]:
             problems += check_group(group, node)
         elif node is not None or group in ("dataset", "model", "method"):
             problems.append(f"{group}={shown(node)}: must be one of the group's choices")
-    for group, such in OF_SOME_METHODS.items():
+    for group, examples in METHODS_WITH_GROUP.items():
         if config.get(group) and group not in (config.get("method") or {}):
             name = (config.get(group) or {}).get("name")
-            problems.append(f"{group}={name}: this method has no {group}; such as {such} have one")
+            problems.append(f"{group}={name}: this method has no {group}; such as {examples} have one")
     if bool(config.get("teacher")) != bool(config.get("distill")):
         has, lacks = (
             ("teacher", "distill=kd")

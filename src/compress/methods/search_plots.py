@@ -9,7 +9,7 @@ from compress.report.plot.axes import name_layers, rows_of_layers
 SHOWN = 5  # candidates whose widths are drawn
 
 
-def plots(rows: Sequence[JSON], plan: JSON | None, learned: JSON | None) -> Mapping[str, Any]:
+def plots(rows: Sequence[JSON], plan: JSON | None, sparsify_report: JSON | None) -> Mapping[str, Any]:
     """Figures by file name; none where the widths were given, not searched for."""
     figures: dict[str, Any] = {}
     scored = [row for row in rows if row.get("evaluations") and row.get("stage") == "prune"]
