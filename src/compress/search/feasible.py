@@ -19,7 +19,7 @@ from compress.prune.widths import largest_prefix
 from compress.schema.settings import Budget
 from compress.search.space import Genes, WidthSpace
 
-AT_ONCE = 8192  # widths that are priced at once
+AT_ONCE = 2048  # genes that are priced at once: few enough to stay in the cache
 
 Price = Callable[[NDArray[Any]], NDArray[np.float64]]  # widths (n, groups) -> (n,)
 
@@ -39,18 +39,17 @@ class Feasible:
         return (self.low <= prices) & (prices <= self.high)
 
     def prices(self, genes: Genes) -> NDArray[np.float64]:
-        """(n, places) -> (n,), in the unit of the price."""
-        return priced(self.price, self.space.widths(np.atleast_2d(genes)))
+        """(n, places) -> (n,), in the unit of the price, in bounded memory."""
+        batch = np.atleast_2d(genes)
+        found = np.empty(len(batch))
+        for first in range(0, len(batch), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            found[part] = self.price(self.space.widths(batch[part]))
+        return found
 
     def uniform(self) -> Genes:
         """`uniform_gene` of the upper end: feasible, where `feasible` made the set."""
         return uniform_gene(self.space, self.price, self.high)
-
-
-def priced(price: Price, widths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`price` of any number of widths (n, groups) in bounded memory: (n,)."""
-    parts = [price(widths[first : first + AT_ONCE]) for first in range(0, len(widths), AT_ONCE)]
-    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def kept_channels(widths: NDArray[Any]) -> NDArray[np.float64]:

@@ -70,10 +70,9 @@ class WidthSpace:
 
     def chosen(self, genes: Genes) -> NDArray[np.int64]:
         """The width that each place chooses: genes (..., places) -> the same shape."""
-        widths = np.empty(np.shape(genes), dtype=np.int64)
-        for at, options in enumerate(self.options):
-            widths[..., at] = options[genes[..., at]]
-        return widths
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        chosen: NDArray[np.int64] = np.concatenate(self.options)[genes + starts]
+        return chosen
 
     def random(self, count: int, generator: np.random.Generator) -> Genes:
         """Uniform over all genes, whatever they cost: (count, places)."""
