@@ -56,8 +56,7 @@ def test_masked_generated_weights_give_what_cropped_ones_give(tiny: nn.Module) -
     weights, widths = Generated(model, skeleton, 8), halves(skeleton)
     generated = {}
     for name, encoding in weights._encoded(widths).items():
-        hypernetwork = weights.hypernetworks[name.replace(".", "/")]
-        assert isinstance(hypernetwork, Hypernetwork)
+        hypernetwork = weights._of(name)
         generated[name] = hypernetwork(encoding, hypernetwork.shape[0])
         assert generated[name].shape == model.get_parameter(name).shape
     images, graph = torch.randn(4, *SHAPE), skeleton.crops.graph
@@ -159,6 +158,14 @@ def test_the_papers_bottlenecks_see_their_inner_incoming_and_outgoing_widths() -
     ends = [found[f"blocks.{index}.dw.0.weight"][1:] for index in range(17)]
     assert all(one[1] == other[0] for one, other in pairwise(ends))
     assert found["stem.0.weight"] == (0,)
+
+
+def test_generated_weights_begin_at_the_scale_of_fresh_ones(tiny: nn.Module) -> None:
+    skeleton = skeleton_of(tiny)
+    generated = Generated(tiny, skeleton, 8).generated(skeleton.crops.full_widths)
+    assert len(generated) == 9
+    for name, weight in generated.items():
+        assert torch.allclose(weight.square().mean(), tiny.get_parameter(name).square().mean(), rtol=1e-3), name
 
 
 def test_parameters_are_counted_without_making_them(tiny: nn.Module) -> None:

@@ -10,7 +10,10 @@ In the paper's own bottlenecks the encoding is that of the published code: the s
 the outgoing channels, for each convolution of the block. Elsewhere it is the shares of the groups on the weight's own
 axes, inputs first; a weight that no group narrows is shared.
 
-We differ in one thing that changes no value: rows of the second layer that would be cropped away are not computed.
+We differ in two things. Rows of the second layer that would be cropped away are not computed, which changes no value.
+And the second layers begin scaled so that the weights of the full network have the mean square of fresh ones: with
+torch's own initialisation they are several times as large, which batch norm hides, and nothing else does. (That the
+scale of generated weights needs care: Chang et al., "Principled Weight Initialization for Hypernetworks", ICLR 2020.)
 """
 
 from collections.abc import Sequence
@@ -45,6 +48,16 @@ class Hypernetwork(nn.Module):
         rows = cropped(self.second.weight.view(self.shape[0], -1, self.second.in_features), 0, outputs)
         bias = cropped(self.second.bias.view(self.shape[0], -1), 0, outputs)
         return (rows @ hidden + bias).view(-1, *self.shape[1:])
+
+    @torch.no_grad()
+    def scale(self, factor: Tensor) -> None:
+        """Multiply all weights that it generates."""
+        self.second.weight.mul_(factor)
+        self.second.bias.mul_(factor)
+
+
+def _root_mean_square(tensor: Tensor) -> Tensor:
+    return tensor.square().mean().sqrt()
 
 
 def encodings(model: nn.Module, graph: ChannelGraph) -> dict[str, Encoding]:
@@ -104,6 +117,9 @@ class Generated(nn.Module):
             {_key(name): Hypernetwork(len(groups), hidden, shapes[name]) for name, groups in self._encodings.items()}
         )
         self.shared = Shared(model, skeleton, tuple(name for name in skeleton.names if name not in self._encodings))
+        with torch.no_grad():
+            for name, weight in self.generated(skeleton.crops.full_widths).items():
+                self._of(name).scale(_root_mean_square(model.get_parameter(name)) / _root_mean_square(weight))
 
     def at(self, widths: Widths) -> dict[str, Tensor]:
         """Generated anew with every call, with gradients where they are on."""
@@ -113,12 +129,16 @@ class Generated(nn.Module):
         """The convolution weights (out, in / groups, h, w) at these widths, by name."""
         found = {}
         for name, encoding in self._encoded(widths).items():
-            hypernetwork = self.hypernetworks[_key(name)]
-            assert isinstance(hypernetwork, Hypernetwork)
+            hypernetwork = self._of(name)
             full_out, full_in = hypernetwork.shape[:2]
             weight = hypernetwork(encoding, self._crops.places(Axis(name, 0), full_out, widths, encoding.device))
             inputs = self._crops.places(Axis(name, 1), full_in, widths, encoding.device)
             found[name] = cropped(weight, 1, inputs)
+        return found
+
+    def _of(self, name: str) -> Hypernetwork:
+        found = self.hypernetworks[_key(name)]
+        assert isinstance(found, Hypernetwork)
         return found
 
     def _encoded(self, widths: Widths) -> dict[str, Tensor]:
