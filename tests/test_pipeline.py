@@ -140,8 +140,8 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
     )
     assert (tmp_path / "mine" / ".hydra" / "config.yaml").read_text() == before
     config = compose_config(*fixed[1:])
-    assert foreign_run(tmp_path / "mine", config, devices=1) == []
-    (told,) = foreign_run(tmp_path / "mine", config, devices=2)
+    assert foreign_run(tmp_path / "mine", config, "hydra.run.dir", devices=1) == []
+    (told,) = foreign_run(tmp_path / "mine", config, "hydra.run.dir", devices=2)
     assert told.endswith("mine: holds a run that was trained on 1 devices, not on 2; choose another hydra.run.dir")
 
     summary = read_json(tmp_path / "mine" / "summary.json")
@@ -171,7 +171,7 @@ def test_what_a_damaged_run_left_is_put_aside(damage: str, tmp_path: Path) -> No
     (tmp_path / "summary.json").write_text(damage)
     (tmp_path / "plan.json").write_text("theirs")
     (tmp_path / ".hydra").mkdir()
-    assert foreign_run(tmp_path, {}) == []
+    assert foreign_run(tmp_path, {}, "hydra.run.dir") == []
     put_run_aside(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "damaged"]
     assert (tmp_path / "damaged" / "plan.json").read_text() == "theirs"
@@ -182,9 +182,9 @@ def test_what_a_damaged_run_left_is_put_aside(damage: str, tmp_path: Path) -> No
 def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "metrics.jsonl").touch()
-    assert foreign_run(tmp_path, {}) == []  # of a run that was killed at its start
+    assert foreign_run(tmp_path, {}, "hydra.run.dir") == []  # of a run that was killed at its start
     (tmp_path / "thesis.tex").touch()
-    (told,) = foreign_run(tmp_path, {})
+    (told,) = foreign_run(tmp_path, {}, "hydra.run.dir")
     assert told == f"{tmp_path}: holds other things than a run (thesis.tex); choose another hydra.run.dir"
 
 
