@@ -166,6 +166,12 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
     assert finished_summary(tmp_path / "mine", job, digest) is None
 
 
+def test_what_shows_when_images_are_read_is_told_by_its_key(command: Command) -> None:
+    told = command("dataset.held_out=0.0001")
+    assert told.returncode == 2
+    assert told.stderr == "compress: dataset.held_out=0.0001: holds 0 of 1347 images out; each part needs some\n"
+
+
 @pytest.mark.parametrize("damage", ["[" * 100_000, "", "{}", '{"config": [1]}', "\0" * 50])
 def test_what_a_damaged_run_left_is_put_aside(damage: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(damage)
