@@ -158,7 +158,7 @@ def test_the_zoo_by_name() -> None:
     assert with_bias(torch.randn(2, 1, 32, 32)).shape == (2, 4)
     with pytest.raises(InputError, match=r"resnet21: not a network of the zoo; did you mean resnet"):
         compress.zoo("resnet21")
-    with pytest.raises(InputError, match="unknown key model.widht; did you mean width"):
+    with pytest.raises(InputError, match="unknown key widht; did you mean width"):
         compress.zoo("resnet20", widht=3)
 
 

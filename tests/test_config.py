@@ -116,6 +116,16 @@ def test_all_mistakes_are_told_at_once() -> None:
         (["preserve_ratio=0.01"], "preserve_ratio=0.01: out of reach; with method.lbound"),
         (["flops_limit=1e6"], "flops_limit=1e+06 MMACs: the dense network needs only 2.533 MMACs"),
         (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have 1 value(s), one per channel"),
+        (["model=resnet20_cs", "model.cfg=[9]"], "model.cfg=[9]: must have 19 widths, has 1"),
+        (
+            ["teacher=zoo", "distill=kd", "model@teacher.model=resnet20", "teacher.model.depth=21"],
+            "teacher.model.depth=21: must be 6n + 2",
+        ),
+        (
+            ["preserve_ratio=0.4", "reward.references=published"],
+            "preserve_ratio=0.4: reward.references=published: knows the targets 0.3, 0.5, 0.7, not 0.4; use "
+            "reward.references=measured, or give it one: '+reward.published={0.4: 0.8}'",
+        ),
     ],
 )
 def test_parts_that_cannot_be_made_are_told_before_the_run(overrides: list[str], expected: str) -> None:
@@ -170,6 +180,16 @@ def test_parts_are_checked_without_each_other() -> None:
     assert len(told) == 4
     bounds = problems_of(compose_config("method.lbound=0.9", "method.rbound=0.1", "method.targets=[0.5,0.2]"))
     assert len(bounds) == 2
+
+
+def test_what_is_wrong_with_a_network_as_a_whole_begins_with_its_key() -> None:
+    too_deep = ["model=torchvision", "model.arch=vgg11"]
+    (told,) = problems_of(compose_config(*too_deep, "method=filter_magnitude"))
+    assert told.startswith("model: the network cannot take 1x8x8 images (")
+    assert told.endswith("; try another dataset.image_size, such as 32 or 224")
+    teacher = ["teacher=zoo", "distill=kd", "model@teacher.model=torchvision", "teacher.model.arch=vgg11"]
+    (told,) = problems_of(compose_config(*teacher))
+    assert told.startswith("teacher.model: the network cannot take 1x8x8 images (")
 
 
 def test_a_run_that_prunes_nothing_is_not_held_to_a_budget() -> None:

@@ -102,7 +102,10 @@ def test_it_is_trained_cut_saved_and_exported(folder: Path, monkeypatch: pytest.
 
     as_teacher = run_command(folder, *QUICK, "teacher=run", "teacher.run=out", "distill=kd", PYTHONPATH=".")
     assert as_teacher.returncode == 2
-    assert "teacher.run=out: is my_nets.SmallNet, a network of your own" in as_teacher.stderr
+    assert as_teacher.stderr == (
+        "compress: teacher.run=out: is my_nets.SmallNet, a network of your own, which a file may not call; "
+        "use teacher=zoo model@teacher.model=custom teacher.model._target_=my_nets.SmallNet\n"
+    )
 
 
 def test_edited_code_is_other_code_wherever_it_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import compress
 import compress.models.torchvision  # before its way to fetch weights is replaced
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.distill.teacher import RunTeacher
-from compress.errors import InputError
+from compress.errors import InputError, SettingError
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.files import printable
@@ -356,9 +356,9 @@ def test_what_is_no_weights_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(NO_WEIGHTS[kind](state()), path)
     with pytest.raises(InputError) as told:
-        load_strictly(SPEC.build(), read_checkpoint(path), f"model.checkpoint={path}")
+        load_strictly(SPEC.build(), read_checkpoint(path), f"checkpoint={path}")
     (line,) = told.value.problems
-    assert line.startswith(f"model.checkpoint={path}: ")
+    assert line.startswith(f"checkpoint={path}: ")
     assert line == printable(line)
     assert len(line) < 600 + len(str(path))
 
@@ -439,8 +439,9 @@ def test_a_checkpoint_of_option_a_hints_at_the_setting(tmp_path: Path) -> None:
     other = ModelSpec(SPEC.target, {**SPEC.args, "shortcut": "pad"}, SPEC.shape, SPEC.classes)
     torch.save(under("module.", other.build().state_dict()), tmp_path / "a.th")
     asked = ModelSpec(SPEC.target, SPEC.args, SPEC.shape, SPEC.classes, str(tmp_path / "a.th"))
-    with pytest.raises(InputError, match=r"does not fit .*; it fits with model\.shortcut=pad$"):
+    with pytest.raises(SettingError, match=r"does not fit .*; it fits with shortcut=pad$") as told:
         asked.load_checkpoint(asked.build())
+    assert str(told.value.under("model")).endswith("; it fits with model.shortcut=pad")
 
 
 def test_an_archive_that_swells_is_refused(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
     )
     assert (tmp_path / "mine" / ".hydra" / "config.yaml").read_text() == before
     config = compose_config(*fixed[1:])
-    assert foreign_run(tmp_path / "mine", config, devices=1) == []
-    (told,) = foreign_run(tmp_path / "mine", config, devices=2)
+    assert foreign_run(tmp_path / "mine", config, "hydra.run.dir", devices=1) == []
+    (told,) = foreign_run(tmp_path / "mine", config, "hydra.run.dir", devices=2)
     assert told.endswith("mine: holds a run that was trained on 1 devices, not on 2; choose another hydra.run.dir")
 
     summary = read_json(tmp_path / "mine" / "summary.json")
@@ -166,12 +166,18 @@ def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) 
     assert finished_summary(tmp_path / "mine", job, digest) is None
 
 
+def test_what_shows_when_images_are_read_is_told_by_its_key(command: Command) -> None:
+    told = command("dataset.held_out=0.0001")
+    assert told.returncode == 2
+    assert told.stderr == "compress: dataset.held_out=0.0001: holds 0 of 1347 images out; each part needs some\n"
+
+
 @pytest.mark.parametrize("damage", ["[" * 100_000, "", "{}", '{"config": [1]}', "\0" * 50])
 def test_what_a_damaged_run_left_is_put_aside(damage: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(damage)
     (tmp_path / "plan.json").write_text("theirs")
     (tmp_path / ".hydra").mkdir()
-    assert foreign_run(tmp_path, {}) == []
+    assert foreign_run(tmp_path, {}, "hydra.run.dir") == []
     put_run_aside(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "damaged"]
     assert (tmp_path / "damaged" / "plan.json").read_text() == "theirs"
@@ -182,9 +188,9 @@ def test_what_a_damaged_run_left_is_put_aside(damage: str, tmp_path: Path) -> No
 def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "metrics.jsonl").touch()
-    assert foreign_run(tmp_path, {}) == []  # of a run that was killed at its start
+    assert foreign_run(tmp_path, {}, "hydra.run.dir") == []  # of a run that was killed at its start
     (tmp_path / "thesis.tex").touch()
-    (told,) = foreign_run(tmp_path, {})
+    (told,) = foreign_run(tmp_path, {}, "hydra.run.dir")
     assert told == f"{tmp_path}: holds other things than a run (thesis.tex); choose another hydra.run.dir"
 
 

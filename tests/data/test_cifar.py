@@ -102,9 +102,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_a_missing_set_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"dataset.root=.*: cifar10 is not there; give dataset.root=.*dataset.download"
-    ):
+    with pytest.raises(InputError, match=r"^root=.*: cifar10 is not there; give root=.*download=true"):
         cifar.cifar(classes=10, root=str(tmp_path), download=False, **SETTINGS)
 
 

@@ -92,11 +92,11 @@ def test_what_is_wrong_with_the_classes_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"the parts hold different classes \(val alone has owl\)"):
         make(folder)
     (folder / "train" / "owl").mkdir()
-    with pytest.raises(InputError, match=f"^dataset.root={folder}: .*owl"):  # without an image
+    with pytest.raises(InputError, match=f"^root={folder}: .*owl"):  # without an image
         make(folder)
     shutil.rmtree(folder / "train")
     (folder / "train").mkdir()
-    with pytest.raises(InputError, match=f"^dataset.root={folder}: .* holds no folder of a class"):
+    with pytest.raises(InputError, match=f"^root={folder}: .* holds no folder of a class"):
         make(folder)
 
 
@@ -110,9 +110,9 @@ def test_one_class_is_none(folder: Path) -> None:
 def test_settings_that_do_not_go_together_are_refused(folder: Path) -> None:
     settings = {"root": str(folder), "image_size": 16, "workers": 0, "held_out": 0.25, "split_seed": 0}
     for change, words in (
-        ({"std": [0.0, 1.0, 1.0]}, "dataset.std"),
-        ({"mean": [0.5]}, "dataset.mean"),
-        ({"resize": 8}, "dataset.resize=8: must not be below"),
+        ({"std": [0.0, 1.0, 1.0]}, "^std="),
+        ({"mean": [0.5]}, "^mean="),
+        ({"resize": 8}, "^resize=8: must not be below image_size=16"),
     ):
         with pytest.raises(InputError, match=words):
             imagefolder(**({"resize": 20, "mean": [0.5] * 3, "std": [0.25] * 3} | settings | change))  # type: ignore[arg-type]

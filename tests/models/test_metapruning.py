@@ -248,7 +248,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
 def test_what_is_no_gene_is_told(kind: str, gene: list[int], told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
         net(kind, gene)
-    assert str(caught.value).startswith("model.gene=[")
+    assert str(caught.value).startswith("gene=[")
 
 
 def test_a_gene_with_its_error_is_told_by_the_builder_too() -> None:

@@ -176,7 +176,7 @@ def test_images_that_are_too_small_are_told() -> None:
         "compress.models.torchvision.classifier",
         {"arch": "vgg11", "weights": None, "download": False}, (1, 8, 8), 10,
     )  # fmt: skip
-    with pytest.raises(InputError, match="cannot take 1x8x8 images .*dataset.image_size"):
+    with pytest.raises(InputError, match="^the network cannot take 1x8x8 images "):
         vgg.build()
 
 
@@ -192,7 +192,7 @@ def test_pretrained_weights_that_are_not_there_say_where_to_put_them() -> None:
     with pytest.raises(InputError, match=r"resnet18-.*\.pth is not on this machine; put it at"):
         ModelSpec("compress.models.torchvision.classifier", args, (3, 64, 64), 1000).build()
     wrong = {**args, "weights": "V9"}
-    with pytest.raises(InputError, match="model.weights=V9: resnet18 has IMAGENET1K_V1"):
+    with pytest.raises(InputError, match="^weights=V9: resnet18 has IMAGENET1K_V1"):
         ModelSpec("compress.models.torchvision.classifier", wrong, (3, 64, 64), 1000).build()
 
 
@@ -281,5 +281,5 @@ def test_numbers_that_are_none_and_objects_of_others_are_named(tmp_path: Path) -
 
 def test_heads_that_a_network_does_not_have_cannot_be_kept() -> None:
     args = {"arch": "resnet18", "weights": None, "download": False, "aux_heads": True}
-    with pytest.raises(InputError, match="model.aux_heads=true: only googlenet and inception_v3"):
+    with pytest.raises(InputError, match="^aux_heads=true: only googlenet and inception_v3"):
         ModelSpec("compress.models.torchvision.classifier", args, (3, 32, 32), 10).build()

@@ -259,11 +259,11 @@ def widths(model: nn.Module) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "changes", "told"),
     [
-        ("vgg11_bn", {"cfg": [64, "N"]}, r"model.cfg=\[64,N\]: must be positive whole numbers and M"),
-        ("vgg11_bn", {"cfg": [64, 0]}, r"model.cfg=\[64,0\]: must be positive"),
-        ("vgg11_bn", {"cfg": []}, r"model.cfg=\[\]: must be positive"),
-        ("vgg11_bn", {"cfg": ["M"]}, r"model.cfg=\[M\]: must be positive"),
-        ("resnet8x4_cs", {"cfg": [1, 2]}, r"model.cfg=\[1,2\]: must have 7 widths, has 2"),
+        ("vgg11_bn", {"cfg": [64, "N"]}, r"cfg=\[64,N\]: must be positive whole numbers and M"),
+        ("vgg11_bn", {"cfg": [64, 0]}, r"cfg=\[64,0\]: must be positive"),
+        ("vgg11_bn", {"cfg": []}, r"cfg=\[\]: must be positive"),
+        ("vgg11_bn", {"cfg": ["M"]}, r"cfg=\[M\]: must be positive"),
+        ("resnet8x4_cs", {"cfg": [1, 2]}, r"cfg=\[1,2\]: must have 7 widths, has 2"),
         (
             "resnet8x4_cs",
             {"cfg": [33, 2, 38, 126, 51, 256, 256]},
@@ -274,11 +274,11 @@ def widths(model: nn.Module) -> list[int]:
             {"cfg": [13, 2, 38, 126, 51, 256, 0]},
             r"entry 6 is 0; must be a whole number in \[1, 256\]",
         ),
-        ("resnet20_cs", {"cfg": [9] * 19, "selection": False}, "which needs model.selection=true"),
-        ("resnet20_cs", {"depth": 21}, r"model.depth=21: must be 6n \+ 2, such as 20"),
-        ("resnet8x4_cs", {"depth": 9}, r"model.depth=9: must be 6n \+ 2, such as 8"),
-        ("preresnet164", {"depth": 165}, r"model.depth=165: must be 9n \+ 2, such as 56"),
-        ("resnet8x4", {"depth": 10}, r"model.depth=10: must be 6n \+ 2, such as 8"),
+        ("resnet20_cs", {"cfg": [9] * 19, "selection": False}, "which needs selection=true"),
+        ("resnet20_cs", {"depth": 21}, r"depth=21: must be 6n \+ 2, such as 20"),
+        ("resnet8x4_cs", {"depth": 9}, r"depth=9: must be 6n \+ 2, such as 8"),
+        ("preresnet164", {"depth": 165}, r"depth=165: must be 9n \+ 2, such as 56"),
+        ("resnet8x4", {"depth": 10}, r"depth=10: must be 6n \+ 2, such as 8"),
     ],
 )
 def test_wrong_widths_and_depths_are_told(name: str, changes: dict[str, Any], told: str) -> None:

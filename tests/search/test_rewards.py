@@ -36,7 +36,7 @@ def test_published_references_give_the_printed_rewards() -> None:
         assert acc_normalize(outcome, references="published", published=PUBLISHED) == pytest.approx(
             row["reward"], abs=5e-5
         )
-    with pytest.raises(InputError, match=r"^reward.references=published: knows the targets 0.3, 0.5, 0.7, not 0.4;"):
+    with pytest.raises(InputError, match=r"^references=published: knows the targets 0.3, 0.5, 0.7, not 0.4;"):
         acc_normalize(replace(OUTCOME, target=0.4), references="published", published=PUBLISHED)
 
 

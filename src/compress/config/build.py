@@ -20,20 +20,20 @@ from hydra.utils import instantiate
 from compress.config import rules
 from compress.data.base import Data
 from compress.distill.distill import Distill
-from compress.distill.teacher import Teacher
+from compress.distill.teacher import OwnNetworkError, Teacher
 from compress.errors import InputError, SettingError, settings_under
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
 from compress.models.meta_kernels import MetaKernels
 from compress.models.onnx import require_onnx
-from compress.models.spec import ModelSpec
+from compress.models.spec import ModelSpec, WrongImagesError
 from compress.models.weights import read_checkpoint
 from compress.parallel.rank import place
 from compress.prune.controls import controls_of
 from compress.prune.method import Method, Traits
-from compress.run.job import Job, make_problem
+from compress.run.job import Job, Keys, make_problem
 from compress.run.stages import needs
-from compress.schema.check import find_target
+from compress.schema.check import find_target, shown
 from compress.schema.settings import BUDGETS, Budget, BudgetKind, EvalSettings, FinetuneRecipe, Recipe
 from compress.train.memory_format import training_format
 
@@ -142,14 +142,31 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     shape, classes = (data.shape, data.classes) if data is not None else ((3, 32, 32), 10)
     spec = ModelSpec(node["_target_"], args, shape, classes, checkpoint)
     errors = _ErrorCollector()
-    network = errors.call(spec.build, data is not None)
+    network = errors.call(_call_for_network, key, spec.build, data is not None)
     if checkpoint and data is not None and network is not None:
-        errors.call(spec.load_checkpoint, network)
+        errors.call(_call_for_network, key, spec.load_checkpoint, network)
     elif checkpoint:
-        errors.call(read_checkpoint, Path(checkpoint))
+        errors.call(_call_for_network, key, read_checkpoint, Path(checkpoint))
     if errors.problems:
-        raise InputError(*(re.sub("^model", key, problem) for problem in errors.problems))
+        raise InputError(*errors.problems)
     return spec
+
+
+def _call_for_network(key: str, function: Callable[..., T], *args: Any) -> T:
+    """Call a function of a network whose settings stand at `key`; messages about it begin with that key.
+
+    Raises:
+        InputError: the function refuses the network or its checkpoint.
+    """
+    try:
+        with settings_under(key):
+            return function(*args)
+    except SettingError:
+        raise
+    except WrongImagesError as error:
+        raise InputError(f"{key}: {error}; try another dataset.image_size, such as 32 or 224") from None
+    except InputError as error:
+        raise InputError(*(f"{key}: {problem}" for problem in error.problems)) from None
 
 
 def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | None) -> Teacher | None:
@@ -166,8 +183,12 @@ def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | 
             return None
     with settings_under("teacher"):
         teacher: Teacher = kind(**settings)
-        if data is not None:
-            teacher.check(data.classes, data.shape)
+        try:
+            if data is not None:
+                teacher.check(data.classes, data.shape)
+        except OwnNetworkError as error:
+            hint = f"use teacher=zoo model@teacher.model=custom teacher.model._target_={shown(error.target)}"
+            raise SettingError(*(f"{line}; {hint}" for line in error.lines)) from None
         return teacher
 
 
@@ -273,6 +294,7 @@ def build(config: JSON) -> Job:
         stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.traits.learns),
         force=frozenset(config["force"]),
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
+        keys=Keys(data="dataset", model="model", method="method", teacher_model="teacher.model"),
         devices=devices,
     )
 
@@ -324,8 +346,11 @@ def _check_budget(
     if not problem.graph.groups and method.traits.cuts == "channels":
         why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""
         raise InputError(f"model: no channel of this network can be cut{why}")
-    with settings_under("method"):
-        return method.check(problem)
+    try:
+        with settings_under("method"):
+            return method.check(problem)
+    except SettingError as error:  # a reward's settings stand in a group of their own, to which the method's refers
+        raise InputError(*(problem.replace("method.reward.", "reward.") for problem in error.problems)) from None
 
 
 def _few_reasons(frozen: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from compress.config.compose import compose_message
 from compress.errors import BAD_INPUT, InputError
+from compress.io.locks import NoLocksError
 from compress.parallel.rank import place
 from compress.schema.check import shown
 
@@ -30,4 +31,6 @@ def error_lines(error: Exception) -> list[str]:
     if isinstance(error, OSError):
         what = "cannot reach" if error.errno == errno.EACCES else "cannot write"
         return [f"{what} {error.filename or 'its files'} ({error.strerror}); what was finished is kept"]
+    if isinstance(error, NoLocksError):
+        return [f"{error}; give outputs=<folder> and hydra.run.dir=<folder> on another"]
     return list(error.problems) if isinstance(error, InputError) else [compose_message(error)]

@@ -108,17 +108,21 @@ def check_compat(method: Mapping[str, Any]) -> list[str]:
     return [f"method.compat={method.get('compat')}: must be one of {', '.join(choices)}"]
 
 
+def check_network(path: str, node: Mapping[str, Any]) -> list[str]:
+    """Problems of the settings of a network, which stand at `path`; "" where no config has them."""
+    settings = {key: value for key, value in node.items() if key != "checkpoint"}
+    key = f"{path}.checkpoint" if path else "checkpoint"
+    return check_value(key, node.get("checkpoint"), str | None) + check_node(path, settings, given=GIVEN_BY_DATASET)
+
+
 def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
     """Problems of the config node of a group, by the signature of its callable."""
     inner = {key: value for key, value in node.items() if key not in PIPELINE_KEYS}
     if "_target_" not in node:
         return [f"{group}._target_: must be given, the dotted path of a function or class"]
     if group == "model":
-        extra = check_value("model.checkpoint", node.get("checkpoint"), str | None)
-        return extra + check_node("model", inner, given=GIVEN_BY_DATASET)
+        return check_network("model", node)
     if group == "teacher" and isinstance(inner.get("model"), Mapping):
-        model = {key: value for key, value in inner["model"].items() if key != "checkpoint"}
-        extra = check_value("teacher.model.checkpoint", inner["model"].get("checkpoint"), str | None)
-        return extra + check_node("teacher.model", model, given=GIVEN_BY_DATASET)
+        return check_network("teacher.model", inner["model"])
     given = {"spec"} if group == "teacher" else set()  # `build` passes the network
     return check_compat(node) + check_node(group, inner, given=given)

@@ -73,7 +73,7 @@ class Session(Callback):
             else:
                 refuse(run_dir_by_time(config))
                 folders = {"outputs": Path(settings["outputs"]), "hydra.run.dir": folder}
-                refuse(self.built.check(settings) + foreign_run(folder, settings) or unwritable(folders))
+                refuse(self.built.check(settings) + foreign_run(folder, settings, "hydra.run.dir") or unwritable(folders))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _exiting_on_error():
@@ -117,7 +117,16 @@ class Session(Callback):
         from compress.config.build import build
         from compress.run.one_job import OneJob
 
-        job = OneJob(config, folder, config_hash(config), self.launch, in_sweep, self.built.take, build)
+        job = OneJob(
+            config=config,
+            folder=folder,
+            digest=config_hash(config),
+            launch=self.launch,
+            in_sweep=in_sweep,
+            folder_key="hydra.sweep.dir" if in_sweep else "hydra.run.dir",
+            take=self.built.take,
+            build=build,
+        )
         if place().rank > 0:
             job.follow()
             return None

@@ -112,7 +112,7 @@ def _check_jobs(
                     folder = sweep_dir / composed.hydra.sweep.subdir
                 except OmegaConfBaseException as error:
                     return [], [_unknown_folder(composed, compose_message(error))]
-                problems += check(settings) + foreign_run(folder, settings, key="hydra.sweep.dir")
+                problems += check(settings) + foreign_run(folder, settings, "hydra.sweep.dir")
                 jobs.append(SweepJob(folder, changed, config_hash(settings)))
             except COMPOSE_ERRORS as error:
                 problems.append(compose_message(error))

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from compress.config.rules import check_group
+from compress.config.rules import check_network
 from compress.errors import InputError, nearest
 from compress.io.paths import CONF
 from compress.models.spec import ModelSpec
@@ -23,7 +23,7 @@ def zoo_spec(name: str, shape: tuple[int, int, int], classes: int, **settings: A
     if name not in zoo_names():
         raise InputError(f"{name}: not a network of the zoo; {nearest(name, zoo_names())}")
     node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
-    problems = check_group("model", node | settings)
+    problems = check_network("", node | settings)
     if problems:
         raise InputError(*problems)
     node |= settings

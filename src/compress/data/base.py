@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from compress.errors import InputError, few
+from compress.errors import OWN, SettingError, few
 
 Part = Literal["train", "held_out", "test"]
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float, labels (B,) int64
@@ -60,7 +60,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     `share` of every class is held out, rounded.
 
     Raises:
-        InputError: one of the two parts would be empty.
+        SettingError: one of the two parts would be empty.
     """
     generator = torch.Generator().manual_seed(seed)
     held = []
@@ -70,8 +70,8 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         held.append(members[order[: round(share * len(members))]])
     held_out = torch.cat(held).sort().values
     if not 0 < len(held_out) < len(labels):
-        raise InputError(
-            f"dataset.held_out={share:g}: holds {len(held_out)} of {len(labels)} images out; each part needs some"
+        raise SettingError(
+            f"{OWN}held_out={share:g}: holds {len(held_out)} of {len(labels)} images out; each part needs some"
         )
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[held_out] = False
@@ -81,38 +81,38 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 def check_classes(source: str, labels: Sequence[int], classes: int) -> None:
     """
     Raises:
-        InputError: fewer than two classes, or a class without a training image. `source` begins the message.
+        SettingError: fewer than two classes, or a class without a training image. `source` begins the message.
     """
     if classes < 2:
-        raise InputError(f"{source}: has {classes} class; a classifier needs two at least")
+        raise SettingError(f"{source}: has {classes} class; a classifier needs two at least")
     missing = sorted(set(range(classes)) - set(labels))
     if missing:
-        raise InputError(f"{source}: no training image is of class {few(missing)} (counted from 0, of {classes})")
+        raise SettingError(f"{source}: no training image is of class {few(missing)} (counted from 0, of {classes})")
 
 
 def check_labels(source: str, labels: Tensor, classes: int) -> None:
     """Check labels (N,).
 
     Raises:
-        InputError: no image, or a label that is not in [0, classes). `source` begins the message.
+        SettingError: no image, or a label that is not in [0, classes). `source` begins the message.
     """
     if not len(labels):
-        raise InputError(f"{source}: holds no image")
+        raise SettingError(f"{source}: holds no image")
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
-        raise InputError(f"{source}: holds the label {int(wrong[0])}; labels are 0 to {classes - 1}")
+        raise SettingError(f"{source}: holds the label {int(wrong[0])}; labels are 0 to {classes - 1}")
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
     """
     Raises:
-        InputError: not one value per channel, or a standard deviation that is not positive.
+        SettingError: not one value per channel, or a standard deviation that is not positive.
     """
     for key, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
-            raise InputError(f"dataset.{key}={list(values)}: must have {channels} value(s), one per channel")
+            raise SettingError(f"{OWN}{key}={list(values)}: must have {channels} value(s), one per channel")
     if not all(value > 0 for value in std):
-        raise InputError(f"dataset.std={list(std)}: every value must be > 0")
+        raise SettingError(f"{OWN}std={list(std)}: every value must be > 0")
 
 
 def draw(size: int, count: int, seed: int) -> Tensor:

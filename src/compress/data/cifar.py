@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from compress.data.memory import MemoryData, MemorySettings, Pixels
-from compress.errors import InputError, first_line
+from compress.errors import OWN, InputError, SettingError, first_line
 from compress.io.files import atomic
 
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -162,9 +162,9 @@ def fetch_archive(folder: Path, layout: Layout) -> Path:
                 if md5.hexdigest() != layout.md5:
                     raise InputError(f"{URL}{layout.archive}: MD5 {md5.hexdigest()}, not {layout.md5}; try again")
     except OSError as error:
-        raise InputError(
+        raise SettingError(
             f"cannot download {URL}{layout.archive} ({error}); fetch it on a machine with a network "
-            f"and give dataset.root=<its folder>"
+            f"and give {OWN}root=<its folder>"
         ) from None
     return target
 
@@ -189,14 +189,14 @@ def cifar(
     """CIFAR-10 or CIFAR-100 from the folder `root`. Files are read (or downloaded) when images are first needed.
 
     Raises:
-        InputError: the files are not there and `download` is False.
+        SettingError: the files are not there and `download` is False.
     """
     folder = Path(root).expanduser()
     if find(folder, classes) is None and not download:
-        raise InputError(
-            f"dataset.root={root}: cifar{classes} is not there; give dataset.root=<folder with "
+        raise SettingError(
+            f"{OWN}root={root}: cifar{classes} is not there; give {OWN}root=<folder with "
             f"{LAYOUTS[classes][1].archive} or {LAYOUTS[classes][0].archive}, packed or unpacked>, "
-            f"or dataset.download=true on a machine with a network, or dataset=digits"
+            f"or {OWN}download=true on a machine with a network, or take the digits, which need no files"
         )
 
     def read() -> Pixels:

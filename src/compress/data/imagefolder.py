@@ -29,7 +29,7 @@ from compress.data.base import (
     hold_out,
     shard_slice,
 )
-from compress.errors import InputError, few, first_line
+from compress.errors import OWN, InputError, SettingError, few, first_line
 from compress.io.files import printable
 from compress.io.seeds import derive_seed
 from compress.schema.bounds import Bound, Count, Seed
@@ -85,10 +85,10 @@ class ImageFolderData:
             self._augmented, self._plain = Folder(train, augment), Folder(train, plain)
             self._test = Folder(test, plain)
         except OSError as error:
-            raise InputError(f"dataset.root={train.parent}: {printable(first_line(error))}") from None
+            raise SettingError(f"{OWN}root={train.parent}: {printable(first_line(error))}") from None
         if problem := differing_classes(self._plain, self._test):
-            raise InputError(f"dataset.root={train.parent}: {problem}")
-        check_classes(f"dataset.root={train.parent}", self._plain.targets, len(self._plain.classes))
+            raise SettingError(f"{OWN}root={train.parent}: {problem}")
+        check_classes(f"{OWN}root={train.parent}", self._plain.targets, len(self._plain.classes))
         self.classes = len(self._plain.classes)
         self.shape = (3, size, size)
         self._workers = workers
@@ -193,14 +193,14 @@ def imagefolder(
     """The folder `root` as an image set; `workers` is the number of processes that decode images (0: none).
 
     Raises:
-        InputError: a folder is missing, the two parts have different classes, or settings contradict each other.
+        SettingError: a folder is missing, the two parts have different classes, or settings contradict each other.
     """
     folder = Path(root).expanduser()
     tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
     if not (folder / "train").is_dir() or not tests:
-        raise InputError(f"dataset.root={root}: must hold train/<class>/* and val/<class>/* (or test/<class>/*)")
+        raise SettingError(f"{OWN}root={root}: must hold train/<class>/* and val/<class>/* (or test/<class>/*)")
     check_normalisation(mean, std, 3)
     if resize < image_size:
-        raise InputError(f"dataset.resize={resize}: must not be below dataset.image_size={image_size}")
+        raise SettingError(f"{OWN}resize={resize}: must not be below {OWN}image_size={image_size}")
     norm = {"mean": mean, "std": std}
     return ImageFolderData(folder / "train", tests[0], image_size, resize, norm, workers, (held_out, split_seed))

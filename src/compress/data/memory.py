@@ -91,7 +91,7 @@ class MemoryData:
     def _pixels(self) -> Pixels:
         pixels = self._read()
         for part, labels in (("train", pixels.train_y), ("test", pixels.test_y)):
-            check_labels(f"dataset={self.name}: {part}", labels, self.classes)
+            check_labels(f"{self.name}, {part}", labels, self.classes)
         if pixels.train_x.shape[-2:] == self.shape[1:]:
             return pixels
         size = self.shape[1]

@@ -34,7 +34,7 @@ class Distill:
     def __post_init__(self) -> None:
         for name, value in (("terms", self.terms), ("stages", self.stages)):
             if not value:
-                raise SettingError(f"{OWN}{name}={value}: must name at least one, such as distill=kd does")
+                raise SettingError(f"{OWN}{name}={value}: must name at least one, as kd does")
         if "ce" in self.terms:
             raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
 

@@ -19,6 +19,14 @@ from compress.prune.saved_network import load_network
 from compress.schema.check import shown
 
 
+class OwnNetworkError(SettingError):
+    """A file is of a network that `target` makes, a user's own function."""
+
+    def __init__(self, *lines: str, target: str = "") -> None:
+        super().__init__(*lines)
+        self.target = target
+
+
 class Teacher(Protocol):
     """Where the trained teacher network comes from, and how to load it."""
 
@@ -77,10 +85,8 @@ class RunTeacher:
         header = read_header(self.file)["model"]
         target = header.get("target") if isinstance(header, dict) else None
         if isinstance(target, str) and not target.startswith(OURS):
-            raise self._refused(
-                f"is {shown(target)}, a network of your own, which a file may not call; "
-                f"use teacher=zoo model@teacher.model=custom teacher.model._target_={shown(target)}"
-            )
+            why = f"is {shown(target)}, a network of your own, which a file may not call"
+            raise OwnNetworkError(*self._refused(why).lines, target=target)
         try:
             spec = spec_from_json(header)
         except InputError as error:

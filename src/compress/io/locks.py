@@ -23,13 +23,17 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 
 
+class NoLocksError(InputError):
+    """The file system of a folder does not support flock."""
+
+
 @contextmanager
 def locked(path: Path, busy: str | None) -> Iterator[bool]:
     """Hold a lock during the block; yields True. While another process has it: log `busy` and wait, or, if `busy` is
     None, yield False at once.
 
     Raises:
-        InputError: the file system does not support flock.
+        NoLocksError: the file system does not support flock.
     """
     _require_flock(path.parent)
     if path.is_symlink() or path.is_dir():
@@ -51,7 +55,7 @@ def locked(path: Path, busy: str | None) -> Iterator[bool]:
 def _require_flock(folder: Path) -> None:
     """
     Raises:
-        InputError: the file system of this folder does not support flock. Lock files without it are not used: a
+        NoLocksError: the file system of this folder does not support flock. Lock files without it are not used: a
         killed process would leave them behind.
     """
     if fcntl is None:
@@ -60,9 +64,8 @@ def _require_flock(folder: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(
-                f"{folder}: its file system has no locks ({error.strerror}), which runs need to share stages; give "
-                "outputs=<folder> and hydra.run.dir=<folder> on another"
+            raise NoLocksError(
+                f"{folder}: its file system has no locks ({error.strerror}), which runs need to share stages"
             ) from None
 
 

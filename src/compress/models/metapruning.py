@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import InputError, SettingError, placed
+from compress.errors import OWN, SettingError
 from compress.models.layers import initialise_convolutions
 from compress.models.spaces import (
     Block,
@@ -141,21 +141,21 @@ def resnet50(
 ) -> ResNet50:
     """
     Raises:
-        InputError: the gene is not one of this network.
+        SettingError: the gene is not one of this network.
     """
     form = GeneForm(resnet50_space(stem_padding), RESNET50_AUTHORS, resnet50_gene)
-    return ResNet50(form, _widths(form, gene), in_channels, num_classes)
+    return ResNet50(form, decode(form.space, form.checked(gene)), in_channels, num_classes)
 
 
 def mobilenetv2(*, variant: Variant, gene: list[int] | None, in_channels: int, num_classes: int) -> nn.Module:
     """
     Raises:
-        InputError: the gene is not one of this network; torchvision's own takes none.
+        SettingError: the gene is not one of this network; torchvision's own takes none.
     """
     if variant == "torchvision":
         if gene is not None:
-            raise InputError(
-                f"model.{placed(written(gene))}: model.variant=torchvision takes no gene; give variant=paper or seed"
+            raise SettingError(
+                f"{written(gene)}: {OWN}variant=torchvision takes no gene; give {OWN}variant=paper or seed"
             )
         from compress.models.torchvision import classifier  # torchvision takes a second to import
 
@@ -164,18 +164,7 @@ def mobilenetv2(*, variant: Variant, gene: list[int] | None, in_channels: int, n
         )
     form = GeneForm(mobilenetv2_space(variant), MOBILENETV2_AUTHORS, mobilenetv2_gene)
     activation = F.relu6 if variant == "paper" else F.relu
-    return MobileNetV2(form, _widths(form, gene), activation, in_channels, num_classes)
-
-
-def _widths(form: GeneForm, gene: list[int] | None) -> GeneWidths:
-    """
-    Raises:
-        InputError: the gene is not one of this network.
-    """
-    try:
-        return decode(form.space, form.checked(gene))
-    except SettingError as error:
-        raise InputError(*error.under("model").problems) from None
+    return MobileNetV2(form, decode(form.space, form.checked(gene)), activation, in_channels, num_classes)
 
 
 def gene_form(model: nn.Module) -> GeneForm | None:

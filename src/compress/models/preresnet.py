@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.models.layers import ChannelSelection, EmptyConv, initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Bound
 
@@ -145,21 +145,21 @@ def narrowed(full: Sequence[BlockWidths], cfg: Sequence[int], selection: bool) -
     """The blocks at the widths of a `cfg`, and the classifier's inputs, its last entry. `full` are the full widths.
 
     Raises:
-        InputError: `cfg` has another length, or a width is out of bounds, or needs a selection that is off.
+        SettingError: `cfg` has another length, or a width is out of bounds, or needs a selection that is off.
     """
     bounds = flat(full, WIDTHS_AND_STRIDES[-1][0])
-    written = f"model.cfg=[{','.join(map(str, cfg))}]"
+    written = f"{OWN}cfg=[{','.join(map(str, cfg))}]"
     if len(cfg) != len(bounds):
-        raise InputError(f"{written}: must have {len(bounds)} widths, has {len(cfg)}")
+        raise SettingError(f"{written}: must have {len(bounds)} widths, has {len(cfg)}")
     for i, (width, most) in enumerate(zip(cfg, bounds, strict=True)):
         if type(width) is not int or not 1 <= width <= most:
-            raise InputError(f"{written}: entry {i} is {width}; must be a whole number in [1, {most}]")
+            raise SettingError(f"{written}: entry {i} is {width}; must be a whole number in [1, {most}]")
     per_block = 1 + len(full[0].inner)
     parts = [cfg[i : i + per_block] for i in range(0, len(cfg) - 1, per_block)]
     blocks = [BlockWidths(w.stream, part[0], tuple(part[1:]), w.out) for w, part in zip(full, parts, strict=True)]
     whole = cfg[-1] == bounds[-1] and all(block.entry == block.stream for block in blocks)
     if not selection and not whole:
-        raise InputError(f"{written}: narrows what a block reads, which needs model.selection=true")
+        raise SettingError(f"{written}: narrows what a block reads, which needs {OWN}selection=true")
     return blocks, cfg[-1]
 
 
@@ -174,7 +174,7 @@ def _build(
 def _blocks(depth: int, period: int, examples: str) -> int:
     """Blocks per stage; a stage of one block adds `period` layers."""
     if (depth - 2) % period:
-        raise InputError(f"model.depth={depth}: must be {period}n + 2, such as {examples}")
+        raise SettingError(f"{OWN}depth={depth}: must be {period}n + 2, such as {examples}")
     return (depth - 2) // period
 
 
@@ -188,7 +188,7 @@ def resnet_cs(
 ) -> PreResNet:
     """
     Raises:
-        InputError: the depth is not 6n + 2, or `cfg` does not fit the network.
+        SettingError: the depth is not 6n + 2, or `cfg` does not fit the network.
     """
     design = Design(stem=16, stem_relu=True, kernels=(3, 3), strided=0, shrink=4, inner_relu_modules=True)
     return _build(design, _blocks(depth, 6, "20, 32, 44, 56, 110"), selection, cfg, in_channels, num_classes)
@@ -204,7 +204,7 @@ def resnet_x4_cs(
 ) -> PreResNet:
     """
     Raises:
-        InputError: the depth is not 6n + 2, or `cfg` does not fit the network.
+        SettingError: the depth is not 6n + 2, or `cfg` does not fit the network.
     """
     design = Design(stem=32, stem_relu=False, kernels=(3, 3), strided=0, shrink=1, inner_relu_modules=False)
     return _build(design, _blocks(depth, 6, "8, 14, 20, 32"), selection, cfg, in_channels, num_classes)
@@ -220,7 +220,7 @@ def preresnet(
 ) -> PreResNet:
     """
     Raises:
-        InputError: the depth is not 9n + 2, or `cfg` does not fit the network.
+        SettingError: the depth is not 9n + 2, or `cfg` does not fit the network.
     """
     design = Design(stem=16, stem_relu=False, kernels=(1, 3, 1), strided=1, shrink=4, inner_relu_modules=True)
     return _build(design, _blocks(depth, 9, "56, 83, 164"), selection, cfg, in_channels, num_classes)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.models.layers import ChannelPad, initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Bound, Width
 
@@ -92,8 +92,8 @@ def resnet(
 ) -> ResNet:
     """
     Raises:
-        InputError: the depth is not 6n + 2.
+        SettingError: the depth is not 6n + 2.
     """
     if (depth - 2) % 6:
-        raise InputError(f"model.depth={depth}: must be 6n + 2, such as 20, 32, 44, 56, 110")
+        raise SettingError(f"{OWN}depth={depth}: must be 6n + 2, such as 20, 32, 44, 56, 110")
     return ResNet((depth - 2) // 6, width, expansion, shortcut, in_channels, num_classes)

@@ -10,7 +10,7 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.models.layers import initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Bound
 
@@ -60,8 +60,8 @@ class ResNetX4(nn.Module):
 def resnet_x4(*, depth: Annotated[int, Bound(ge=8, most=MOST_DEPTH)], in_channels: int, num_classes: int) -> ResNetX4:
     """
     Raises:
-        InputError: the depth is not 6n + 2.
+        SettingError: the depth is not 6n + 2.
     """
     if (depth - 2) % 6:
-        raise InputError(f"model.depth={depth}: must be 6n + 2, such as 8, 14, 20, 32")
+        raise SettingError(f"{OWN}depth={depth}: must be 6n + 2, such as 8, 14, 20, 32")
     return ResNetX4((depth - 2) // 6, in_channels, num_classes)

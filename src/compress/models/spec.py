@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError, first_line
+from compress.errors import OWN, InputError, SettingError, first_line
 from compress.io.files import JSON, digest_of
 from compress.models.meta_kernels import MetaKernels
 from compress.models.weights import load_strictly, misfits, read_checkpoint, under_own_names
@@ -45,6 +45,10 @@ MOST_PARAMETERS = 1_000_000_000  # the largest classifiers of torchvision have 0
 MOST_INPUTS = 2**24  # C * H * W of one image
 
 
+class WrongImagesError(InputError):
+    """A network cannot take images of the size that it is to be for."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A network that is not built yet: the function that makes it, its arguments, and the images it is for."""
@@ -61,8 +65,10 @@ class ModelSpec:
         `check_forward` runs it on one image and checks the shape of its output.
 
         Raises:
-            InputError: the arguments contradict each other, the function is a user's and fails or returns no module
-            with parameters, the network is too large, or it cannot take images of `shape`.
+            SettingError: the arguments contradict each other, or the function is a user's and fails or returns no
+            module with parameters.
+            WrongImagesError: it cannot take images of `shape`.
+            InputError: it is too large, or its output has another shape.
         """
         self._check_size()
         try:
@@ -70,14 +76,17 @@ class ModelSpec:
         except Exception as error:
             if self.is_ours:
                 raise
-            raise InputError(f"model._target_={self.target}: raises {type(error).__name__}: {error}") from error
+            raise self._refused(f"raises {type(error).__name__}: {error}") from error
         if not isinstance(network, nn.Module):
-            raise InputError(f"model._target_={self.target}: must return an nn.Module, not {type(network).__name__}")
+            raise self._refused(f"must return an nn.Module, not {type(network).__name__}")
         if next(network.parameters(), None) is None:
-            raise InputError(f"model._target_={self.target}: has no parameters to train")
+            raise self._refused("has no parameters to train")
         if check_forward:
             self._check_forward(network)
         return network
+
+    def _refused(self, why: str) -> SettingError:
+        return SettingError(f"{OWN}_target_={self.target}: {why}")
 
     def _make(self) -> Any:
         make = find_target(self.target)
@@ -90,7 +99,7 @@ class ModelSpec:
         functions of `compress.models` only.
 
         Raises:
-            InputError: the arguments contradict each other.
+            SettingError: the arguments contradict each other.
             NotImplementedError: building it needs the values of tensors.
         """
         with torch.device("meta"), MetaKernels():
@@ -101,14 +110,15 @@ class ModelSpec:
         """Give a network of this spec the weights of its checkpoint.
 
         Raises:
-            InputError: no such file, or weights of another network; says which setting they would fit.
+            SettingError: no such file, or weights of another network; says which setting they would fit.
         """
         assert self.checkpoint is not None
-        weights, source = read_checkpoint(Path(self.checkpoint)), f"model.checkpoint={self.checkpoint}"
+        weights, source = read_checkpoint(Path(self.checkpoint)), f"{OWN}checkpoint={self.checkpoint}"
         try:
             load_strictly(network, weights, source)
-        except InputError as error:
-            raise InputError(f"{error}{self._setting_that_fits(weights)}") from None
+        except SettingError as error:
+            hint = self._setting_that_fits(weights)
+            raise SettingError(*(f"{line}{hint}" for line in error.lines)) from None
 
     def _setting_that_fits(self, weights: Mapping[str, Tensor]) -> str:
         """For an error message: a setting of bool or Literal type with a value for which the weights would fit, or
@@ -124,7 +134,7 @@ class ModelSpec:
                 except (InputError, NotImplementedError):  # a value that the other settings exclude; no meta device
                     continue
                 if not misfits(under_own_names(weights, own), own):
-                    return f"; it fits with model.{key}={str(choice).lower()}"
+                    return f"; it fits with {OWN}{key}={str(choice).lower()}"
         return ""
 
     def _check_size(self) -> None:
@@ -139,7 +149,7 @@ class ModelSpec:
         except NotImplementedError:  # torchvision's RegNets compute widths with tensors; their size is fixed
             return
         if count > MOST_PARAMETERS:
-            raise InputError(f"model: {self.describe()} has {count:,} parameters; must be <= {MOST_PARAMETERS:,}")
+            raise InputError(f"{self.describe()} has {count:,} parameters; must be <= {MOST_PARAMETERS:,}")
 
     @property
     def is_ours(self) -> bool:
@@ -153,15 +163,12 @@ class ModelSpec:
                 logits = network.eval()(torch.zeros(1, *self.shape))
         except foreseen as error:
             size = "x".join(map(str, self.shape))
-            raise InputError(
-                f"model: cannot take {size} images ({first_line(error)}); "
-                "try another dataset.image_size, such as 32 or 224"
-            ) from None
+            raise WrongImagesError(f"the network cannot take {size} images ({first_line(error)})") from None
         finally:
             network.train(was_training)
         gives = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if gives != (1, self.classes):
-            raise InputError(f"model: gives {gives} for one image, not (1, {self.classes})")
+            raise InputError(f"the network gives {gives} for one image, not (1, {self.classes})")
 
     @property
     def is_pretrained(self) -> bool:
@@ -200,7 +207,7 @@ def spec_from_json(content: Any) -> ModelSpec:
         InputError: not a spec, a target that is not in `BUILDERS`, or arguments that it does not take.
     """
     if not isinstance(content, dict) or content.keys() != {"target", "args", "shape", "classes"}:
-        raise InputError("model: must be a target with its args, shape and classes")
+        raise InputError("its model must be a target with its args, shape and classes")
     target, args = content["target"], content["args"]
     if target not in BUILDERS:
         raise InputError(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from compress.errors import InputError, first_line
+from compress.errors import OWN, SettingError, first_line
 
 HEADS = {"aux1", "aux2", "AuxLogits"}  # auxiliary classifiers of googlenet and inception_v3, used in training only
 
@@ -85,15 +85,15 @@ def classifier(
     of about the network's published size.
 
     Raises:
-        InputError: unknown `arch` or `weights`, or weights that are not on this machine and `download` is False.
+        SettingError: unknown `arch` or `weights`, or weights that are not on this machine and `download` is False.
     """
     if arch not in _names():
         near = difflib.get_close_matches(arch, _names(), 5) or ["resnet18", "mobilenet_v2", "vgg16_bn"]
-        raise InputError(f"model.arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
+        raise SettingError(f"{OWN}arch={arch}: not a classifier of torchvision; such as {', '.join(near)}")
     # These two have auxiliary classifiers, and with pretrained weights rescale their input (`transform_input`).
     inception = arch in ("googlenet", "inception_v3")
     if aux_heads and not inception:
-        raise InputError(f"model.aux_heads=true: only googlenet and inception_v3 have such heads, not {arch}")
+        raise SettingError(f"{OWN}aux_heads=true: only googlenet and inception_v3 have such heads, not {arch}")
     if weights is None:
         own = {"aux_logits": aux_heads, "init_weights": True, "transform_input": in_channels == 3}
         options = own if inception else {}
@@ -134,21 +134,21 @@ def _available(arch: str, weights: str, download: bool) -> Any:
     """The entry of torchvision's weights enum, its file being on this machine or downloaded now.
 
     Raises:
-        InputError: no such entry, no file and `download` is False, or a damaged file.
+        SettingError: no such entry, no file and `download` is False, or a damaged file.
     """
     choices = models.get_model_weights(arch)
     if weights not in choices.__members__:
-        raise InputError(f"model.weights={weights}: {arch} has {', '.join(choices.__members__)}")
+        raise SettingError(f"{OWN}weights={weights}: {arch} has {', '.join(choices.__members__)}")
     entry = choices[weights]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if not file.is_file() and not download:
-        raise InputError(
-            f"model.weights={weights}: {file.name} is not on this machine; put it at {file}, or give "
-            f"model.download=true on a machine with a network, or model.checkpoint=<file>"
+        raise SettingError(
+            f"{OWN}weights={weights}: {file.name} is not on this machine; put it at {file}, or give "
+            f"{OWN}download=true on a machine with a network, or {OWN}checkpoint=<file>"
         )
     try:
         entry.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, UnpicklingError) as error:
         reason = type(error).__name__ if isinstance(error, UnpicklingError) else first_line(error)
-        raise InputError(f"model.weights={weights}: cannot load {file.name} of {entry.url} ({reason})") from None
+        raise SettingError(f"{OWN}weights={weights}: cannot load {file.name} of {entry.url} ({reason})") from None
     return entry

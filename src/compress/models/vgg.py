@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.models.layers import initialise_convolutions
 from compress.schema.bounds import MOST_DEPTH, Width
 from compress.schema.check import check_value
@@ -65,12 +65,12 @@ def vgg(
 ) -> VGG:
     """
     Raises:
-        InputError: `cfg` is not a list of positive integers and 'M'.
+        SettingError: `cfg` is not a list of positive integers and 'M'.
     """
     widths = WIDTHS[depth] if cfg is None else list(cfg)
     numbers = [width for width in widths if width != "M"]
-    sound = 0 < len(numbers) <= MOST_DEPTH and not check_value("model.cfg", numbers, list[Width])
+    sound = 0 < len(numbers) <= MOST_DEPTH and not check_value("cfg", numbers, list[Width])
     if not sound:
         written = ",".join(map(str, widths[:20])) + (",..." if len(widths) > 20 else "")
-        raise InputError(f"model.cfg=[{written}]: must be positive whole numbers and M, such as [64,64,M,128,128,M]")
+        raise SettingError(f"{OWN}cfg=[{written}]: must be positive whole numbers and M, such as [64,64,M,128,128,M]")
     return VGG(widths, conv_bias, in_channels, num_classes)

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from compress.errors import InputError, few
+from compress.errors import OWN, InputError, SettingError, few
 from compress.io.files import refuse_compressed_archive
 from compress.io.tensors import read_weights
 from compress.models.masks import MASK
@@ -39,31 +39,33 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict in a .pt/.pth/.th/.safetensors file, taken out of the usual wrapper dicts.
 
     Raises:
-        InputError: missing, not loadable as plain tensors, or without a state dict.
+        SettingError: missing, not loadable as plain tensors, or without a state dict.
     """
-    source = f"model.checkpoint={path}"
+    source = f"{OWN}checkpoint={path}"
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{source}: {what}; give a state dict, or null to train")
+        raise SettingError(f"{source}: {what}; give a state dict, or null to train")
     try:
         content = _tensors_of(path)
-    except InputError:
-        raise
+    except InputError as error:  # which begins with the path
+        raise SettingError(f"{OWN}checkpoint={error}") from None
     except Exception as error:  # torch and safetensors raise many types
         # torch's message suggests to load such a file with weights_only=False; ours does not.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds an object of {foreign[1]}" if foreign else f"cannot be read ({type(error).__name__})"
-        raise InputError(f"{source}: {what}; only plain tensors are loaded: save model.state_dict() alone") from None
+        raise SettingError(
+            f"{source}: {what}; only plain tensors are loaded: save model.state_dict() alone"
+        ) from None
     while isinstance(content, dict):  # wrappers may be nested
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{source}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
+        raise SettingError(f"{source}: holds no state dict (looked under {', '.join(WRAPPERS)} too)")
     odd = next((name for name in content if not isinstance(name, str)), None)
     if odd is not None:
-        raise InputError(f"{source}: holds a tensor under the name {shown(odd)}; names of parameters are text")
+        raise SettingError(f"{source}: holds a tensor under the name {shown(odd)}; names of parameters are text")
     return {_current_name(name): tensor for name, tensor in content.items()}
 
 
@@ -81,7 +83,7 @@ def _tensors_of(path: Path) -> Any:
         weights, header = read_weights(path)
         if header["plan"]:
             raise InputError(
-                f"model.checkpoint={path}: is a network that a run has cut; compress.load reads it, and its uncut "
+                f"{path}: is a network that a run has cut; compress.load reads it, and its uncut "
                 "one is what the run's stage pretrain left in the cache"
             )
         return {name: tensor for name, tensor in weights.items() if not name.endswith(f".{MASK}")}
@@ -165,25 +167,25 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     """Load weights that fit the network exactly, after `under_own_names`. `source` names the file in messages.
 
     Raises:
-        InputError: names, shapes or dtypes differ, or values are not finite or below 0 where they cannot be; lists
+        SettingError: names, shapes or dtypes differ, or values are not finite or below 0 where they cannot be; lists
         which.
     """
     own = model.state_dict()
     weights = under_own_names(weights, own)
     if special := [f"{name} ({what})" for name, tensor in weights.items() if (what := _special(tensor))]:
-        raise InputError(f"{source}: holds no weights ({_listed(special)})")
+        raise SettingError(f"{source}: holds no weights ({_listed(special)})")
     if differ := misfits(weights, own):
-        raise InputError(f"{source}: does not fit the network ({differ})")
+        raise SettingError(f"{source}: does not fit the network ({differ})")
     wrong = [f"{name} ({what})" for name, tensor in weights.items() if (what := _unlike(tensor, own[name]))]
     if wrong:
-        raise InputError(f"{source}: holds no weights ({_listed(wrong)})")
+        raise SettingError(f"{source}: holds no weights ({_listed(wrong)})")
     odd = [name for name, tensor in weights.items() if not tensor.to(own[name].dtype).isfinite().all()]
     if odd:
-        raise InputError(f"{source}: holds numbers that are not finite ({_listed(odd)})")
+        raise SettingError(f"{source}: holds numbers that are not finite ({_listed(odd)})")
     never_negative = ("running_var", "num_batches_tracked")
     negative = [name for name, t in weights.items() if name.endswith(never_negative) and bool((t < 0).any())]
     if negative:
-        raise InputError(f"{source}: holds variances or counts below 0 ({_listed(negative)})")
+        raise SettingError(f"{source}: holds variances or counts below 0 ({_listed(negative)})")
     model.load_state_dict({**own, **weights})
 
 

@@ -24,7 +24,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from tqdm import tqdm
 
-from compress.errors import InputError
+from compress.errors import OWN, InputError, SettingError
 from compress.parallel.collectives import ALONE, Team
 from compress.parallel.process_group import FOREVER, ProcessGroup, join_launched
 from compress.parallel.rank import Rank, publish
@@ -204,13 +204,13 @@ class Crew:
         return None
 
     def _failure(self, number: int, helper: Helper, message: Any) -> Exception:
-        who, code = f"devices={self._devices}: process {number} of 0..{self._devices - 1}", helper.process.exitcode
+        who, code = f"process {number} of 0..{self._devices - 1}", helper.process.exitcode
         if isinstance(message, InputError):
             return message
         if code is not None and code < 0:
-            return InputError(
-                f"{who} was killed by {signal.Signals(-code).name} (out of memory?); the same command continues from "
-                "the last epoch"
+            return SettingError(
+                f"{OWN}devices={self._devices}: {who} was killed by {signal.Signals(-code).name} (out of memory?); "
+                "the same command continues from the last epoch"
             )
         return RuntimeError(f"{who} failed: {message or f'it ended with code {code} before it was ready'}")
 

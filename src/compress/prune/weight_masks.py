@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.models.masks import MASK, masked_layers, masks_of
 
@@ -79,13 +79,13 @@ def weight_masks(
     With `on_empty` keep_max every layer keeps at least its `min_weights` largest (all, if it has fewer).
 
     Raises:
-        InputError: no layer to prune, or with `on_empty` error a layer would keep no weight.
+        SettingError: no layer to prune, or with `on_empty` error a layer would keep no weight.
     """
     assert 0 <= sparsity < 1
     assert min_weights >= 1
     by_pool = pools(model, objects)
     if not any(by_pool.values()):
-        raise InputError(f"objects=[{', '.join(objects)}]: the network has no such layers to prune")
+        raise SettingError(f"{OWN}objects=[{', '.join(objects)}]: the network has no such layers to prune")
     old = masks_of(model)
     masked = Masked({}, {}, {}, {}, [])
     for pool, weights in by_pool.items():
@@ -100,7 +100,7 @@ def weight_masks(
                 masked.thresholds[layer.name] = level * layer.unit
                 keep = layer.score > level if sparsity else layer.alive
                 if on_empty == "error" and not keep.any():
-                    raise InputError(_emptied(layer, sparsity, level, pool, masked.limits[pool]))
+                    raise SettingError(_emptied(layer, sparsity, level, pool, masked.limits[pool]))
                 if on_empty == "keep_max" and int(keep.sum()) < min(min_weights, int(layer.alive.sum())):
                     keep = layer.largest(min_weights)
                     if not keep.all():
@@ -159,7 +159,7 @@ def _emptied(layer: _Layer, sparsity: float, level: float, pool: Pool, limit: fl
     return (
         f"percent={sparsity:g}: leaves layer {layer.name} no weight (threshold {level * layer.unit:.4g}, "
         f"its largest |w| {float(layer.score.max()) * layer.unit:.4g}); every {pool} layer keeps some with percent "
-        f"below {safe:g}, or choose on_empty=keep_max"
+        f"below {safe:g}, or choose {OWN}on_empty=keep_max"
     )
 
 

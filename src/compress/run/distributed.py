@@ -16,8 +16,8 @@ from compress.run.pipeline import assist
 Build = Callable[[JSON], Job]  # every process builds the job from the config itself
 
 
-def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str) -> Crew:
-    """On rank 0: the processes that train the networks of this run.
+def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str, folder_key: str) -> Crew:
+    """On rank 0: the processes that train the networks of this run, whose folder the setting `folder_key` names.
 
     Raises:
         InputError: the processes of a launcher have different folders or configs.
@@ -27,8 +27,8 @@ def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str) -> Cre
     if not crew.check(_identity(folder, digest)):
         crew.close()
         raise InputError(
-            f"hydra.run.dir={folder}: the {rank.world_size} processes of the launcher have other folders or other "
-            "settings; all must be started with the same command and one folder"
+            f"{folder}: the {rank.world_size} processes of the launcher have other folders or other settings; all "
+            f"must be started with the same command and one {folder_key}"
         )
     return crew
 

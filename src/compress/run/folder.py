@@ -28,7 +28,7 @@ def config_hash(config: JSON) -> str:
     return hash_of({key: value for key, value in config.items() if key not in {*OUTSIDE_RESULTS, *absent}})
 
 
-def foreign_run(folder: Path, config: JSON, devices: int | None = None, key: str = "hydra.run.dir") -> list[str]:
+def foreign_run(folder: Path, config: JSON, key: str, devices: int | None = None) -> list[str]:
     """Why this run must not write to `folder`, as error messages; none if it may.
 
     It must not if the folder holds other files than a run's, a run of another config, or a finished run with another

@@ -25,6 +25,16 @@ from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, Finetu
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Where the settings of a job's parts stand in the config, for messages."""
+
+    data: str
+    model: str
+    method: str
+    teacher_model: str
+
+
+@dataclass(frozen=True)
 class Job:
     """One run: model, data, method, budget, recipes, stages. Created by `config.build`."""
 
@@ -43,8 +53,8 @@ class Job:
     stages: tuple[str, ...]
     force: frozenset[str]
     asked: Mapping[str, Any]  # settings of model, method, ... as written in the config, for cache keys and records
+    keys: Keys
     devices: int = 1  # world size of its trainings
-    method_key: str = "method"  # key of the method's settings in the config, for messages
 
 
 @dataclass(frozen=True)

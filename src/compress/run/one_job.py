@@ -32,6 +32,7 @@ class OneJob:
     digest: str
     launch: str
     in_sweep: bool
+    folder_key: str  # of the setting by which another folder can be chosen
     take: Callable[[JSON], Job]  # the job of a config: built now, or by the check before the start
     build: Build  # the same in helper processes, which always build it
 
@@ -64,7 +65,7 @@ class OneJob:
     def _summary(self, job: Job) -> JSON | None:
         """The summary of the run; None if it has failed already in this launch."""
         config, folder, digest = self.config, self.folder, self.digest
-        with lead(job, self.build, config, folder, digest) as crew:
+        with lead(job, self.build, config, folder, digest, self.folder_key) as crew:
             self._may_write(job.devices)
             if self.in_sweep and SweepJob(folder, {}, digest).has_failed(self.launch):
                 log.info("%s: has failed in this launch; the next start of the command tries it again", folder)
@@ -89,6 +90,5 @@ class OneJob:
         Raises:
             InputError: the folder holds another run.
         """
-        key = "hydra.sweep.dir" if self.in_sweep and devices is not None else "hydra.run.dir"
-        if problems := foreign_run(self.folder, self.config, devices, key):
+        if problems := foreign_run(self.folder, self.config, self.folder_key, devices):
             raise InputError(*problems)

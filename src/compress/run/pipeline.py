@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from compress.errors import is_user_error
+from compress.errors import is_user_error, settings_under
 from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
 from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.io.stage_folder import StageFolder
@@ -74,7 +74,8 @@ def run(
     recorder = Recorder(folder, tensorboard)
     began = time.perf_counter()
     try:
-        summary["split"] = _write_split(job, folder)
+        with settings_under(job.keys.data):  # the images are read here
+            summary["split"] = _write_split(job, folder)
         with crew.guarded():
             state = _fold(job, store, summary, recorder.row, folder, crew)
         _collect(state, folder)

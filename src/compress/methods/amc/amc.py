@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from compress.agents.ddpg import DDPG, DDPGSettings
-from compress.errors import OWN, InputError, SettingError
+from compress.errors import OWN, InputError, SettingError, settings_under
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON, digest_of, hash_of
 from compress.io.paths import AGENT
@@ -95,7 +95,7 @@ class Amc:
         if self.targets is None and self.target_encoding != "none":
             problems.append(
                 f"{OWN}target_encoding={self.target_encoding}: without {OWN}targets there is nothing to tell; "
-                f"use {OWN}target_encoding=none, or method=camc"
+                f"use {OWN}target_encoding=none, or the method camc"
             )
         for read in (self._read_agent, self._read_strategy):
             try:
@@ -187,9 +187,10 @@ class Amc:
             )
         probe = Outcome(50.0, 50.0, target, max(1, round(target * cost.full_macs)), cost.full_macs, 1)
         try:
-            self.reward(probe)
+            with settings_under("reward"):
+                self.reward(probe)
         except InputError as error:
-            raise SettingError(f"{name}: {error}") from None
+            raise SettingError(*(f"{name}: {line}" for line in error.lines)) from None
 
     # -- learn -------------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Slimming(Selection):
         scales = self._scales(problem.model, problem.graph)
         scored = scores(problem.model, problem.graph, scales, self.coupled)
         if not scales:
-            raise SettingError("method=slimming: no batch norm scales channels of this network; try filter_magnitude")
+            raise SettingError("slimming: no batch norm scales channels of this network; try filter_magnitude")
         check_reach(self, problem.graph, problem.cost, problem.budget, set(scored))
         return problem.budget
 

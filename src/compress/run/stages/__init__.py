@@ -1,6 +1,6 @@
 """The five stages, one file each: what the stage does, what its cache key depends on, what it writes, its version."""
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.prune.method import Method
 from compress.run.stages import evaluate, finetune, pretrain, prune, sparsify
 from compress.run.stages.stage import Stage
@@ -13,7 +13,7 @@ STAGES: dict[str, Stage] = {name: page.STAGE for name, page in zip(STAGE_ORDER, 
 def needs(name: str, before: tuple[str, ...], method: Method) -> None:
     """
     Raises:
-        InputError: the stage `name` needs the result of a stage that is not among those before it.
+        SettingError: the stage `name` needs the result of a stage that is not among those before it.
     """
     traits = method.traits
     required = ["pretrain"] if name != "pretrain" and traits.begins == "trained" else []
@@ -23,4 +23,4 @@ def needs(name: str, before: tuple[str, ...], method: Method) -> None:
         required.append("sparsify")
     missing = [stage for stage in required if stage not in before]
     if missing:
-        raise InputError(f"stages=[{', '.join((*before, name))}]: {name} needs {missing[0]} before it")
+        raise SettingError(f"{OWN}stages=[{', '.join((*before, name))}]: {name} needs {missing[0]} before it")

@@ -10,6 +10,7 @@ Version history: 1; 2 moves the first drop of `schedule=step`, 3 counts the warm
 
 import torch
 
+from compress.errors import settings_under
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
@@ -24,10 +25,12 @@ def pretrain(state: RunState, work: StageFolder) -> JSON:
     """Save the dense network: from the checkpoint, with pretrained weights, or trained."""
     job = state.job
     torch.manual_seed(derive_seed(job.seed, "weights"))
-    model = job.model.build()
+    with settings_under(job.keys.model):  # its files may have changed since the job was built
+        model = job.model.build()
+        if job.model.checkpoint is not None:
+            job.model.load_checkpoint(model)
     result: JSON
     if job.model.checkpoint is not None:
-        job.model.load_checkpoint(model)
         result = {"source": job.model.checkpoint}
     elif job.model.is_pretrained:
         result = {"source": f"{job.model.args['arch']} {job.model.args['weights']}"}

@@ -41,13 +41,13 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     if state.control is None:
         warn_uncounted("prune", problem.cost.uncounted)
     job = state.job
-    with settings_under(job.method_key):
+    with settings_under(job.keys.method):
         decision = job.method.plan(problem, state.learned(), work)
     if state.control is not None:
         decision = controlled(problem, decision, state.control)
     for level, lines in ((logging.INFO, decision.notes), (logging.WARNING, decision.warnings)):
         for line in lines:
-            log.log(level, "prune: %s", placed(line, job.method_key))
+            log.log(level, "prune: %s", placed(line, job.keys.method))
     with torch.no_grad():
         tensors = {**dict(problem.model.named_parameters()), **dict(problem.model.named_buffers())}
         for name, value in decision.weights.items():

@@ -46,7 +46,7 @@ def sparsify(state: RunState, work: StageFolder) -> JSON:
     check_surgery(problem, cut(problem.model, problem.graph, half), half)
     method = state.job.method
     assert isinstance(method, Learning)
-    with settings_under(state.job.method_key):
+    with settings_under(state.job.keys.method):
         result = method.learn(problem, work)
     if method.traits.trains == "network":
         save_network(work.model, problem.model, state.job.model, Plan())

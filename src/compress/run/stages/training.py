@@ -136,7 +136,7 @@ def teacher_job(job: Job) -> Job:
     """The job with the teacher as its model, so that its pretrain stage trains the teacher."""
     assert job.teacher is not None
     assert job.teacher.to_train is not None
-    return replace(job, model=job.teacher.to_train)
+    return replace(job, model=job.teacher.to_train, keys=replace(job.keys, model=job.keys.teacher_model))
 
 
 def devices_settings(job: Job) -> JSON:

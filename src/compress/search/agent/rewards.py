@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.errors import InputError
+from compress.errors import OWN, SettingError
 from compress.schema.bounds import Positive
 
 
@@ -55,15 +55,15 @@ def acc_normalize(
     """Accuracy relative to a reference of the target: that of uniform widths, or `published`, by target.
 
     Raises:
-        InputError: references="published" and a target that is not among them.
+        SettingError: references="published" and a target that is not among them.
     """
     if references == "measured":
         return outcome.accuracy / max(outcome.reference, LEAST_REFERENCE)
     if outcome.target not in published:
         known = ", ".join(f"{target:g}" for target in published)
-        raise InputError(
-            f"reward.references=published: knows the targets {known}, not {outcome.target:g}; use "
-            f"reward.references=measured, or give it one: '+reward.published={{{outcome.target:g}: 0.8}}'"
+        raise SettingError(
+            f"{OWN}references=published: knows the targets {known}, not {outcome.target:g}; use "
+            f"{OWN}references=measured, or give it one: '+{OWN}published={{{outcome.target:g}: 0.8}}'"
         )
     return outcome.accuracy * 0.01 / published[outcome.target]
 
