@@ -73,7 +73,9 @@ class Session(Callback):
             else:
                 refuse(run_dir_by_time(config))
                 folders = {"outputs": Path(settings["outputs"]), "hydra.run.dir": folder}
-                refuse(self.built.check(settings) + foreign_run(folder, settings, "hydra.run.dir") or unwritable(folders))
+                refuse(
+                    self.built.check(settings) + foreign_run(folder, settings, "hydra.run.dir") or unwritable(folders)
+                )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _exiting_on_error():
@@ -120,7 +122,7 @@ class Session(Callback):
         job = OneJob(
             config=config,
             folder=folder,
-            digest=config_hash(config),
+            config_hash=config_hash(config),
             launch=self.launch,
             in_sweep=in_sweep,
             folder_key="hydra.sweep.dir" if in_sweep else "hydra.run.dir",

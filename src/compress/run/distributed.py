@@ -16,7 +16,7 @@ from compress.run.pipeline import assist
 Build = Callable[[JSON], Job]  # every process builds the job from the config itself
 
 
-def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str, folder_key: str) -> Crew:
+def lead(job: Job, build: Build, config: JSON, folder: Path, config_hash: str, folder_key: str) -> Crew:
     """On rank 0: the processes that train the networks of this run, whose folder the setting `folder_key` names.
 
     Raises:
@@ -24,7 +24,7 @@ def lead(job: Job, build: Build, config: JSON, folder: Path, digest: str, folder
     """
     rank = place()
     crew = Crew(job.devices, job.device, config["threads"], help_out, build, config, rank=rank)
-    if not crew.check(_identity(folder, digest)):
+    if not crew.check(_identity(folder, config_hash)):
         crew.close()
         raise InputError(
             f"{folder}: the {rank.world_size} processes of the launcher have other folders or other settings; all "
@@ -41,15 +41,15 @@ def help_out(meet: Meet, build: Build, config: JSON) -> None:
     group.leave()
 
 
-def follow(build: Build, config: JSON, folder: Path, digest: str) -> None:
+def follow(build: Build, config: JSON, folder: Path, config_hash: str) -> None:
     """On ranks other than 0 of a launcher: take part in the trainings that rank 0 announces."""
     with quiet():
         job = build(config)
         group = join_launched(place(), job.device)
-        group.agree(_identity(folder, digest))
+        group.agree(_identity(folder, config_hash))
         group.serve(partial(assist, job))
         group.leave()
 
 
-def _identity(folder: Path, digest: str) -> str:
-    return f"{folder} {digest}"
+def _identity(folder: Path, config_hash: str) -> str:
+    return f"{folder} {config_hash}"

@@ -29,7 +29,7 @@ class OneJob:
 
     config: JSON
     folder: Path
-    digest: str
+    config_hash: str
     launch: str
     in_sweep: bool
     folder_key: str  # of the setting by which another folder can be chosen
@@ -39,7 +39,7 @@ class OneJob:
     def follow(self) -> None:
         """The part of ranks other than 0 that a launcher started."""
         self._set_threads()
-        follow(self.take, self.config, self.folder, self.digest)
+        follow(self.take, self.config, self.folder, self.config_hash)
 
     def lead(self, measures: bool) -> SweeperObjective:
         """The part of rank 0: run the job unless it is finished; returns its objective.
@@ -64,20 +64,20 @@ class OneJob:
 
     def _summary(self, job: Job) -> JSON | None:
         """The summary of the run; None if it has failed already in this launch."""
-        config, folder, digest = self.config, self.folder, self.digest
-        with lead(job, self.build, config, folder, digest, self.folder_key) as crew:
+        config, folder, config_hash = self.config, self.folder, self.config_hash
+        with lead(job, self.build, config, folder, config_hash, self.folder_key) as crew:
             self._may_write(job.devices)
-            if self.in_sweep and SweepJob(folder, {}, digest).has_failed(self.launch):
+            if self.in_sweep and SweepJob(folder, {}, config_hash).has_failed(self.launch):
                 log.info("%s: has failed in this launch; the next start of the command tries it again", folder)
                 return None
-            done = finished_summary(folder, job, digest)
+            done = finished_summary(folder, job, config_hash)
             if done is not None and not (config["force"] and done.get("launch") != self.launch):
                 table = "" if self.in_sweep else f"\n{show(done, folder)}"  # a sweep ends with one table of all jobs
                 log.info("%s is a finished run of this config: nothing to do%s", folder, table)
                 return done
             store = Store(Path(config["outputs"]) / "cache", self.launch)
             how = {key: config[key] for key in ("tensorboard", "plots")}
-            summary = run(job, config, digest, folder, store, crew, launch=self.launch, **how)
+            summary = run(job, config, config_hash, folder, store, crew, launch=self.launch, **how)
         log.info("%s", show(summary, folder))
         return summary
 

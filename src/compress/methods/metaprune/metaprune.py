@@ -103,7 +103,7 @@ class MetaPrune:
             raise SettingError(
                 f"{OWN}weights=generated: the hypernetworks take {needed / 1e9:.1f} GB in training, and "
                 f"{problem.device} has {there / 1e9:.1f} GB; use "
-                f"{OWN}hidden={max(1, int(self.hidden * there / needed / 2))} or method=supernet"
+                f"{OWN}hidden={max(1, int(self.hidden * there / needed / 2))} or {OWN}weights=shared"
             )
 
     def _space(self, model: nn.Module, graph: ChannelGraph) -> WidthSpace:
