@@ -60,7 +60,7 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["seed=1.5"], "seed=1.5: must be a whole number"),
         (["pretrain.epochs=2.5"], "pretrain.epochs=2.5: must be a whole number"),
         (["pretrain.nesterov=maybe"], "pretrain.nesterov=maybe: must be true or false"),
-        (["finetune.schedule=cos"], "finetune.schedule=cos: must be one of cosine, step, constant"),
+        (["finetune.schedule=cos"], "finetune.schedule=cos: must be one of cosine, linear, step, constant"),
         (["method.targets=0.5"], "method.targets=0.5: must be a list, such as [a,b]"),
         (["method.targets=[0.5,2]"], "method.targets[1]=2: must be in (0, 1]"),
         (["method.search.episodes=0"], "method.search.episodes=0: must be >= 1"),

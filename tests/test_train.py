@@ -26,6 +26,11 @@ def test_cosine_goes_from_peak_to_zero_through_half() -> None:
     assert learning_rate(recipe, 10) == pytest.approx(0)
 
 
+def test_linear_goes_from_peak_to_zero_after_the_hold() -> None:
+    recipe = make_recipe(epochs=12, lr=0.4, schedule="linear", hold_epochs=2)
+    assert [learning_rate(recipe, at) for at in (0, 2, 4.5, 7, 12)] == pytest.approx([0.4, 0.4, 0.3, 0.2, 0])
+
+
 def test_warm_up_is_linear_and_hold_keeps_the_peak() -> None:
     recipe = make_recipe(epochs=20, lr=0.1, warmup_epochs=2.0, hold_epochs=3)
     assert [learning_rate(recipe, at) for at in (0, 1, 2, 2.9)] == pytest.approx([0, 0.05, 0.1, 0.1])

@@ -41,7 +41,7 @@ class Recipe:
     momentum: Fraction
     nesterov: bool
     weight_decay: NonNegative
-    schedule: Literal["cosine", "step", "constant"]
+    schedule: Literal["cosine", "linear", "step", "constant"]
     hold_epochs: Natural  # at the peak rate before `schedule` begins, warm-up included
     step_epochs: Count  # of schedule=step: epochs between two drops
     step_factor: Annotated[float, Bound(gt=0, lt=1)]  # of schedule=step: factor of the learning rate at a drop

@@ -3,9 +3,10 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import livened, zoo
+from conftest import CPU, livened, zoo
 from torch import Tensor, nn
 from torchvision import models
 
@@ -15,7 +16,7 @@ from compress.graph.types import ChannelGraph
 from compress.io.paths import CONF
 from compress.models.resnet_cifar import resnet
 from compress.prune.surgery import cut
-from compress.search.supernet.crops import Crops, Widths, check_widths
+from compress.search.supernet.crops import Crops, Widths, check_widths, cropped, kept_places
 from compress.search.supernet.skeleton import Skeleton
 
 SMALL = ("resnet20_cs", "mobilenetv1")
@@ -48,7 +49,7 @@ def largest_difference(model: nn.Module, shape: tuple[int, int, int], seeds: tup
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attributes = [dict(vars(module)) for module in model.modules()]
     images, worst = torch.randn(2, *shape), 0.0
-    for training in (False, True):
+    for training in (True, False):  # what training leaves behind would show in evaluation
         skeleton.train(training)
         for seed in (*seeds, None):
             widths = skeleton.crops.full_widths if seed is None else drawn_widths(graph, seed)
@@ -158,6 +159,16 @@ def test_places_are_remembered_and_not_without_end(tiny: nn.Module, monkeypatch:
         widths = drawn_widths(graph, seed)
         assert crops("layer1.0.conv1.weight", weight, widths).data_ptr() == weight.data_ptr()
     assert len(crops._kept) <= 10
+
+
+def test_places_that_an_evaluation_asked_for_serve_a_training() -> None:
+    odd = [np.array([1, 3])]
+    with torch.inference_mode():
+        places = kept_places(5, odd, CPU)
+    assert isinstance(places, Tensor)
+    assert places.tolist() == [0, 2, 4]
+    cropped(torch.randn(2, 5, requires_grad=True), 1, places).sum().backward()
+    assert kept_places(5, [np.array([4]), np.array([3])], CPU) == 3
 
 
 def test_widths_that_are_none_are_refused(tiny: nn.Module) -> None:

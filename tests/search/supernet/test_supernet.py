@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU, make_recipe
+from test_skeleton import numbers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -220,20 +221,21 @@ def few_widths(network: Supernet) -> Iterator[tuple[int, ...]]:
 def test_candidates_score_the_same_in_any_order_and_leave_the_network_as_it_was(
     kind: str, digit_data: MemoryData
 ) -> None:
-    network = fresh(kind).train()
+    network, images = fresh(kind).train(), torch.randn(4, *SHAPE)
     network.skeleton.get_submodule("network.1").eval()
     network.use([(2,) * len(network.skeleton.crops.full_widths)])
-    genes, calibration, images = list(few_widths(network)), images_of(digit_data, 150), torch.randn(4, *SHAPE)
+    network(images)
+    genes, calibration = list(few_widths(network)), images_of(digit_data, 150)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    modes, answer = [module.training for module in network.modules()], network(images)
+    modes, answer = [numbers(module) for module in network.modules()], network(images)
     forth = [network.calibrated(gene, calibration)(images) for gene in genes]
     candidates = [network.calibrated(gene, calibration) for gene in reversed(genes)]  # all before one is used
     back = [candidate(images) for candidate in candidates]
     for one, other in zip(forth, reversed(back), strict=True):
         assert torch.equal(one, other)
     assert len({tuple(logits.flatten().tolist()) for logits in forth}) == len(genes)
-    assert [module.training for module in network.modules()] == modes
     assert torch.equal(network(images), answer)
+    assert [numbers(module) for module in network.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any(logits.requires_grad for logits in forth)
 

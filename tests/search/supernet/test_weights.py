@@ -80,6 +80,20 @@ def test_cropping_before_the_second_layer_is_cropping_after_it(outputs: int | Te
     assert not torch.allclose(hypernetwork(torch.tensor([0.8, 1.0]), outputs), after, atol=1e-3)
 
 
+def test_a_weight_sees_the_shares_of_the_widths_on_its_axes(tiny: nn.Module) -> None:
+    skeleton = skeleton_of(tiny)
+    weights = Generated(tiny, skeleton, 8)
+    names = [group.name for group in skeleton.crops.graph]
+    widths = [group.width for group in skeleton.crops.graph]
+    widths[names.index("conv1")], widths[names.index("layer1.0.conv1")] = 2, 4
+    with torch.no_grad():
+        got = weights.at(tuple(widths))["layer1.0.conv1.weight"]
+        hypernetwork = weights._of("layer1.0.conv1.weight")
+        expected = hypernetwork(torch.tensor([2 / 8, 4 / 8]), 4)[:, :2]
+        assert torch.equal(got, expected)
+        assert not torch.allclose(hypernetwork(torch.tensor([1.0, 1.0]), 4)[:, :2], expected)
+
+
 def test_gradients_reach_what_is_kept_and_nothing_else_moves(tiny: nn.Module) -> None:
     skeleton = skeleton_of(tiny)
     weights, widths = Shared(tiny, skeleton), halves(skeleton)

@@ -16,7 +16,7 @@ needed (`compress.search.supernet.supernet`).
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +68,12 @@ class Skeleton(nn.Module):
         self.names = tuple(name for name, _ in model.named_parameters() if self._has(name))
         for module in self.network.modules():
             _set_to_none(module._parameters)
-        self._layers = tuple(_layers_of(self.network, tensors, self.crops))
-        buffers = dict(self.network.named_buffers())
-        self._cropped = tuple(name for name in buffers if name in self.crops.names)
+        buffers = {name for name, _ in self.network.named_buffers()}
+        self._statistics = {
+            name for path in self.norms for kind in STATISTICS if (name := f"{path}.{kind}") in buffers
+        }
+        self._cropped = tuple(sorted(buffers & self.crops.names | self._statistics))
+        self._layers = tuple(_layers_of(self.network, tensors, self.crops, {*self.names, *buffers}))
 
     def _has(self, name: str) -> bool:
         """Whether a parameter is still one of a module: the batch norms' may be gone."""
@@ -100,7 +103,7 @@ class Skeleton(nn.Module):
         found = {}
         for name in self._cropped:
             found[name] = self.crop(name, self.network.get_buffer(name), widths)
-            if name.rpartition(".")[2] in STATISTICS:  # updated in place by the forward pass in train mode
+            if name in self._statistics:  # which a forward pass in train mode changes in place
                 found[name] = found[name].clone()
         return found
 
@@ -170,12 +173,15 @@ def _places(tensors: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _layers_of(network: nn.Module, tensors: Mapping[str, Mapping[str, str]], crops: Crops) -> Iterator[_Layer]:
-    """The layers with attributes that depend on widths."""
+def _layers_of(
+    network: nn.Module, tensors: Mapping[str, Mapping[str, str]], crops: Crops, known: Collection[str]
+) -> Iterator[_Layer]:
+    """The layers with attributes that depend on widths; `known` are the tensors that a forward pass has."""
     numbers: dict[nn.Module, dict[str, str]] = defaultdict(dict)
     for name in crops.names - {name for own in tensors.values() for name in own.values()}:
         owner, _, number = name.rpartition(".")
         numbers[network.get_submodule(owner)][number] = name
     for path, module in network.named_modules():
-        if module in numbers or not crops.names.isdisjoint(tensors[path].values()):
-            yield _Layer(path, copy.deepcopy(module), tensors[path], numbers[module])
+        own = {attribute: name for attribute, name in tensors[path].items() if name in known}
+        if module in numbers or not crops.names.isdisjoint(own.values()):
+            yield _Layer(path, copy.deepcopy(module), own, numbers[module])
