@@ -122,6 +122,10 @@ def test_all_mistakes_are_told_at_once() -> None:
             "teacher.model.depth=21: must be 6n + 2",
         ),
         (
+            ["method=sample", "search=evolution", "search.parents=20"],
+            "search.parents=20: must be <= search.select=15, who survive",
+        ),
+        (
             ["preserve_ratio=0.4", "reward.references=published"],
             "preserve_ratio=0.4: reward.references=published: knows the targets 0.3, 0.5, 0.7, not 0.4; use "
             "reward.references=measured, or give it one: '+reward.published={0.4: 0.8}'",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compress.config.refusal import lines_of
+from compress.config.refusal import error_lines
 from compress.errors import InputError
 from compress.io.files import atomic, hash_of, read_json, read_rows, write_json
 from compress.io.stage_folder import StageFolder
@@ -316,7 +316,7 @@ def test_a_file_system_without_locks_is_told(code: int, tmp_path: Path, monkeypa
     with pytest.raises(InputError, match="has no locks") as told:
         stage(Store(tmp_path), seven)
     assert len(told.value.problems) == 1
-    (line,) = lines_of(told.value)
+    (line,) = error_lines(told.value)
     assert line.endswith("; give outputs=<folder> and hydra.run.dir=<folder> on another")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()

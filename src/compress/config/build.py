@@ -169,6 +169,17 @@ def _call_for_network(key: str, function: Callable[..., T], *args: Any) -> T:
         raise InputError(*(f"{key}: {problem}" for problem in error.problems)) from None
 
 
+def make_method(node: Mapping[str, Any]) -> Method:
+    """The method of a run. The groups that it refers to, such as a search, are made by themselves first: their errors
+    then have their own keys.
+    """
+    for group in rules.METHODS_WITH_GROUP:
+        if isinstance(node.get(group), Mapping):
+            make(node[group], group)
+    method: Method = make(node, "method")
+    return method
+
+
 def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | None) -> Teacher | None:
     """The teacher of a run. A class with a parameter `spec` gets the `model` of the teacher's config node, or without
     one the network that the run compresses.
@@ -231,7 +242,7 @@ def build(config: JSON) -> Job:
         if data is not None and "shard" not in inspect.signature(data.shuffled).parameters:
             problems.append(f"devices={devices}: the images of this dataset cannot be shared (`shard` of `shuffled`)")
     spec = build_part("model", make_spec, config.get("model"), data, "model")
-    method: Method | None = build_part("method", make, config.get("method"), "method")
+    method: Method | None = build_part("method", make_method, config.get("method"))
     distill: Distill | None = None
     if config.get("distill"):
         distill = build_part("distill", make, config["distill"], "distill")
@@ -349,8 +360,9 @@ def _check_budget(
     try:
         with settings_under("method"):
             return method.check(problem)
-    except SettingError as error:  # a reward's settings stand in a group of their own, to which the method's refers
-        raise InputError(*(problem.replace("method.reward.", "reward.") for problem in error.problems)) from None
+    except SettingError as error:  # a reward stands in a group of its own, to which the method refers
+        inner = "|".join(rules.METHODS_WITH_GROUP)
+        raise InputError(*(re.sub(rf"method\.({inner})\.", r"\1.", problem) for problem in error.problems)) from None
 
 
 def _few_reasons(frozen: Mapping[str, str]) -> str:
