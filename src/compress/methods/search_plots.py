@@ -51,7 +51,11 @@ def _candidates(found: JSON, groups: Mapping[str, JSON]) -> Any:
     for axis, part in parts:
         places = range(len(names[part]))
         axis.bar(
-            places, _shares(found["widths"], full)[part], 0.7, color="C0", label=f"chosen: {found['top1']:.2f} %"
+            places,
+            _shares(found["widths"], full)[part],
+            0.7,
+            color="C0",
+            label=f"chosen: held-out {found['top1']:.2f} %",
         )
         for number, other in enumerate(found["candidates"][:SHOWN], 1):
             label = f"no. {number}: {other['top1']:.2f} %"
@@ -59,7 +63,7 @@ def _candidates(found: JSON, groups: Mapping[str, JSON]) -> Any:
         axis.set(ylabel="kept share of channels", ylim=(0, 1.02))
         name_layers(axis, names[part], names)
     first = parts[0][0]
-    first.set_title("Widths of the best candidates, with held-out top-1 before fine-tuning")
+    first.set_title("Best candidates, before fine-tuning")
     first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 

@@ -10,8 +10,8 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
 
     Linear warm-up to `lr`, then constant until `hold_epochs`, which include the warm-up, are over; then the schedule
     to the end: cosine to 0 (Loshchilov and Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. 5, without restarts),
-    linear to 0, or steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at 150, 180, 210,
-    whatever the warm-up (drops that would fall into the warm-up are left out).
+    linear to 0, or steps: a drop every `step_epochs` after the hold, so that a hold of 120 with steps of 30 drops at
+    150, 180, 210, whatever the warm-up (drops that would fall into the warm-up are left out).
     """
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs

@@ -25,7 +25,7 @@ from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights, write_weights
 from compress.measure.memory import memory_of
-from compress.methods.search_plots import plots
+from compress.methods.metaprune.plots import plots
 from compress.prune.counters import Counter
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
