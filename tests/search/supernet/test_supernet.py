@@ -243,7 +243,7 @@ def test_candidates_score_the_same_in_any_order_and_leave_the_network_as_it_was(
 def test_statistics_are_means_over_the_batches() -> None:
     """By hand: of the convolution's outputs, mean and unbiased variance of each batch, then their means."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 3))
     network = supernet_of(model)
     batches = [torch.randn(size, *SHAPE) for size in (5, 7, 20)]
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_statistics_are_means_over_the_batches() -> None:
     mean = torch.stack([x.mean((0, 2, 3)) for x in outputs]).mean(0)
     var = torch.stack([x.var((0, 2, 3)) for x in outputs]).mean(0)
     with torch.no_grad():
-        x = (outputs[0] - mean[:, None, None]) / (var + model[1].eps).sqrt()[:, None, None]
+        x = (outputs[0] - mean[:, None, None]) / (var + model[2].eps).sqrt()[:, None, None]
         expected = F.linear(x.flatten(1), model[4].weight[:, : 2 * 36], model[4].bias)
     assert torch.allclose(candidate.train()(batches[0]), expected, atol=1e-5)
 
