@@ -69,7 +69,7 @@ def within() -> Feasible:
 
 
 def scorer_of(within: Feasible) -> Wide:
-    return Wide(np.array(within.full_widths))
+    return Wide(within.space.widths(within.space.widest))
 
 
 def genes_of(found: Candidates) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from compress.search.feasible import Feasible
 from compress.search.scorers.scorer import Scorer, Widths
 from compress.search.space import Genes
 
-Gene = tuple[int, ...]  # options by index, in the order of the graph
+Gene = tuple[int, ...]  # options by index, one per place of the space
 
 
 class Candidate(NamedTuple):
@@ -52,7 +52,7 @@ class Candidates:
         return len(set(self.tested.values()))
 
     def test(self, genes: Genes) -> Iterator[Candidate | None]:
-        """Score genes (n, groups), one by one; None for one that was given up."""
+        """Score genes (n, places), one by one; None for one that was given up."""
         widths, prices = self._feasible.space.widths(genes), self._feasible.prices(genes)
         for gene, kept, price in zip(genes.tolist(), widths.tolist(), prices.tolist(), strict=True):
             yield self._test(tuple(gene), tuple(kept), price)
@@ -68,7 +68,7 @@ class Candidates:
         return candidate
 
     def without_tested(self, genes: Genes) -> Genes:
-        """Those of genes (n, groups) that were not tested yet, each once, in order."""
+        """Those of genes (n, places) that were not tested yet, each once, in order."""
         seen, new = set(self.tested), []
         for at, gene in enumerate(map(tuple, genes.tolist())):
             if gene not in seen:
@@ -112,5 +112,5 @@ def all_tie(candidates: Candidates) -> bool:
     return len(candidates.best) >= 5 and len(top1) == 1 and not math.isclose(next(iter(top1)), 100.0)
 
 
-def as_genes(genes: list[Gene], groups: int) -> Genes:
-    return np.array(genes, dtype=np.int64).reshape(len(genes), groups)
+def as_genes(genes: list[Gene], places: int) -> Genes:
+    return np.array(genes, dtype=np.int64).reshape(len(genes), places)

@@ -91,12 +91,12 @@ class Evolution:
     def _generation(
         self, generation: int, candidates: Candidates, feasible: Feasible, seed: int
     ) -> tuple[Genes, dict[str, int]]:
-        """New genes (n, groups), and how many came from where."""
+        """New genes (n, places), and how many came from where."""
         random = np.random.default_rng(derive_seed(seed, "evolution", generation))
         if generation == 0:
             genes = _drawn(feasible, candidates, self.population, random)
             return genes, {"mutants": 0, "crossovers": 0, "drawn": len(genes)}
-        parents = as_genes([one.gene for one in candidates.best[: self.parents]], len(feasible.space.groups))
+        parents = as_genes([one.gene for one in candidates.best[: self.parents]], len(feasible.space.options))
         sizes = feasible.space.sizes
 
         def mutated(count: int, random: Random) -> Genes:
@@ -115,7 +115,7 @@ class Evolution:
 
 
 def mutants(parents: Genes, sizes: NDArray[np.int64], probability: float, random: Random) -> Genes:
-    """Copies of genes (n, groups) in which every entry, with this probability, became another of its `sizes`
+    """Copies of genes (n, places) in which every entry, with this probability, became another of its `sizes`
     options, all of them equally likely."""
     change = (random.random(parents.shape) < probability) & (sizes > 1)
     step = 1 + random.integers(0, np.maximum(sizes - 1, 1), parents.shape)
@@ -123,7 +123,7 @@ def mutants(parents: Genes, sizes: NDArray[np.int64], probability: float, random
 
 
 def crossovers(parents: Genes, count: int, random: Random) -> Genes:
-    """(count, groups): each entry from one of two different parents, by a coin."""
+    """(count, places): each entry from one of two different parents, by a coin."""
     first = random.integers(0, len(parents), count)
     second = (first + random.integers(1, len(parents), count)) % len(parents)
     return np.where(random.random((count, parents.shape[1])) < 0.5, parents[first], parents[second])
@@ -133,7 +133,7 @@ def _proposed(
     propose: Propose, wanted: int, feasible: Feasible, candidates: Candidates, made: Sequence[Genes], random: Random
 ) -> Genes:
     """Up to `wanted` new feasible genes; fewer where `ROUNDS` rounds of proposals have no more."""
-    found = np.zeros((0, len(feasible.space.groups)), dtype=np.int64)
+    found = np.zeros((0, len(feasible.space.options)), dtype=np.int64)
     for _ in range(ROUNDS):
         if len(found) >= wanted:
             break
@@ -146,7 +146,7 @@ def _drawn(
     feasible: Feasible, candidates: Candidates, wanted: int, random: Random, made: Sequence[Genes] = ()
 ) -> Genes:
     """Up to `wanted` new genes, uniformly; fewer where the feasible set is exhausted."""
-    found = np.zeros((0, len(feasible.space.groups)), dtype=np.int64)
+    found = np.zeros((0, len(feasible.space.options)), dtype=np.int64)
     for _ in range(ROUNDS):
         if len(found) >= wanted:
             break

@@ -70,7 +70,7 @@ def decided(
         "groups": list(feasible.space.groups),
         "candidates": [told(one, feasible, prices) for one in candidates.best],
     }
-    choices = [np.unique(widths) for widths in feasible.space.options]
+    choices = group_choices(feasible.space)
     step = rounding_step(problem.cost, choices, chosen.widths)
     warnings = [TIED] if all_tie(candidates) else []
     evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
@@ -87,7 +87,12 @@ def given(problem: Problem, space: WidthSpace, widths: tuple[int, ...], plan: Pl
     """The decision for widths that were not searched for."""
     prices = {name: float(price(np.array([widths]))[0]) for name, price in _all_prices(problem).items()}
     own = {"search": "given", "counter": counter, "widths": list(widths), **prices, "groups": list(space.groups)}
-    return Decision(plan, own=own, evidence=Evidence(choices=[np.unique(each) for each in space.options]))
+    return Decision(plan, own=own, evidence=Evidence(choices=group_choices(space)))
+
+
+def group_choices(space: WidthSpace) -> Choices:
+    """The allowed widths of every group, each once."""
+    return [np.unique(space.options[place]) for place in space.places]
 
 
 def price_of(problem: Problem, counter: Counter) -> Price:

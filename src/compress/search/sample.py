@@ -56,8 +56,8 @@ class Sample:
 
 
 def different_genes(feasible: Feasible, count: int, seed: int) -> Genes:
-    """`count` different genes drawn uniformly, (n, groups); all of them where a small set has fewer."""
-    found = np.zeros((0, len(feasible.space.groups)), dtype=np.int64)
+    """`count` different genes drawn uniformly, (n, places); all of them where a small set has fewer."""
+    found = np.zeros((0, len(feasible.space.options)), dtype=np.int64)
     for attempt in range(ROUNDS):
         generator = np.random.default_rng(derive_seed(seed, "sample", attempt))
         found = np.concatenate([found, draw(feasible, count - len(found), generator)])

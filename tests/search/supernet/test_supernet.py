@@ -21,7 +21,7 @@ from compress.measure.accuracy import accuracy
 from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.parallel.helper_processes import Crew
-from compress.prune.widths import Choices, all_choices
+from compress.search.space import WidthSpace, multiples_space
 from compress.search.supernet import rules
 from compress.search.supernet.hypernetwork import Generated
 from compress.search.supernet.skeleton import Skeleton
@@ -48,8 +48,8 @@ def fresh(kind: str = "shared", width: int = 8) -> Supernet:
     return supernet_of(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10)), kind)
 
 
-def options_of(network: Supernet, multiple: int = 2) -> Choices:
-    return all_choices(network.skeleton.crops.graph, multiple)
+def space_of(network: Supernet, multiple: int = 2) -> WidthSpace:
+    return multiples_space(network.skeleton.crops.graph, multiple)
 
 
 def fit(
@@ -75,7 +75,7 @@ def fit(
             stage="sparsify",
             seed=3,
             device=CPU,
-            hooks=rules.hooks(rule or rules.single(options_of(network), 3), hooks),
+            hooks=rules.hooks(rule or rules.single(space_of(network), 3), hooks),
             team=team,
         )
     )
@@ -94,7 +94,7 @@ def test_half_of_the_widths_and_all_of_them_learn_the_digits(
 ) -> None:
     """Some 200 steps, each of one drawn candidate."""
     network = fresh(kind, width)
-    fit(network, digit_data, tmp_path, rules.single(options_of(network, 4), 3), epochs=12, lr=0.1)
+    fit(network, digit_data, tmp_path, rules.single(space_of(network, 4), 3), epochs=12, lr=0.1)
     full, held_out = network.skeleton.crops.full_widths, list(digit_data.ordered("held_out", 512, CPU))
     top1 = {
         share: accuracy(network.calibrated([width // share for width in full], images_of(digit_data)), held_out).top1
@@ -114,7 +114,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
 ) -> None:
     def fitted(folder: str, work: StageFolder | None = None) -> Supernet:
         network = fresh(kind, width=4)
-        rule = getattr(rules, how)(options_of(network), 5)
+        rule = getattr(rules, how)(space_of(network), 5)
         objective = rules.Sandwich("mean") if how == "sandwich" else None
         fit(network, digit_data, tmp_path / folder, rule, objective, work, epochs=3, batch_size=256, lr=0.05)
         return network
@@ -150,7 +150,7 @@ def _trains_along(meet: Any, data: MemoryData, folder: Path) -> None:
 def _trained(data: MemoryData, folder: Path, team: Team) -> dict[str, Tensor]:
     torch.manual_seed(0)
     network = supernet_of(NoNorms(), "generated")
-    rule = rules.sandwich(options_of(network), 5)
+    rule = rules.sandwich(space_of(network), 5)
     work = folder / str(team.rank)
     fit(network, data, work, rule, rules.Sandwich("mean"), team=team, epochs=2, batch_size=359)
     return network.state_dict()
@@ -214,7 +214,7 @@ def test_widths_that_are_none_are_refused(tiny: nn.Module) -> None:
 
 def few_widths(network: Supernet) -> Iterator[tuple[int, ...]]:
     random = np.random.default_rng(0)
-    return (rules.drawn(options_of(network), random) for _ in range(4))
+    return (rules.drawn(space_of(network), random) for _ in range(4))
 
 
 @pytest.mark.parametrize("kind", ["shared", "generated"])
@@ -282,26 +282,26 @@ def test_a_candidate_keeps_its_weights_and_training_goes_on_after_inference(tiny
 
 def test_every_step_draws_anew_and_always_the_same(tiny: nn.Module) -> None:
     network = supernet_of(tiny)
-    options = options_of(network)
-    single, again, other = rules.single(options, 1), rules.single(options, 1), rules.single(options, 2)
+    space = space_of(network)
+    single, again, other = rules.single(space, 1), rules.single(space, 1), rules.single(space, 2)
     steps = [(epoch, step) for epoch in (1, 2) for step in range(5)]
     drawn = [single(*at) for at in steps]
     assert [again(*at) for at in reversed(steps)] == drawn[::-1]
     assert [other(*at) for at in steps] != drawn
     assert len({widths for (widths,) in drawn}) > 8
-    for widths, narrowest, *two in (rules.sandwich(options, 1)(*at) for at in steps):
+    for widths, narrowest, *two in (rules.sandwich(space, 1)(*at) for at in steps):
         assert widths == network.skeleton.crops.full_widths
-        assert narrowest == tuple(allowed[0] for allowed in options)
+        assert narrowest == tuple(allowed[0] for allowed in space.options)
         assert len(two) == 2
         assert two[0] != two[1]
-        assert all(width in allowed for each in two for width, allowed in zip(each, options, strict=True))
+        assert all(width in allowed for each in two for width, allowed in zip(each, space.options, strict=True))
 
 
 def test_options_are_drawn_uniformly_by_index() -> None:
     """A width that two options share is drawn twice as often."""
     random = np.random.default_rng(0)
-    options = [np.array([1, 1, 2]), np.array([5])]
-    found = [rules.drawn(options, random) for _ in range(3000)]
+    space = WidthSpace(("narrow", "fixed"), [np.array([1, 1, 2]), np.array([5])], (0, 1))
+    found = [rules.drawn(space, random) for _ in range(3000)]
     assert abs(found.count((1, 5)) / 3000 - 2 / 3) < 0.04
     assert set(found) == {(1, 5), (2, 5)}
 
@@ -325,7 +325,7 @@ def test_the_sandwich_by_hand(reduction: rules.Reduction, scale: float) -> None:
 def test_other_hooks_of_a_training_stay(tiny: nn.Module) -> None:
     network = copy.deepcopy(supernet_of(tiny))
     given = Hooks(keep_best=False)
-    both = rules.hooks(rules.single(options_of(network), 0), given)
+    both = rules.hooks(rules.single(space_of(network), 0), given)
     assert both.keep_best is False
     both.begin_step(network, 1, 0)
-    assert network._chosen.widths == tuple(rules.single(options_of(network), 0)(1, 0))
+    assert network._chosen.widths == tuple(rules.single(space_of(network), 0)(1, 0))

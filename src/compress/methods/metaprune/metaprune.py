@@ -124,7 +124,7 @@ class MetaPrune:
 
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
         supernet, space = self._supernet(problem), self._space(problem.model, problem.graph)
-        rule = (single if self.rule == "single" else sandwich)(space.options, derive_seed(problem.seed, "supernet"))
+        rule = (single if self.rule == "single" else sandwich)(space, derive_seed(problem.seed, "supernet"))
         watch = Watch(problem, supernet, space, self._scoring())
         smoothing = self.training.label_smoothing
         objective: Objective = (

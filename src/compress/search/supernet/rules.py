@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.io.seeds import derive_seed
-from compress.prune.widths import Choices
+from compress.search.space import Genes, WidthSpace
 from compress.search.supernet.crops import Widths
 from compress.search.supernet.supernet import NARROWER, Supernet
 from compress.train.loop import NO_HOOKS, Hooks
@@ -30,28 +30,31 @@ Reduction = Literal["sum", "mean"]
 Rule = Callable[[int, int], list[Widths]]  # epoch from 1, step of the epoch from 0 -> the widths of that step
 
 
-def drawn(options: Choices, generator: np.random.Generator) -> Widths:
-    """One option of every group, uniformly by index."""
-    picked = generator.integers(0, [len(widths) for widths in options])
-    return tuple(int(widths[index]) for widths, index in zip(options, picked, strict=True))
+def drawn(space: WidthSpace, generator: np.random.Generator) -> Widths:
+    """The widths of a gene, uniform over the genes."""
+    return _widths(space, space.random(1, generator)[0])
+
+
+def _widths(space: WidthSpace, gene: Genes) -> Widths:
+    return tuple(space.widths(gene).tolist())
 
 
 def _generator(seed: int, epoch: int, step: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, "widths", epoch, step))
 
 
-def single(options: Choices, seed: int) -> Rule:
+def single(space: WidthSpace, seed: int) -> Rule:
     """One drawn candidate."""
-    return lambda epoch, step: [drawn(options, _generator(seed, epoch, step))]
+    return lambda epoch, step: [drawn(space, _generator(seed, epoch, step))]
 
 
-def sandwich(options: Choices, seed: int, count: int = 2) -> Rule:
+def sandwich(space: WidthSpace, seed: int, count: int = 2) -> Rule:
     """The widest, the narrowest, and `count` drawn candidates."""
-    ends = [tuple(int(widths[end]) for widths in options) for end in (-1, 0)]
+    ends = [_widths(space, gene) for gene in (space.widest, space.narrowest)]
 
     def rule(epoch: int, step: int) -> list[Widths]:
         generator = _generator(seed, epoch, step)
-        return [*ends, *(drawn(options, generator) for _ in range(count))]
+        return [*ends, *(drawn(space, generator) for _ in range(count))]
 
     return rule
 
