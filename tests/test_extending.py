@@ -155,7 +155,7 @@ def test_a_method_may_train_a_network_of_its_own(mine: Path) -> None:
     stages = "run_stages: [sparsify, prune, finetune, eval]"
     recipe = ("name: own", "defaults:\n  - recipe@hyper: pretrain\n  - _self_\n\nname: own")
     add_method(mine, "own", ("run_stages: [pretrain, prune, finetune, eval]", stages), recipe)
-    small = ("finetune.epochs=1", "eval.latency_seconds=0.05", "tensorboard=false", "hydra.run.dir=own")
+    small = ("pretrain.epochs=1", "eval.latency_seconds=0.05", "tensorboard=false", "hydra.run.dir=own")
     done = run(mine, "method=own", "method.hyper.epochs=2", *small)
     assert done.returncode == 0, done.stderr
     summary = read_json(mine / "own" / "summary.json")
@@ -166,7 +166,7 @@ def test_a_method_may_train_a_network_of_its_own(mine: Path) -> None:
     left = {path.name for path in (mine / learned["folder"]).iterdir()}
     assert "own.pt" in left
     assert not left & {"model.safetensors", "best.safetensors"}
-    assert list(summary["results"]) == ["pruned", "finetuned"]
+    assert list(summary["results"]) == ["pruned", "from scratch"]
     assert (mine / "own" / "plots" / "training.png").is_file()
     wrong = run(mine, "method=own", "method.hyper.lr=1e30", *small[:-1], "hydra.run.dir=wrong")
     assert wrong.returncode == 2

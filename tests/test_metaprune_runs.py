@@ -124,6 +124,7 @@ def test_a_supernet_that_learned_nothing_is_not_searched(tmp_path: Path) -> None
     assert "method.training.epochs" in done.stderr
 
 
+@pytest.mark.slow
 def test_metaprune_generates_its_weights(tmp_path: Path) -> None:
     arguments = ("method=metaprune", "method.hidden=4", "method.training.epochs=6", "hydra.run.dir=out")
     done = run_command(tmp_path, *arguments, *SMALL)
@@ -135,7 +136,7 @@ def test_metaprune_generates_its_weights(tmp_path: Path) -> None:
     assert all(0 <= option <= 30 for option in gene)
 
 
-@pytest.mark.parametrize("changes", [(), ("search=evolution",), ("scorer=refit",)])
+@pytest.mark.parametrize("changes", [(), pytest.param(("search=evolution", "scorer=refit"), marks=pytest.mark.slow)])
 def test_sample_takes_any_search_on_any_scorer(
     changes: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
