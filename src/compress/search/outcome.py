@@ -85,8 +85,14 @@ TIED = (
 
 def given(problem: Problem, space: WidthSpace, widths: tuple[int, ...], plan: Plan, counter: Counter) -> Decision:
     """The decision for widths that were not searched for."""
-    prices = {name: float(price(np.array([widths]))[0]) for name, price in _all_prices(problem).items()}
-    own = {"search": "given", "counter": counter, "widths": list(widths), **prices, "groups": list(space.groups)}
+    counters = {name: int(price(np.array([widths]))[0]) for name, price in _all_prices(problem).items()}
+    own = {
+        "search": "given",
+        "counter": counter,
+        "widths": list(widths),
+        "counters": counters,
+        "groups": list(space.groups),
+    }
     return Decision(plan, own=own, evidence=Evidence(choices=group_choices(space)))
 
 
@@ -115,7 +121,7 @@ def told(candidate: Candidate, feasible: Feasible, prices: Mapping[str, Price]) 
         "gene": feasible.space.written(np.array(candidate.gene)),
         "widths": list(candidate.widths),
         **candidate.score._asdict(),
-        **{name: float(price(widths)[0]) for name, price in prices.items()},
+        "counters": {name: int(price(widths)[0]) for name, price in prices.items()},
     }
 
 

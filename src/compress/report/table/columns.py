@@ -72,6 +72,11 @@ def _searching(run: Run, name: str) -> float | None:
     return sum(known) if known else None
 
 
+def _counted(counter: str) -> Callable[[Run], float | None]:
+    """Multiply-adds of the pruned network by another counter, where a search priced its candidates by it."""
+    return lambda run: number((run.stages.get("prune", {}).get("counters") or {}).get(counter))
+
+
 def _amount(
     key: str, header: str, of: Callable[[Run], Any], text: Callable[[float], str], detail: bool = False
 ) -> Column:
@@ -97,6 +102,9 @@ COLUMNS = (
         text=as_text.share,
         difference=as_text.difference_of_shares,
     ),
+    _amount("macs_fvcore", "MACs, M\nby fvcore", _counted("fvcore"), as_text.millions, detail=True),
+    _amount("macs_search", "MACs, M\nby search", _counted("search"), as_text.millions, detail=True),
+    _amount("macs_ptflops", "MACs, M\nby ptflops", _counted("ptflops"), as_text.millions, detail=True),
     _amount("nonzero_macs", "nonzero\nMACs, M", _final("nonzero_macs"), as_text.millions),
     _amount("params", "params", _final("params"), as_text.count),
     _amount("bytes", "file,\nKiB", _final("bytes"), as_text.kibibytes, detail=True),

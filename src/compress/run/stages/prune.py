@@ -71,7 +71,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
         log.warning("prune: the budget %s was missed: %s=%.4g was achieved", problem.budget, problem.budget.kind, got)
     thresholds = decision.own.get("thresholds", {})
     few = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # thresholds per layer: in plan.json only
-    few |= {key: decision.own[key] for key in ("evaluations",) if key in decision.own}
+    few |= {key: decision.own[key] for key in ("evaluations", "counters") if key in decision.own}
     return {"budget": budget, **few, "masked_equals_cut": relative_error, "frozen": dict(problem.graph.frozen)}
 
 
