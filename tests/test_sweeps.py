@@ -95,6 +95,7 @@ def test_a_longer_sweep_computes_what_is_new(calm: Path, tmp_path: Path) -> None
     assert weights(tmp_path).items() > weights(calm).items()
 
 
+@pytest.mark.slow
 def test_two_launchers_share_the_work(calm: Path, tmp_path: Path) -> None:
     sweeps = [start(tmp_path, "-m", "percent=0.2,0.4,0.6", *CUT) for _ in range(2)]
     outputs = [sweep.communicate()[0] for sweep in sweeps]

@@ -35,7 +35,10 @@ NETWORKS: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "convnext_tiny": (lambda: models.convnext_tiny(weights=None), LARGE),
     "densenet121": (lambda: models.densenet121(weights=None), LARGE),
 }
-HEAVY = ("convnext_tiny", "densenet121", "resnext50_32x4d")
+HEAVY = (
+    "convnext_tiny", "densenet121", "mobilenet_v3_small", "mobilenetv2 paper", "resnet50", "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+)  # fmt: skip
 
 
 def prices_of(model: nn.Module, shape: tuple[int, int, int]) -> tuple[ChannelGraph, dict[Counter, CountedPrice]]:

@@ -5,6 +5,7 @@ from conftest import compose_config
 
 from compress.report.read.settings import settings_of
 from compress.report.table.differences import differing, short_keys
+from compress.schema.settings import ADDED_LATER
 
 
 def composed(*overrides: str) -> dict[str, object]:
@@ -73,7 +74,7 @@ def test_a_setting_that_older_runs_do_not_have_is_a_column_only_where_it_does_so
     for key in ("devices", *[key for key in old if key.endswith(("hold_epochs", "clip_norm", "label_smoothing"))]):
         del old[key]
     assert differing([old | {"devices": 1}, composed("method=slimming")]) == []
-    assert settings_of({"seed": 0}) == {"seed": 0, "devices": 1}
+    assert settings_of({"seed": 0}) == {"seed": 0} | ADDED_LATER
     held = composed("method=slimming", "finetune.hold_epochs=2", "devices=2")
     assert differing([old | {"devices": 1}, held]) == ["devices", "finetune.hold_epochs"]
     assert differing([{"method": "a"}, {"method": "a", "method.l1": 0.5}]) == ["method.l1"]

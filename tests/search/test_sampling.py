@@ -196,7 +196,7 @@ def test_nothing_feasible_is_an_error_and_no_endless_search() -> None:
 # -- against rejection -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["published 141", "resnet20 in a band"])
+@pytest.mark.parametrize("case", [pytest.param("published 141", marks=pytest.mark.slow), "resnet20 in a band"])
 def test_chains_are_as_rejection(case: str) -> None:
     found = published(141) if case == "published 141" else resnet20(0.05)
     probe = found.holds(found.space.random(100_000, seeded())).mean()

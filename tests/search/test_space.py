@@ -76,7 +76,9 @@ def test_prices_of_published_genes_are_those_of_the_networks_built_with_them(kin
     assert (count_params(built), count_macs(built, IMAGENET)) == (cost.params(widths)[-1], cost.macs(widths)[-1])
 
 
-@pytest.mark.parametrize("kind", ["resnet50", "seed", "paper"])
+@pytest.mark.parametrize(
+    "kind", ["paper", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("resnet50", "seed"))]
+)
 def test_random_genes_name_the_network_that_is_built_with_them(kind: str) -> None:
     shape = (3, 64, 64)
     model = net(kind, shape)

@@ -153,7 +153,7 @@ def problem_of(model: nn.Module, data: MemoryData, folder: Path, seed: int = 0) 
         history.pop("best_weights")
         return history
 
-    return make_problem(model, data, Budget("percent", 0.5), CPU, seed, fresh, learn), work
+    return replace(make_problem(model, data, Budget("percent", 0.5), CPU, seed, fresh), train=learn), work
 
 
 def settings(**changes: Any) -> Slimming:

@@ -88,7 +88,7 @@ def images_of(data: MemoryData, count: int = 500) -> list[Tensor]:
 # -- learning --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "width"), [("shared", 16), ("generated", 8)])
+@pytest.mark.parametrize(("kind", "width"), [("shared", 16), pytest.param("generated", 8, marks=pytest.mark.slow)])
 def test_half_of_the_widths_and_all_of_them_learn_the_digits(
     kind: str, width: int, digit_data: MemoryData, tmp_path: Path
 ) -> None:
@@ -156,6 +156,7 @@ def _trained(data: MemoryData, folder: Path, team: Team) -> dict[str, Tensor]:
     return network.state_dict()
 
 
+@pytest.mark.slow
 def test_two_devices_draw_the_same_and_train_the_weights_of_one(digit_data: MemoryData, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
