@@ -12,7 +12,7 @@ from compress.config.command_line import mistakes
 from compress.io.files import printable
 
 QUICK = ("device=cpu", "stages=[pretrain]", "pretrain.epochs=0", "tensorboard=false", "plots=false")
-METHODS = ("camc", "amc", "slimming", "magnitude", "filter_magnitude")
+METHODS = ("camc", "amc", "slimming", "magnitude", "filter_magnitude", "sample", "supernet", "metaprune")
 ODD = (
     "null", "true", "-1", "0", "1", "2.5", "1e400", "-1e400", "nan", "inf", "-inf", "1e-300", str(10**22), "9" * 5000,
     "''", "a", "[]", "[1,a]", "{}", "{a:1}", "[[[[1]]]]", "/", "..", "~", "ä\u202e", "'\\x1b[31m'", "x" * 3000, "1,2",
@@ -29,7 +29,8 @@ LINES = (
     ["teacher=zoo", "distill=kd", "distill.ce_weight=0", "~distill.terms.kd"], ["-m", "-c"], ["-x"], ["--multirun=3"],
     ["eval.latency_seconds=1e9"], ["hydra.run.dir=/proc/x"], ["--config-name=nope"], ["--config-dir"], ["="], [""],
     ["hydra.job.name=a/b"], ["hydra.job.chdir=3"], ["-m", "seed=interval(0,1)"],
-    ["-m", "hydra.sweeper.max_batch_size=0", "seed=0,1"],
+    ["-m", "hydra.sweeper.max_batch_size=0", "seed=0,1"], ["search=evolution", "method=slimming"],
+    ["method=metaprune", "method.gene=[1,2]"], ["method=supernet", "search.parents=99"], ["scorer=refit"],
 )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def test_whatever_is_set_it_runs_or_is_told(numbers: range, tmp_path: Path) -> N
     assert codes.count(2) > len(codes) // 2
 
 
-@pytest.mark.parametrize("lines", [LINES[::6], pytest.param(LINES, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("lines", [LINES[::9], pytest.param(LINES, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_known_slips_are_told_in_one_line(lines: tuple[list[str], ...], tmp_path: Path) -> None:
     for number, line in enumerate(lines):
         assert assert_told(line, tmp_path / str(number)) == (2, 1), line
