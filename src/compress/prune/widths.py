@@ -8,6 +8,7 @@ larger budget never gives a narrower group, and the unused MACs are fewer than o
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,3 +96,14 @@ def largest_count(most: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low
+
+
+def rounding_step(
+    price: Callable[[NDArray[np.int64]], NDArray[Any]], options: Choices, widths: Sequence[int]
+) -> float:
+    """The largest change of a price, (n, groups) -> (n,), from moving one group to the next allowed width."""
+    batch = np.tile(np.array(widths, dtype=np.int64), (len(options), 1))
+    for at, allowed in enumerate(options):
+        current = int(np.searchsorted(allowed, widths[at]))
+        batch[at, at] = allowed[current + 1 if current + 1 < len(allowed) else max(current - 1, 0)]
+    return float(np.abs(price(batch) - price(np.array([widths]))).max())

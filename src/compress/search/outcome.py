@@ -12,12 +12,11 @@ from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.prune.cost import CostModel
 from compress.prune.counters import Counter, counted_price
 from compress.prune.method import Decision, Evidence, Problem
-from compress.prune.widths import Choices
+from compress.prune.widths import Choices, rounding_step
 from compress.search.candidates import Candidate, Candidates, all_tie
-from compress.search.feasible import Feasible, Price
+from compress.search.feasible import Feasible, Price, kept_channels
 from compress.search.scorers.scorer import Scorer
 from compress.search.space import WidthSpace
 
@@ -71,7 +70,8 @@ def decided(
         "candidates": [told(one, feasible, prices) for one in candidates.best],
     }
     choices = group_choices(feasible.space)
-    step = rounding_step(problem.cost, choices, chosen.widths)
+    price = kept_channels if problem.budget.kind == "percent" else problem.cost.macs
+    step = rounding_step(price, choices, chosen.widths) / float(price(problem.cost.full_widths[None])[0])
     warnings = [TIED] if all_tie(candidates) else []
     evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
     return Decision(plan, weights, own=own, warnings=warnings, evidence=evidence)
@@ -123,13 +123,3 @@ def told(candidate: Candidate, feasible: Feasible, prices: Mapping[str, Price]) 
         **candidate.score._asdict(),
         "counters": {name: int(price(widths)[0]) for name, price in prices.items()},
     }
-
-
-def rounding_step(cost: CostModel, choices: Choices, widths: tuple[int, ...]) -> float:
-    """The largest change in the share of MACs from moving one group to the next allowed width."""
-    batch = np.tile(np.array(widths, dtype=np.int64), (len(choices), 1))
-    for at, options in enumerate(choices):
-        current = int(np.searchsorted(options, widths[at]))
-        batch[at, at] = options[current + 1 if current + 1 < len(options) else max(current - 1, 0)]
-    steps = np.abs(cost.macs(batch) - cost.macs(np.array([widths]))) / cost.full_macs
-    return float(steps.max())

@@ -18,7 +18,7 @@ from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.measure.accuracy import Accuracy, Score
 from compress.prune.cost import CostModel
-from compress.prune.widths import Choices, reachable, uniform_widths
+from compress.prune.widths import Choices, reachable, rounding_step, uniform_widths
 from compress.search.agent.action_bounds import ActionBounds
 from compress.search.agent.observations import Observer, Vector
 from compress.search.agent.rewards import Outcome, Reward
@@ -162,12 +162,7 @@ class ChannelEnv:
 
     def rounding_step(self, widths: tuple[int, ...]) -> float:
         """The largest change in the share of MACs from moving one group to the next allowed width."""
-        batch = np.tile(widths, (len(self.choices), 1))
-        for at, options in enumerate(self.choices):
-            current = int(np.searchsorted(options, widths[at]))
-            batch[at, at] = options[current + 1 if current + 1 < len(options) else max(current - 1, 0)]
-        steps = np.abs(self._cost.macs(batch) - self._cost.macs(widths)) / self._cost.full_macs
-        return float(steps.max())
+        return rounding_step(self._cost.macs, self.choices, widths) / self._cost.full_macs
 
     def walk(self, target: float, policy: Policy, budget: float | None = None) -> tuple[int, ...]:
         """The widths that a policy chooses in one episode, not scored. Actions are bounded by `budget`, default
