@@ -28,7 +28,7 @@ from compress.measure.memory import memory_of
 from compress.methods.metaprune.plots import plots
 from compress.prune.counters import Counter
 from compress.prune.method import Decision, Problem, Traits
-from compress.schema.bounds import Bound, Count, Share
+from compress.schema.bounds import Bound, Count, NonNegative, Share
 from compress.schema.settings import Budget, Recipe
 from compress.search.candidates import Gene
 from compress.search.feasible import Feasible, feasible
@@ -45,8 +45,7 @@ from compress.train.objective import Objective, cross_entropy
 
 log = logging.getLogger(__name__)
 
-NEAR_CHANCE = 1.5  # times the share of one class: a widest network that is no better has not learned
-PLAN_ONLY = frozenset({"search", "counter", "band", "candidate", "gene"})
+PLAN_ONLY = frozenset({"search", "counter", "band", "candidate", "gene", "least_over_chance"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +64,7 @@ class MetaPrune:
     calibration_images: Count
     calibration_batch: Count
     score_images: Count
+    least_over_chance: NonNegative
     search: Search
     counter: Counter
     band: Annotated[float, Bound(ge=0, lt=1)] | None
@@ -177,7 +177,7 @@ class MetaPrune:
         """
         score = scorer.score(tuple(space.widths(space.widest).tolist()))
         assert score is not None
-        if score.top1 <= NEAR_CHANCE * 100 / problem.data.classes:
+        if score.top1 < self.least_over_chance * 100 / problem.data.classes:
             raise SettingError(
                 f"the widest network of the supernet has a held-out top-1 of {score.top1:.2f} %, near chance for "
                 f"{problem.data.classes} classes, so there is nothing to search by; give it more "
