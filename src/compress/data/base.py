@@ -62,6 +62,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         SettingError: one of the two parts would be empty.
     """
+    check_held_out(share, labels.unique(return_counts=True)[1].tolist())
     generator = torch.Generator().manual_seed(seed)
     held = []
     for label in labels.unique():
@@ -69,13 +70,23 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(members), generator=generator)
         held.append(members[order[: round(share * len(members))]])
     held_out = torch.cat(held).sort().values
-    if not 0 < len(held_out) < len(labels):
-        raise SettingError(
-            f"{OWN}held_out={share:g}: holds {len(held_out)} of {len(labels)} images out; each part needs some"
-        )
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[held_out] = False
     return is_train.nonzero().flatten(), held_out
+
+
+def check_held_out(share: float, counts: Sequence[int]) -> None:
+    """`counts`: training images of every class, of which `hold_out` will take its share.
+
+    Where they are known without the images, an image set calls this when it is made, so that a run is refused before
+    it begins.
+
+    Raises:
+        SettingError: one of the two parts would be empty.
+    """
+    held, total = sum(round(share * count) for count in counts), sum(counts)
+    if not 0 < held < total:
+        raise SettingError(f"{OWN}held_out={share:g}: holds {held} of {total} images out; each part needs some")
 
 
 def check_classes(source: str, labels: Sequence[int], classes: int) -> None:

@@ -17,11 +17,13 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
+from compress.data.base import check_held_out
 from compress.data.memory import MemoryData, MemorySettings, Pixels
 from compress.errors import OWN, InputError, SettingError, first_line
 from compress.io.files import atomic
 
 URL = "https://www.cs.toronto.edu/~kriz/"
+TRAINING_IMAGES = 50_000  # as many of every class
 IMAGE_BYTES = 3 * 32 * 32
 
 
@@ -131,7 +133,7 @@ def read_cifar(source: Path, layout: Layout, classes: int) -> Pixels:
     try:
         contents = read_files(source, layout)
         arrays = []
-        for names, count in ((layout.train, 50_000), (layout.test, 10_000)):
+        for names, count in ((layout.train, TRAINING_IMAGES), (layout.test, 10_000)):
             parsed = [parse(contents[name], layout) for name in names]
             images, labels = (np.concatenate(part) for part in zip(*parsed, strict=True))
             if images.dtype != np.uint8 or len(images) != count or labels.min() < 0 or labels.max() >= classes:
@@ -189,8 +191,9 @@ def cifar(
     """CIFAR-10 or CIFAR-100 from the folder `root`. Files are read (or downloaded) when images are first needed.
 
     Raises:
-        SettingError: the files are not there and `download` is False.
+        SettingError: the files are not there and `download` is False, or `held_out` leaves no image in one part.
     """
+    check_held_out(settings["held_out"], [TRAINING_IMAGES // classes] * classes)
     folder = Path(root).expanduser()
     if find(folder, classes) is None and not download:
         raise SettingError(

@@ -11,7 +11,7 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from compress.data.base import hold_out
+from compress.data.base import check_held_out, hold_out
 from compress.data.memory import MemoryData, MemorySettings, Pixels
 
 TEST_SHARE, TEST_SEED = 0.25, 1998
@@ -27,5 +27,10 @@ def read_digits() -> Pixels:
 
 
 def digits(**settings: Unpack[MemorySettings]) -> MemoryData:
-    """The digits as an image set; nothing is downloaded."""
+    """The digits as an image set; nothing is downloaded.
+
+    Raises:
+        SettingError: `held_out` leaves no image in one of the two parts.
+    """
+    check_held_out(settings["held_out"], read_digits().train_y.bincount().tolist())
     return MemoryData("digits", read_digits, classes=10, shape=(1, 8, 8), **settings)

@@ -23,6 +23,7 @@ from compress.data.base import (
     Part,
     Shard,
     check_classes,
+    check_held_out,
     check_normalisation,
     digest,
     draw,
@@ -93,6 +94,7 @@ class ImageFolderData:
         self.shape = (3, size, size)
         self._workers = workers
         self._share, self._seed = split
+        check_held_out(self._share, torch.tensor(self._plain.targets).bincount().tolist())
         self._settings = str([size, resize, norm, "crops by place"])
 
     @cached_property
