@@ -96,9 +96,10 @@ def test_drawn_images_are_some_of_the_part_and_repeat(digit_data: MemoryData) ->
 
 def test_a_split_leaves_both_parts_some_images() -> None:
     for share in (0.0001, 0.9999):
-        data = digits(image_size=None, mean=[0.3], std=[0.4], pad=0, flip=False, held_out=share, split_seed=0)
         with pytest.raises(InputError, match=f"^held_out={share}: holds"):
-            data.split()
+            digits(image_size=None, mean=[0.3], std=[0.4], pad=0, flip=False, held_out=share, split_seed=0)
+        with pytest.raises(InputError, match=f"^held_out={share}: holds"):
+            hold_out(torch.arange(10).repeat(100), share, 0)
 
 
 # -- augmentation, against a plain loop ------------------------------------------------------------------------
