@@ -30,6 +30,7 @@ LINES = (
     ["eval.latency_seconds=1e9"], ["hydra.run.dir=/proc/x"], ["--config-name=nope"], ["--config-dir"], ["="], [""],
     ["hydra.job.name=a/b"], ["hydra.job.chdir=3"], ["-m", "seed=interval(0,1)"],
     ["-m", "hydra.sweeper.max_batch_size=0", "seed=0,1"], ["search=evolution", "method=slimming"],
+    ["method.default_budget=0"], ["method.default_budget={preserve_ratio: 7}"], ["method.default_budget=null"],
     ["method=metaprune", "method.gene=[1,2]"], ["method=supernet", "search.parents=99"], ["scorer=refit"],
 )  # fmt: skip
 

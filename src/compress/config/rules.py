@@ -2,7 +2,7 @@
 exclude or require each other."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from compress.io.files import JSON
 from compress.schema.check import check_node, check_value, shown
@@ -17,9 +17,9 @@ METHODS_WITH_GROUP = {"reward": "amc, camc", "search": "sample, metaprune", "sco
 
 
 def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
-    """The budget of a run, None if there is none or it is invalid; and error messages about more than one.
+    """The budget of a run, None if there is none or it is invalid; and error messages about the choice.
 
-    A root key replaces the default of the method. An invalid value is reported by `check_root`.
+    A root key replaces the default of the method. An invalid value of a root key is reported by `check_root`.
     """
     asked = {key: config[key] for key in BUDGETS if config.get(key) is not None}
     if len(asked) > 1:
@@ -28,11 +28,24 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
     method = config.get("method") or {}
     is_default = not asked
     if is_default:
-        asked = dict(method.get("default_budget") or {})
-    if not asked:
-        return None, []
+        problems = _check_default_budget(method.get("default_budget"))
+        if problems:
+            return None, problems if "method" in config else []
+        asked = dict(method["default_budget"])
     key, value = next(iter(asked.items()))
     return (Budget(key, float(value), is_default) if not check_value(key, value, float) else None), []
+
+
+def _check_default_budget(default: Any) -> list[str]:
+    """Error messages about the budget that a method's YAML brings; it is needed only where none is asked for."""
+    if default is None:
+        return [f"the method has no default_budget, so a run needs one of {', '.join(BUDGETS)}"]
+    given = default.items() if isinstance(default, Mapping) else ()
+    if len(given) != 1 or any(key not in BUDGETS or value is None for key, value in given):
+        choices = ", ".join(BUDGETS)
+        return [f"method.default_budget={shown(default)}: must be one of {choices}, such as {{preserve_ratio: 0.5}}"]
+    key, value = next(iter(given))
+    return check_value(f"method.default_budget.{key}", value, get_type_hints(RunSettings, include_extras=True)[key])
 
 
 def check_stages(config: Mapping[str, Any]) -> list[str]:
