@@ -70,7 +70,7 @@ def assert_told(line: list[str], folder: Path) -> tuple[int, int]:
     return done.returncode, len(done.stderr.splitlines())
 
 
-@pytest.mark.parametrize("numbers", [range(3), pytest.param(range(3, 1000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("numbers", [range(2), pytest.param(range(2, 1000), marks=pytest.mark.slow)])
 def test_whatever_is_set_it_runs_or_is_told(numbers: range, tmp_path: Path) -> None:
     keys = {method: keys_of(compose_config(f"method={method}")) for method in METHODS}
     assert min(map(len, keys.values())) > 60

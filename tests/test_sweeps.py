@@ -114,6 +114,7 @@ def read_until(process: "subprocess.Popen[str]", ending: str) -> None:
         assert told[-1], "".join(told)
 
 
+@pytest.mark.slow
 def test_a_job_of_a_killed_launcher_is_taken_over(tmp_path: Path) -> None:
     """Also by a launcher that was at another job when the first one died."""
     sweep = ("-m", "stages=[pretrain]", *CUT, "pretrain.epochs=12")

@@ -372,6 +372,7 @@ def test_many_options_do_not_take_more_memory(monkeypatch: pytest.MonkeyPatch) -
     assert found.holds(whole).all()
 
 
+@pytest.mark.slow
 def test_a_hundred_genes_in_a_second_and_so_a_hundred_thousand_prices() -> None:
     found = published(44)
     genes = found.space.random(100_000, seeded())

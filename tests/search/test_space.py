@@ -63,7 +63,7 @@ def test_published_genes_have_their_published_widths(name: str) -> None:
     assert np.array_equal(space.read(space.written(gene)), gene)
 
 
-@pytest.mark.parametrize("kind", ["resnet50", "seed"])
+@pytest.mark.parametrize("kind", [pytest.param("resnet50", marks=pytest.mark.slow), "seed"])
 def test_prices_of_published_genes_are_those_of_the_networks_built_with_them(kind: str) -> None:
     model, graph, cost, space = looked_at(kind)
     rows = [row for row in ORACLE["genes"] if kind_of(row) == kind]
