@@ -340,7 +340,6 @@ def test_a_teacher_changes_the_keys_of_the_trainings_that_it_joins_and_of_no_oth
     assert len({*of_other, plain["finetune"], last["finetune"]}) == 4
 
 
-@pytest.mark.slow
 def test_a_teacher_of_the_zoo_and_of_a_run_join_finetuning(command: Command, tmp_path: Path) -> None:
     small = ("model.depth=8", "model.width=8", *QUICK)
     zoo = command(*small, "teacher=zoo", "teacher.model.depth=8", "teacher.model.width=8", "distill=kd")

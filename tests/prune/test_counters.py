@@ -36,8 +36,8 @@ NETWORKS: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "densenet121": (lambda: models.densenet121(weights=None), LARGE),
 }
 HEAVY = (
-    "convnext_tiny", "densenet121", "mobilenet_v3_small", "mobilenetv2 paper", "mobilenetv2 seed", "resnet50", "resnext50_32x4d",
-    "shufflenet_v2_x0_5",
+    "convnext_tiny", "densenet121", "mobilenet_v3_small", "mobilenetv2 paper", "mobilenetv2 seed", "resnet50",
+    "resnext50_32x4d", "shufflenet_v2_x0_5",
 )  # fmt: skip
 
 
