@@ -46,6 +46,7 @@ def halves(problem: Problem) -> tuple[int, ...]:
 def test_statistics_are_the_plain_average_over_the_calibration_batches() -> None:
     norm = nn.BatchNorm2d(2)
     norm.running_mean.fill_(7.0)
+    norm.num_batches_tracked.fill_(10)  # as after a training
     network = nn.Sequential(norm, nn.Dropout(0.5)).train()
     batches = [torch.full((2, 2, 1, 1), 1.0), torch.full((2, 2, 1, 1), 4.0)]
     batches[1][0] = 0.0

@@ -101,6 +101,9 @@ def test_giving_up_leaves_the_selection_unchanged(within: Feasible) -> None:
     assert first.best == second.best
     assert first.tested == second.tested
     assert eager.given_up > 0
+    every = [lazy.score(widths) for widths in first.tested.values()]
+    best = sorted((-score.top1, score.loss) for score in every if score is not None)[: len(first.best)]
+    assert [is_better(candidate) for candidate in first.best] == best
 
 
 def test_equal_accuracies_are_told_apart_by_the_loss(within: Feasible) -> None:
