@@ -69,7 +69,7 @@ from pathlib import Path
 import mutants
 
 seeds = ("tests/test_seeds.py",)
-law = {"law": "constant", "file": "seeds.py", "stands": "digest()[:6]", "put": "digest()[:0]"}
+law = {"law": "constant", "file": "io/seeds.py", "stands": "digest()[:6]", "put": "digest()[:0]"}
 listed = [
     mutants.Mutant(**law, tests=seeds),
     mutants.Mutant(**law, tests=("tests/test_settings.py",)),
