@@ -85,7 +85,10 @@ SUPERNET = SupernetScoring(calibration_images=500, calibration_batch=50, score_i
 RECALIBRATE = Recalibration(images=1000, batch_size=50, score_images=5000)
 FLAGS = {"augmented": False, "repeats": False, "doubles_bias": False}
 REFIT = Refit(calibration=CalibrationSettings(images=3000, batch_size=250, points=10, **FLAGS), score_images=5000)
-OFFSPRING = {"select": 15, "parents": 10, "mutation": 6, "mutation_prob": 0.1, "crossover": 6, "random": 2}
+OFFSPRING = {
+    "select": 15, "parents": 10, "mutation": 6, "mutation_prob": 0.1, "crossover": 6, "random": 2,
+    "critic": "none", "proposals": 32, "optimism": 0.5,
+}  # fmt: skip
 SIZES = {  # of `--dataset`, where no option says otherwise
     "digits": {"depth": 14, "batch": 50, "steps": 100, "forwards": 1600},
     "cifar10": {"depth": 20, "batch": 128, "steps": 500, "forwards": 2000},

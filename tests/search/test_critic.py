@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from compress.search import critic as critic_module
 from compress.search.critic import CHOOSE_EVERY, Critic, GaussianProcess, Kernel, likeliest
 
 FULL = (16, 16, 32, 32, 64, 64)
@@ -61,7 +62,9 @@ def test_what_is_not_known_promises_more_the_more_optimistic_one_is() -> None:
     assert 0 < gain[0] < gain[1]
 
 
-def test_it_depends_on_the_candidates_and_not_on_when_it_was_asked() -> None:
+def test_it_depends_on_the_candidates_and_not_on_when_it_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a kernel that tells by how many it was chosen."""
+    monkeypatch.setattr(critic_module, "likeliest", lambda x, y: Kernel(len(x) / 10, 0.05, float(y.std())))
     widths, asked = some(3 * CHOOSE_EVERY + 5), some(32, seed=1)
     late, often = taught(widths), Critic(FULL)
     for one in widths:

@@ -16,15 +16,27 @@ from compress.measure.accuracy import Score
 from compress.prune.cost import cost_model
 from compress.schema.settings import Budget
 from compress.search.candidates import Candidates, is_better
-from compress.search.evolution import Evolution, crossovers, mutants
+from compress.search.evolution import Evolution
 from compress.search.feasible import Feasible, feasible
+from compress.search.proposals import crossovers, mutants
 from compress.search.sample import Sample
 from compress.search.space import multiples_space
 
 SHAPE = (3, 32, 32)
 EVOLUTION = Evolution(
-    generations=6, population=12, select=8, parents=5, mutation=5, mutation_prob=0.2, crossover=5, random=2
+    generations=6,
+    population=12,
+    select=8,
+    parents=5,
+    mutation=5,
+    mutation_prob=0.2,
+    crossover=5,
+    random=2,
+    critic="none",
+    proposals=32,
+    optimism=0.5,
 )
+GUIDED = replace(EVOLUTION, critic="gp")
 
 
 class Wide:
@@ -76,7 +88,7 @@ def genes_of(found: Candidates) -> list[tuple[int, ...]]:
     return [candidate.gene for candidate in found.best]
 
 
-@pytest.mark.parametrize("search", [EVOLUTION, Sample(draws=60)])
+@pytest.mark.parametrize("search", [EVOLUTION, GUIDED, Sample(draws=60)])
 def test_every_candidate_is_within_the_budget_and_scored_once(within: Feasible, search: Any) -> None:
     scorer = scorer_of(within)
     found = search(within, scorer, 0, 5)
@@ -116,7 +128,7 @@ def test_equal_accuracies_are_told_apart_by_the_loss(within: Feasible) -> None:
     assert losses[0] < losses[-1]
 
 
-@pytest.mark.parametrize("search", [EVOLUTION, Sample(draws=40)])
+@pytest.mark.parametrize("search", [EVOLUTION, GUIDED, Sample(draws=40)])
 @pytest.mark.parametrize("after", [1, 3])
 def test_resumed_it_is_the_uninterrupted_search(within: Feasible, search: Any, after: int, tmp_path: Path) -> None:
     class KilledError(Exception):
@@ -168,7 +180,8 @@ def test_a_set_that_is_exhausted_ends_the_search() -> None:
     every = np.array(np.meshgrid(*[range(n) for n in space.sizes])).reshape(len(graph), -1).T
     fitting = int(within.holds(every).sum())
     assert 0 < fitting < 200
-    for search in (replace(EVOLUTION, generations=100), Sample(draws=500)):
+    long = {"generations": 100}
+    for search in (replace(EVOLUTION, **long), replace(GUIDED, **long), Sample(draws=500)):
         found = search(within, scorer_of(within), 0, 5)
         assert len(found.tested) == fitting
 
@@ -201,6 +214,17 @@ def test_evolution_beats_draws_at_equal_evaluations_where_widths_matter(within: 
         first = long(within, scorer_of(within), seed, 1).best[0]
         second = Sample(draws=12 + 20 * 12)(within, scorer_of(within), seed, 1).best[0]
         assert is_better(first) < is_better(second)
+
+
+def test_a_critic_finds_better_widths_in_as_many_evaluations(within: Feasible) -> None:
+    for seed in range(3):
+        scorers = scorer_of(within), scorer_of(within)
+        plain, guided = (
+            search(within, one, seed, 1) for search, one in zip((EVOLUTION, GUIDED), scorers, strict=True)
+        )
+        assert is_better(guided.best[0]) < is_better(plain.best[0])
+        assert guided.evaluations == plain.evaluations
+        assert scorers[0].given_up > scorers[1].given_up == 0  # a critic learns from bad candidates too
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,12 @@ class Candidates:
     """Scores genes and keeps the `most` best, best first.
 
     A gene whose top-1 falls below that of the last of them is given up: it could not become one of them, so that the
-    selection is the same as if it had been scored to the end.
+    selection is the same as if it had been scored to the end. `gives_up=False`: none is, for a search that learns
+    from bad ones too.
     """
 
-    def __init__(self, feasible: Feasible, scorer: Scorer, most: int) -> None:
-        self._feasible, self._scorer, self._most = feasible, scorer, most
+    def __init__(self, feasible: Feasible, scorer: Scorer, most: int, gives_up: bool = True) -> None:
+        self._feasible, self._scorer, self._most, self._gives_up = feasible, scorer, most, gives_up
         self.best: list[Candidate] = []
         self.tested: dict[Gene, Widths] = {}
 
@@ -59,7 +60,7 @@ class Candidates:
 
     def _test(self, gene: Gene, widths: Widths, price: float) -> Candidate | None:
         self.tested[gene] = widths
-        least = self.best[-1].score.top1 if len(self.best) == self._most else 0.0
+        least = self.best[-1].score.top1 if self._gives_up and len(self.best) == self._most else 0.0
         score = self._scorer.score(widths, least)
         if score is None or score.top1 < least:  # the latter of one that is remembered from another search
             return None

@@ -5,37 +5,36 @@ section 3.3 and algorithm 1. Where we differ: no gene is proposed twice or score
 priced in batches without building a network, genes beyond what mutation and crossover find are drawn uniformly from
 the feasible set (rather than from a capped range of options), and the search always ends.
 
+With `critic=gp` each mutant and crossover is the one of several proposals that a model of accuracy, taught by all
+candidates so far (`compress.search.critic`), promises most of; its parents are the best at that moment. This is ours.
+
 Every generation seeds its random numbers by (seed, generation), so that a resumed search equals an uninterrupted one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.schema.bounds import Bound, Natural, Share
+from compress.schema.bounds import Bound, Natural, NonNegative, Share
 from compress.search.candidates import Candidate, Candidates, as_genes, figures
+from compress.search.critic import Critic
 from compress.search.feasible import Feasible
-from compress.search.sampling import draw
+from compress.search.proposals import Propose, Random, crossovers, drawn, mutants, proposed
 from compress.search.scorers.scorer import Scorer
 from compress.search.space import Genes
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 50  # of proposing; a parent's neighbourhood may hold fewer feasible genes than are asked for
-PROPOSALS = 16  # per round and gene that is still missing: about one in ten fits a tight budget
-
-Random = np.random.Generator
-Propose = Callable[[int, Random], Genes]  # how many -> that many genes, feasible or not
+Kinds = dict[str, int]  # how many genes of a generation came from where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,9 @@ class Evolution:
     mutation_prob: Share
     crossover: Natural
     random: Natural
+    critic: Literal["none", "gp"]
+    proposals: Annotated[int, Bound(ge=1, most=10**4)]
+    optimism: NonNegative
 
     name: ClassVar = "evolution"
 
@@ -68,105 +70,118 @@ class Evolution:
         self, feasible: Feasible, scorer: Scorer, seed: int, keep: int, work: StageFolder | None = None
     ) -> Candidates:
         """The best `select` (or `keep`, if more) of all candidates; resumes from `work`, after a whole generation."""
-        candidates, first = Candidates(feasible, scorer, max(keep, self.select)), 0
+        run, first = _Run(self, feasible, scorer, keep), 0
         if work is not None and work.resumed is not None:
             first = work.resumed["generation"] + 1
-            candidates.restore(work.resumed["candidates"])
+            run.restore(work.resumed)
         with tqdm(
             total=self.generations + 1, initial=first, desc="search", unit="generation", disable=None, leave=False
         ) as bar:
             for generation in range(first, self.generations + 1):
-                genes, kinds = self._generation(generation, candidates, feasible, seed)
-                if not len(genes):
+                random = np.random.default_rng(derive_seed(seed, "evolution", generation))
+                scored, kinds = run.generation(generation, random)
+                if not sum(kinds.values()):
                     log.info("prune: every gene within the budget was scored; the search ends")
                     break
-                scored = [candidate for candidate in candidates.test(genes) if candidate is not None]
                 bar.update()
-                bar.set_postfix(best_error=f"{candidates.best[0].error:.2f} %")
+                bar.set_postfix(best_error=f"{run.candidates.best[0].error:.2f} %")
                 if work is not None:
-                    _note(generation, kinds, scored, candidates, work)
-                    work.progress(partial(_state, generation, candidates))
-        return candidates
+                    _note(generation, kinds, scored, run.candidates, work)
+                    work.progress(partial(run.state, generation))
+        return run.candidates
 
-    def _generation(
-        self, generation: int, candidates: Candidates, feasible: Feasible, seed: int
-    ) -> tuple[Genes, dict[str, int]]:
-        """New genes (n, places), and how many came from where."""
-        random = np.random.default_rng(derive_seed(seed, "evolution", generation))
-        if generation == 0:
-            genes = _drawn(feasible, candidates, self.population, random)
-            return genes, {"mutants": 0, "crossovers": 0, "drawn": len(genes)}
-        parents = as_genes([one.gene for one in candidates.best[: self.parents]], len(feasible.space.options))
-        sizes = feasible.space.sizes
+
+class _Run:
+    """One search: its candidates so far, and how the next generation follows from them."""
+
+    def __init__(self, settings: Evolution, feasible: Feasible, scorer: Scorer, keep: int) -> None:
+        self._settings, self._feasible = settings, feasible
+        self._guided = settings.critic == "gp"
+        self.candidates = Candidates(feasible, scorer, max(keep, settings.select), gives_up=not self._guided)
+        self._critic = Critic(feasible.space.widths(feasible.space.widest).tolist())
+        self._taught: list[tuple[Sequence[int], float]] = []  # to the critic: widths and top-1, in order
+
+    def generation(self, number: int, random: Random) -> tuple[list[Candidate], Kinds]:
+        """What was scored (and not given up), and how many genes came from where."""
+        if number == 0:
+            genes = drawn(self._feasible, self.candidates, self._settings.population, random)
+            return self._score(genes), _kinds([], [], genes)
+        return self._guided_generation(random) if self._guided else self._plain_generation(random)
+
+    def _plain_generation(self, random: Random) -> tuple[list[Candidate], Kinds]:
+        made: list[Genes] = []
+        for propose, wanted in self._moves():
+            made.append(proposed(propose, wanted, self._feasible, self.candidates, random, made))
+        made.append(drawn(self._feasible, self.candidates, self._missing(made), random, made))
+        return self._score(np.concatenate(made)), _kinds(made[0], made[1], made[2])
+
+    def _guided_generation(self, random: Random) -> tuple[list[Candidate], Kinds]:
+        made: list[list[Candidate]] = []
+        for move, (_, wanted) in enumerate(self._moves()):
+            made.append([])
+            for _ in range(wanted):
+                propose, _ = self._moves()[move]  # of the parents after the last candidate
+                genes = proposed(propose, self._settings.proposals, self._feasible, self.candidates, random)
+                made[-1] += self._score(self._most_promising(genes))
+        left = drawn(self._feasible, self.candidates, self._missing(made), random)
+        return [*made[0], *made[1], *self._score(left)], _kinds(made[0], made[1], left)
+
+    def _moves(self) -> list[tuple[Propose, int]]:
+        """Mutation and crossover of the parents as they are now, and how many genes a generation has of each."""
+        settings = self._settings
+        best = [one.gene for one in self.candidates.best[: settings.parents]]
+        parents = as_genes(best, len(self._feasible.space.options))
+        sizes = self._feasible.space.sizes
 
         def mutated(count: int, random: Random) -> Genes:
-            return mutants(parents[random.integers(0, len(parents), count)], sizes, self.mutation_prob, random)
+            return mutants(parents[random.integers(0, len(parents), count)], sizes, settings.mutation_prob, random)
 
         def crossed(count: int, random: Random) -> Genes:
             return crossovers(parents, count, random)
 
-        made: list[Genes] = []
-        for propose, wanted in ((mutated, self.mutation), (crossed, self.crossover if len(parents) > 1 else 0)):
-            made.append(_proposed(propose, wanted, feasible, candidates, made, random))
-        missing = self.mutation + self.crossover + self.random - sum(map(len, made))
-        made.append(_drawn(feasible, candidates, missing, random, made))
-        counts = dict(zip(("mutants", "crossovers", "drawn"), map(len, made), strict=True))
-        return np.concatenate(made), counts
+        return [(mutated, settings.mutation), (crossed, settings.crossover if len(parents) > 1 else 0)]
+
+    def _missing(self, made: Sequence[Sized]) -> int:
+        """How many genes of a generation neither mutation nor crossover found."""
+        settings = self._settings
+        return settings.mutation + settings.crossover + settings.random - sum(map(len, made))
+
+    def _most_promising(self, genes: Genes) -> Genes:
+        """The one of (n, places) that the critic promises most of: (1, places), or (0, places) of none."""
+        if not len(genes):
+            return genes
+        promises = self._critic.promise(self._feasible.space.widths(genes), self._settings.optimism)
+        return genes[[int(promises.argmax())]]
+
+    def _score(self, genes: Genes) -> list[Candidate]:
+        scored = [candidate for candidate in self.candidates.test(genes) if candidate is not None]
+        if self._guided:
+            self._teach([(one.widths, one.score.top1) for one in scored])
+        return scored
+
+    def _teach(self, scored: Sequence[tuple[Sequence[int], float]]) -> None:
+        self._taught += scored
+        for widths, top1 in scored:
+            self._critic.add(widths, top1)
+
+    def state(self, generation: int) -> JSON:
+        return {
+            "generation": generation,
+            "candidates": self.candidates.state(),
+            "taught": [[list(widths), top1] for widths, top1 in self._taught],
+        }
+
+    def restore(self, state: JSON) -> None:
+        self.candidates.restore(state["candidates"])
+        self._teach([(tuple(widths), top1) for widths, top1 in state["taught"]])
 
 
-def mutants(parents: Genes, sizes: NDArray[np.int64], probability: float, random: Random) -> Genes:
-    """Copies of genes (n, places) in which every entry, with this probability, became another of its `sizes`
-    options, all of them equally likely."""
-    change = (random.random(parents.shape) < probability) & (sizes > 1)
-    step = 1 + random.integers(0, np.maximum(sizes - 1, 1), parents.shape)
-    return np.where(change, (parents + step) % sizes, parents)
-
-
-def crossovers(parents: Genes, count: int, random: Random) -> Genes:
-    """(count, places): each entry from one of two different parents, by a coin."""
-    first = random.integers(0, len(parents), count)
-    second = (first + random.integers(1, len(parents), count)) % len(parents)
-    return np.where(random.random((count, parents.shape[1])) < 0.5, parents[first], parents[second])
-
-
-def _proposed(
-    propose: Propose, wanted: int, feasible: Feasible, candidates: Candidates, made: Sequence[Genes], random: Random
-) -> Genes:
-    """Up to `wanted` new feasible genes; fewer where `ROUNDS` rounds of proposals have no more."""
-    found = np.zeros((0, len(feasible.space.options)), dtype=np.int64)
-    for _ in range(ROUNDS):
-        if len(found) >= wanted:
-            break
-        proposals = propose(PROPOSALS * (wanted - len(found)), random)
-        found = _new(np.concatenate([found, proposals[feasible.holds(proposals)]]), candidates, made)[:wanted]
-    return found[:wanted]
-
-
-def _drawn(
-    feasible: Feasible, candidates: Candidates, wanted: int, random: Random, made: Sequence[Genes] = ()
-) -> Genes:
-    """Up to `wanted` new genes, uniformly; fewer where the feasible set is exhausted."""
-    found = np.zeros((0, len(feasible.space.options)), dtype=np.int64)
-    for _ in range(ROUNDS):
-        if len(found) >= wanted:
-            break
-        found = _new(np.concatenate([found, draw(feasible, wanted - len(found), random)]), candidates, made)
-    return found
-
-
-def _new(genes: Genes, candidates: Candidates, made: Sequence[Genes]) -> Genes:
-    """Those of genes that were neither tested nor made for this generation, each once."""
-    new = candidates.without_tested(genes)
-    taken = {tuple(gene) for part in made for gene in part.tolist()}
-    return new[[at for at, gene in enumerate(map(tuple, new.tolist())) if gene not in taken]]
-
-
-def _state(generation: int, candidates: Candidates) -> JSON:
-    return {"generation": generation, "candidates": candidates.state()}
+def _kinds(mutated: Sized, crossed: Sized, others: Sized) -> Kinds:
+    return {"mutants": len(mutated), "crossovers": len(crossed), "drawn": len(others)}
 
 
 def _note(
-    generation: int, kinds: dict[str, int], scored: Sequence[Candidate], candidates: Candidates, work: StageFolder
+    generation: int, kinds: Kinds, scored: Sequence[Candidate], candidates: Candidates, work: StageFolder
 ) -> None:
     best = candidates.best[0]
     top1 = [candidate.score.top1 for candidate in scored]
