@@ -82,6 +82,9 @@ def test_compare_has_columns_of_the_search(swept: tuple[Path, list[dict[str, Any
     for row in found["runs"] if isinstance(found, dict) else found:
         assert row["evaluations"] == 20
         assert row["macs"] < row["macs_search"] < row["macs_fvcore"]
+    genes = [read_json(folder / "plan.json")["own"]["gene"] for folder in map(Path, folders)]
+    shown = [json.loads(row["gene"]) for row in (found["runs"] if isinstance(found, dict) else found)]
+    assert sorted(shown) == sorted(genes)
 
 
 def test_another_candidate_or_a_given_gene_is_trained_without_a_new_search(

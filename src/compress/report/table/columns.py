@@ -1,4 +1,4 @@
-"""The columns of numbers: of each its key (in `--sort`, `--where`, csv and json), its header, how to get it.
+"""The columns of figures: of each its key (in `--sort`, `--where`, csv and json), its header, how to get it.
 
 Columns of settings are not here: `rows` makes them of the configuration differences."""
 
@@ -12,13 +12,13 @@ from compress.report.table import as_text
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A number that runs have."""
+    """A number that runs have, or a short text."""
 
     key: str
     header: str = ""  # may have two lines; empty: only for sorting, csv and json
     of: Callable[[Run], Any]
-    text: Callable[[float], str] = as_text.two_decimals
-    difference: Callable[[float, float], str] = as_text.difference_in_points  # in the table of two runs
+    text: Callable[[Any], str] = as_text.two_decimals
+    difference: Callable[[Any, Any], str] = as_text.difference_in_points  # in the table of two runs
     detail: bool = False  # shown only with --details, and in the table that a sweep ends with
 
 
@@ -47,6 +47,12 @@ def macs_share(run: Run) -> float | None:
     if macs is not None and dense:
         return macs / dense
     return number(run.achieved.get("preserve_ratio"))
+
+
+def gene(run: Run) -> str | None:
+    """As a search found it, in the form that `method.gene` takes."""
+    found = run.stages.get("prune", {}).get("gene")
+    return f"[{','.join(map(str, found))}]" if isinstance(found, list) else None
 
 
 def asked(run: Run) -> float | None:
@@ -119,13 +125,14 @@ COLUMNS = (
     ),
     _amount("evaluations", "candidates\nscored", lambda run: _searching(run, "evaluations"), as_text.count),
     _amount("search_seconds", "seconds,\nsearch", lambda run: _searching(run, "seconds"), as_text.seconds),
+    Column(key="gene", header="gene", of=gene, text=str, difference=lambda a, b: "", detail=True),
     _amount("seconds", "seconds,\nall stages", seconds_of_stages, as_text.seconds),
     _amount("seconds_run", "seconds,\nthis run", lambda run: run.seconds, as_text.seconds),
 )
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
-    """The columns that some of these runs have a number for, with a column per threshold and per control's top-1."""
+    """The columns that some of these runs have a figure for, with a column per threshold and per control's top-1."""
     thresholds = {name for run in runs for name in _thresholds(run)}
     controls = dict.fromkeys((control.control, control.final) for run in runs for control in run.controls)
     found: list[Column] = []

@@ -83,11 +83,14 @@ def _row(
     return TableRow(runs, settings, values, deviations, tuple(footnotes))
 
 
-def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; None if a run lacks the value, since a mean of the others would mislead."""
+def _mean(values: Sequence[Any]) -> tuple[Any, float | None]:
+    """Mean and sample standard deviation; None if a run lacks the value, since a mean of the others would mislead.
+    Of texts that text, if all are the same."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None, None
+    if isinstance(known[0], str):
+        return known[0] if len(set(known)) == 1 else None, None
     mean, sd = as_text.mean_and_sd(known)
     return mean, sd if len(known) > 1 else None
 

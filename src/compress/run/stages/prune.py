@@ -7,7 +7,8 @@ Writes: model.safetensors and plan.json (kept channels, widths, the method's own
 
 Version history: 1; 2 prunes more kinds of layers, 3 adds weight masks, refits and controls, 4 reports |gamma| of
 slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole, 6 reports the MACs of the
-dense network with the budget, 7 counts the candidates that a search scored.
+dense network with the budget, 7 counts the candidates that a search scored
+and names the gene it found.
 """
 
 import logging
@@ -71,7 +72,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
         log.warning("prune: the budget %s was missed: %s=%.4g was achieved", problem.budget, problem.budget.kind, got)
     thresholds = decision.own.get("thresholds", {})
     few = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # thresholds per layer: in plan.json only
-    few |= {key: decision.own[key] for key in ("evaluations", "counters") if key in decision.own}
+    few |= {key: decision.own[key] for key in ("evaluations", "counters", "gene") if key in decision.own}
     return {"budget": budget, **few, "masked_equals_cut": relative_error, "frozen": dict(problem.graph.frozen)}
 
 
