@@ -42,7 +42,7 @@ class PreferencePolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = _network(self._of_place.shape[1] + 1, settings.hidden)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), settings.lr)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), settings.lr, fused=True)
 
     def preferences(self, task: float) -> Preferences:
         """Of every place: (places,). `task` is the number that describes it, of about -1 to 1."""
