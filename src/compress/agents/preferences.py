@@ -8,6 +8,7 @@ with a network that shares what it learns between tasks. There is no gradient th
 This package knows of no networks to prune; what preferences become is decided elsewhere.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,7 @@ class PreferencePolicy:
         """With the optimizer's state training goes on as it would have; without it the policy only answers."""
         self.network.load_state_dict(state["network"])
         if "optimizer" in state:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors that it is given
 
 
 def _network(inputs: int, hidden: int) -> nn.Sequential:

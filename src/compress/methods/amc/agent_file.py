@@ -26,7 +26,16 @@ from compress.search.agent.observations import FEATURES
 WALLS, PROJECTED = "walls", "projected"
 
 # what reading a foreign or truncated file can raise
-DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError)
+DAMAGED = (
+    OSError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 
 
 def agent_file(run: str) -> Path:
@@ -68,7 +77,7 @@ def read_agent(run: str, made_with: Mapping[str, Any], settings: DDPGSettings | 
         raise SettingError(f"{OWN}agent={run}: was trained with {settings_of_agent}; set the same")
     try:
         load_agent(_probe(content, settings), content["agent"], run)
-    except (*DAMAGED, IndexError):
+    except DAMAGED:
         raise SettingError(
             f"{OWN}agent={run}: its {AGENT} holds no agent of {settings.hidden} hidden units"
         ) from None
@@ -103,11 +112,13 @@ def _check_content(content: JSON) -> None:
 
 def _check_scored(scored: JSON, full_widths: list[int]) -> None:
     """Widths (n, groups) and accuracies (n,) in percent, n >= 1."""
-    accuracies = scored["accuracies"]
-    if has_missing_or_nonfinite([scored["widths"], accuracies]):
+    if not isinstance(scored, dict) or not all(isinstance(scored[key], Tensor) for key in ("widths", "accuracies")):
+        raise ValueError("no tensors")
+    widths, accuracies = scored["widths"], scored["accuracies"]
+    if has_missing_or_nonfinite([widths, accuracies]):
         raise ValueError("empty, or not finite")
-    _check_widths(scored["widths"], full_widths)
-    if accuracies.shape != scored["widths"].shape[:1] or not bool(((accuracies >= 0) & (accuracies <= 100)).all()):
+    _check_widths(widths, full_widths)
+    if accuracies.shape != widths.shape[:1] or not bool(((accuracies >= 0) & (accuracies <= 100)).all()):
         raise ValueError("no accuracies")
 
 
@@ -137,7 +148,7 @@ def load_agent(agent: DDPG | PreferencePolicy, state: JSON, source: str) -> None
     """
     try:
         agent.load_state_dict(state)
-    except (*DAMAGED, IndexError) as error:
+    except DAMAGED as error:
         raise SettingError(f"{source}: its agent does not fit ({shown(first_line(error))})") from None
 
 

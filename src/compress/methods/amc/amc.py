@@ -122,7 +122,7 @@ class Amc:
         if self.agent_rule == WALLS or not unread:
             return []
         told = ", ".join(f"{OWN}{key}={getattr(self, key)}" for key in unread)
-        return [f"{told}: of {OWN}agent_rule=walls only, not of {OWN}agent_rule={self.agent_rule}; set that"]
+        return [f"{told}: only {OWN}agent_rule=walls reads it; set that, or leave it out"]
 
     # -- settings and files --------------------------------------------------------------------------------------
 
