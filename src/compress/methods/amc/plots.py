@@ -65,6 +65,6 @@ def _policy(best: dict[str, JSON], policy: dict[str, JSON], constant: dict[str, 
         axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
         name_layers(axis, names, layers)
     first = parts[0][0]
-    first.set_title("Best strategy of the search")
+    first.set_title("Best strategy of the search, and the policy's")
     first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
