@@ -132,6 +132,19 @@ def test_the_report_has_the_answers_of_the_policy_and_of_a_constant(
             assert found["constant"]["reward"] == 1.0  # acc_normalize: uniform widths are worth 1
 
 
+def test_on_real_digits_its_answer_beats_uniform_at_a_target_it_never_saw(problem: Problem, tmp_path: Path) -> None:
+    """On the held-out images, on average over budgets between and at the targets; and it is no constant's."""
+    longer = replace(CAMC, search=replace(CAMC.search, episodes=60), candidates=["uniform", "policy"], rollouts=0)
+    told = longer.learn(problem, StageFolder(tmp_path))
+    assert all(told["policy"][target] != told["constant"][target] for target in ("0.3", "0.6"))
+    gains = []
+    for ratio in (0.4, 0.45, 0.5):
+        decision = longer.plan(replace(problem, budget=Budget("preserve_ratio", ratio)), tmp_path)
+        uniform, own = (decision.own["candidates"][name]["top1"] for name in ("uniform", "policy's"))
+        gains.append(own - uniform)
+    assert sum(gains) / len(gains) > 1.0, gains
+
+
 class KilledError(Exception):
     pass
 
