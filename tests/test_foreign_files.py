@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -19,6 +20,7 @@ from torch import Tensor
 import compress
 import compress.models.torchvision  # before its way to fetch weights is replaced
 from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.agents.preferences import PreferencePolicy, PreferenceSettings
 from compress.distill.teacher import RunTeacher
 from compress.errors import InputError, SettingError
 from compress.graph.build import channel_graph
@@ -312,6 +314,49 @@ def test_whatever_an_agent_file_holds_it_is_refused_in_a_line_that_names_it(numb
         else:
             content = replaced(content, path[:1], draw.choice(odd[:3]))
         torch.save(content, tmp_path / AGENT)
+        with pytest.raises(InputError, match=rf"^agent={tmp_path}: ") as told:
+            read()
+        assert len(told.value.problems) == 1
+
+
+PREFERENCES = PreferenceSettings(hidden=4, lr=1e-3, steps=1, bound=1.5)
+
+
+def preferring_content() -> dict[str, Any]:
+    """An agent of the rule `projected`, of two groups."""
+    policy = PreferencePolicy(np.zeros((2, 7)), PREFERENCES, 0).state_dict()
+    scored = {"widths": torch.tensor([[1, 2], [2, 3]]), "accuracies": torch.tensor([50.0, 60.0])}
+    return {
+        **{part: agent_content()[part] for part in ("best", "network")},
+        "agent": {"network": policy["network"]},
+        "scored": scored,
+        "made_with": {"agent_rule": "projected", "policy.hidden": 4},
+    }
+
+
+@pytest.mark.parametrize("numbers", [range(60), pytest.param(range(60, 400), marks=pytest.mark.slow)])
+def test_an_agent_of_preferences_is_refused_in_a_line_too(numbers: range, tmp_path: Path) -> None:
+    def read() -> None:
+        read_agent(str(tmp_path), {"agent_rule": "projected", "policy.hidden": 4}, PREFERENCES)
+
+    torch.save(preferring_content(), tmp_path / AGENT)
+    read()
+    odd_widths = ([[1, 2, 1], [2, 3, 1]], [[0, 2], [2, 3]], [[1, 2], [2, 4]], [[1, 2]], [[1.0, 2.0], [2.0, 3.0]])
+    wrong: list[dict[str, Any]] = [
+        {"scored": {**preferring_content()["scored"], "widths": torch.tensor(widths)}} for widths in odd_widths
+    ]
+    for accuracies in ([50.0], [50.0, 101.0], [-1.0, 50.0], [[50.0], [60.0]], [float("nan"), 50.0]):
+        wrong.append({"scored": {**preferring_content()["scored"], "accuracies": torch.tensor(accuracies)}})
+    wrong += [{"best": {0.5: {"widths": widths}}} for widths in ([1], [0, 1], [1, 9], ["a", "b"], [1.5, 2])]
+    for changes in [*wrong, {"agent": {}}, {"scored": None}, {"digest": "of another"}]:
+        torch.save({**preferring_content(), **changes}, tmp_path / AGENT)
+        with pytest.raises(InputError, match="holds no whole agent"):
+            read()
+    odd = (None, {}, [], 0.0, float("nan"), "", torch.full((4, 3), torch.nan), torch.zeros(0), expanded())
+    for number in numbers:
+        draw, content = random.Random(number), preferring_content()
+        path = draw.choice([p for p in places(content) if p[0] in ("agent", "scored")])
+        torch.save(replaced(content, path, draw.choice(odd)), tmp_path / AGENT)
         with pytest.raises(InputError, match=rf"^agent={tmp_path}: ") as told:
             read()
         assert len(told.value.problems) == 1

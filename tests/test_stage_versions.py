@@ -21,6 +21,7 @@ TOY = (
     "dataset=digits", "model=resnet20", "model.depth=8", "model.width=4", "pretrain.epochs=1", "finetune.epochs=1",
     "threads=1", "device=cpu", "seed=3", "eval.latency_seconds=0.01", "tensorboard=false", "plots=false",
 )  # fmt: skip
+SHORT = ("method=amc", "preserve_ratio=0.7", "experiment=quick", "method.search.episodes=3")
 RUNS = {
     "slimming": (
         "method=slimming",
@@ -30,13 +31,8 @@ RUNS = {
         "control=random",
     ),
     "magnitude": ("method=magnitude", "percent=0.5"),
-    "amc": (
-        "method=amc",
-        "preserve_ratio=0.7",
-        "experiment=quick",
-        "method.search.episodes=3",
-        "method.search.warmup=2",
-    ),
+    "amc": (*SHORT, "method.projected.draws=2"),
+    "amc by walls": (*SHORT, "method.agent_rule=walls", "method.search.warmup=2"),
 }
 CHANGES = ("seconds", "threads", "key", "folder", "reused", "latency", "bytes")  # what another machine changes
 SOME_IMAGES = 1.0  # percent of top-1
@@ -65,11 +61,13 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def look(folder: Path, name: str) -> dict[str, Any]:
-    done = run_command(folder, *TOY, *RUNS[name], f"hydra.run.dir={name}")
+    done = run_command(folder, *TOY, *RUNS[name], f"hydra.run.dir={name.replace(' ', '_')}")
     assert done.returncode == 0, done.stderr
-    stages = read_json(folder / name / "summary.json")["stages"]
+    stages = read_json(folder / name.replace(" ", "_") / "summary.json")["stages"]
     return {
-        stage: figures(folder / row["folder"]) for stage, row in stages.items() if name != "amc" or stage != "eval"
+        stage: figures(folder / row["folder"])
+        for stage, row in stages.items()
+        if not name.startswith("amc") or stage != "eval"
     }
 
 
@@ -87,7 +85,7 @@ def near(found: Any, wanted: Any) -> bool:
 
 def weights_are_comparable(name: str, stage: str) -> bool:
     """An agent's choices turn on single images: what follows them is told by its shape alone."""
-    return name != "amc" or stage in ("pretrain", "sparsify")
+    return not name.startswith("amc") or stage in ("pretrain", "sparsify")
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -54,6 +54,11 @@ def _steps(space: WidthSpace) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 def preferences_of(space: WidthSpace, genes: Genes) -> Preferences:
     """The preferences of given genes, of mean 0: (n, places) -> (n, places). Projected on the price of a gene they
     give about this gene."""
-    shares = np.log(space.chosen(genes) / space.chosen(space.widest))
+    return preferences_of_widths(space, space.chosen(genes))
+
+
+def preferences_of_widths(space: WidthSpace, widths: NDArray[np.int64]) -> Preferences:
+    """The same of the widths that the places have, which need not be options: (n, places) -> (n, places)."""
+    shares = np.log(widths / space.chosen(space.widest))
     centred: Preferences = shares - shares.mean(-1, keepdims=True)
     return centred

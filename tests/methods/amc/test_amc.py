@@ -12,12 +12,13 @@ from conftest import CPU, make_recipe
 from torch import nn
 
 from compress.agents.ddpg import DDPGSettings
+from compress.agents.preferences import PreferenceSettings
 from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.io.paths import AGENT
 from compress.io.stage_folder import StageFolder
-from compress.io.tensors import read_state, write_state
+from compress.io.tensors import read_state, state_digest, write_state
 from compress.methods.amc.amc import Amc
 from compress.models.resnet_cifar import resnet
 from compress.prune.budget import achieved
@@ -25,6 +26,7 @@ from compress.prune.cost import cost_model
 from compress.prune.method import Problem
 from compress.schema.settings import Budget
 from compress.search.agent.episodes import SearchSettings
+from compress.search.agent.projected import ProjectedSettings
 from compress.search.agent.rewards import acc, acc_normalize
 from compress.search.scorers.refit import CalibrationSettings
 from compress.train.loop import Training, train
@@ -33,6 +35,7 @@ from compress.train.objective import cross_entropy
 CAMC = Amc(
     targets=[0.3, 0.6],
     target_encoding="scalar",
+    agent_rule="projected",
     agent=None,
     strategy=None,
     lbound=0.2,
@@ -58,6 +61,11 @@ CAMC = Amc(
     ddpg=DDPGSettings(
         hidden=32, actor_lr=1e-3, critic_lr=1e-2, discount=1.0, tau=0.01, batch_size=16, baseline_rate=0.5
     ),
+    projected=ProjectedSettings(
+        draws=3, draw_sigma=0.35, proposals=16, elite=4, from_policy=0.7, changed=[0.15, 0.4, 1.0], sigma_rate=0.1,
+        least_sigma=0.06, critic="gp", optimism=0.5,
+    ),
+    policy=PreferenceSettings(hidden=32, lr=1e-2, steps=10, bound=1.5),
     reward=partial(acc_normalize, references="measured", published={}),
 )  # fmt: skip
 AMC = replace(CAMC, targets=None, target_encoding="none", reward=acc)
@@ -76,18 +84,65 @@ def problem(digit_data: MemoryData, tmp_path_factory: pytest.TempPathFactory) ->
     return Problem(model, graph, cost, digit_data, Budget("preserve_ratio", 0.5), CPU, 0)
 
 
+@pytest.fixture(scope="module", params=["projected", "walls"])
+def camc(request: pytest.FixtureRequest) -> Amc:
+    return replace(CAMC, agent_rule=request.param)
+
+
 @pytest.fixture(scope="module")
-def learned(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learned(problem: Problem, camc: Amc, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agent")
-    CAMC.learn(problem, StageFolder(folder))
+    camc.learn(problem, StageFolder(folder))
     return folder
 
 
-def test_the_search_never_ends_below_uniform_widths(problem: Problem, learned: Path) -> None:
+def test_the_search_never_ends_below_uniform_widths(problem: Problem, camc: Amc, learned: Path) -> None:
     best = read_state(learned / AGENT)["best"]
     assert set(best) == {0.3, 0.6}
     for outcome in best.values():
         assert outcome["reward"] >= 1.0  # acc_normalize: uniform widths are worth 1
+
+
+def test_a_policy_that_became_a_constant_is_told(
+    problem: Problem, camc: Amc, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that has learned nothing prefers nothing; one that asks for all everywhere asks for it at any target."""
+    untaught = replace(camc, search=replace(camc.search, episodes=2), policy=replace(camc.policy, steps=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compress.methods.amc.by_walls.agent_policy", lambda *_: lambda step, seen: 0.99)
+        told = untaught.learn(problem, StageFolder(tmp_path))
+    words = {"projected": "that of equal preferences, uniform widths", "walls": "that of a constant action 1.0"}
+    assert told["policy"] == told["constant"]
+    (line,) = told["warnings"]
+    assert line.endswith(words[camc.agent_rule])
+    assert f"sparsify: {line}" in caplog.messages
+    assert [told["policy"][target]["target"] for target in ("0.3", "0.6")] == [0.3, 0.6]
+
+
+def test_the_report_has_the_answers_of_the_policy_and_of_a_constant(
+    problem: Problem, camc: Amc, tmp_path: Path
+) -> None:
+    told = camc.learn(problem, StageFolder(tmp_path))
+    assert told["warnings"] == []
+    assert told["policy"] != told["constant"]
+    for target in (0.3, 0.6):
+        found = {part: told[part][f"{target:g}"] for part in ("best", "policy", "constant")}
+        assert all(one["ratio"] <= target and len(one["strategy"]) == 10 for one in found.values())
+        if camc.agent_rule == "projected":
+            assert found["constant"]["reward"] == 1.0  # acc_normalize: uniform widths are worth 1
+
+
+def test_on_real_digits_its_answer_beats_uniform_at_a_target_it_never_saw(problem: Problem, tmp_path: Path) -> None:
+    """On the held-out images, on average over budgets between and at the targets; and it is no constant's."""
+    longer = replace(CAMC, search=replace(CAMC.search, episodes=60), candidates=["uniform", "policy"], rollouts=0)
+    told = longer.learn(problem, StageFolder(tmp_path))
+    assert all(told["policy"][target] != told["constant"][target] for target in ("0.3", "0.6"))
+    gains = []
+    for ratio in (0.4, 0.45, 0.5):
+        decision = longer.plan(replace(problem, budget=Budget("preserve_ratio", ratio)), tmp_path)
+        uniform, own = (decision.own["candidates"][name]["top1"] for name in ("uniform", "policy's"))
+        gains.append(own - uniform)
+    assert sum(gains) / len(gains) > 1.0, gains
 
 
 class KilledError(Exception):
@@ -95,30 +150,29 @@ class KilledError(Exception):
 
 
 def test_a_killed_search_goes_on_to_the_same_agent(
-    problem: Problem, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, camc: Amc, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.search.agent.episodes.SAVE_EVERY_SECONDS", 0.0)
+    for search in ("episodes", "projected"):
+        monkeypatch.setattr(f"compress.search.agent.{search}.SAVE_EVERY_SECONDS", 0.0)
 
     def die(row: Any) -> None:
         if row["episode"] == 11:
             raise KilledError
 
     with pytest.raises(KilledError):
-        CAMC.learn(problem, StageFolder(tmp_path, die))
+        camc.learn(problem, StageFolder(tmp_path, die))
     rows: list[Any] = []
-    CAMC.learn(problem, StageFolder(tmp_path, rows.append))
+    camc.learn(problem, StageFolder(tmp_path, rows.append))
     assert [row["episode"] for row in rows] == list(range(1, 17))
     expected, got = read_state(learned / AGENT), read_state(tmp_path / AGENT)
     assert got["best"] == expected["best"]
-    for part in ("actor", "critic", "actor_target", "critic_target"):
-        for name, tensor in expected["agent"][part].items():
-            assert torch.equal(got["agent"][part][name], tensor)
+    assert state_digest(got) == state_digest(expected)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.45, 0.6, 0.8])
-def test_any_ratio_is_rolled_out_and_met(problem: Problem, learned: Path, ratio: float) -> None:
+def test_any_ratio_is_rolled_out_and_met(problem: Problem, camc: Amc, learned: Path, ratio: float) -> None:
     asked = replace(problem, budget=Budget("preserve_ratio", ratio))
-    decision = CAMC.plan(asked, learned)
+    decision = camc.plan(asked, learned)
     got = achieved(problem.graph, problem.cost, decision.plan)["preserve_ratio"]
     assert got <= ratio
     assert ratio - got <= max(0.01 * ratio, decision.evidence.rounding_step)
@@ -133,12 +187,17 @@ def test_any_ratio_is_rolled_out_and_met(problem: Problem, learned: Path, ratio:
     assert decision.own["reward"] == max(found["reward"] for found in decision.own["candidates"].values())
 
 
-def test_other_budgets_come_to_the_same_thing(problem: Problem, learned: Path) -> None:
+def test_other_budgets_come_to_the_same_thing(problem: Problem, camc: Amc, learned: Path) -> None:
     macs = replace(problem, budget=Budget("flops_limit", 0.5 * problem.cost.full_macs / 1e6))
-    assert CAMC.plan(macs, learned).plan == CAMC.plan(problem, learned).plan
+    assert camc.plan(macs, learned).plan == camc.plan(problem, learned).plan
     share = replace(problem, budget=Budget("percent", 0.4))
-    decision = CAMC.plan(share, learned)
+    decision = camc.plan(share, learned)
     assert achieved(problem.graph, problem.cost, decision.plan)["percent"] == pytest.approx(0.4, abs=0.01)
+    if camc.agent_rule == "projected":  # every candidate meets it
+        assert len(decision.own["candidates"]) == 6
+        assert achieved(problem.graph, problem.cost, decision.plan)["percent"] >= 0.4 - 1 / sum(
+            problem.cost.full_widths
+        )
 
 
 def test_impossible_budgets_name_the_bounds_before_anything_runs(problem: Problem) -> None:
@@ -153,24 +212,28 @@ def test_impossible_budgets_name_the_bounds_before_anything_runs(problem: Proble
     with pytest.raises(InputError, match=r"^percent=0.1: out of reach; .* between 0.4"):
         little.check(replace(problem, budget=Budget("percent", 0.1)))
     with pytest.raises(InputError, match=r"^preserve_ratio=0.9: out of reach; .* largest share of MACs"):
-        replace(little, budget_mode="upper").check(replace(problem, budget=Budget("preserve_ratio", 0.9)))
+        replace(little, agent_rule="walls", budget_mode="upper").check(
+            replace(problem, budget=Budget("preserve_ratio", 0.9))
+        )
     with pytest.raises(InputError, match="targets=0.3: out of reach"):
         replace(CAMC, lbound=0.9).check(replace(problem, budget=Budget("preserve_ratio", 0.9)))
 
 
-def test_an_agent_of_another_network_is_refused(problem: Problem, learned: Path, digit_data: MemoryData) -> None:
+def test_an_agent_of_another_network_is_refused(
+    problem: Problem, camc: Amc, learned: Path, digit_data: MemoryData
+) -> None:
     other = resnet(depth=14, width=8, shortcut="conv", in_channels=1, num_classes=10)
     graph = channel_graph(other, digit_data.shape)
     cost = cost_model(other, graph, digit_data.shape)
     with pytest.raises(
         InputError, match=r"another network \(layer2.0.conv1 of 16 channels where this has layer1.1.conv1"
     ):
-        CAMC.plan(replace(problem, model=other, graph=graph, cost=cost), learned)
+        camc.plan(replace(problem, model=other, graph=graph, cost=cost), learned)
 
 
-def test_the_dense_network_is_left_as_it_was(problem: Problem, learned: Path) -> None:
+def test_the_dense_network_is_left_as_it_was(problem: Problem, camc: Amc, learned: Path) -> None:
     before = {name: value.clone() for name, value in problem.model.state_dict().items()}
-    CAMC.plan(problem, learned)
+    camc.plan(problem, learned)
     assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())
 
 
@@ -194,15 +257,16 @@ def test_nothing_reads_the_test_images(problem: Problem, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("budget", [Budget("preserve_ratio", 0.4), Budget("percent", 0.3)], ids=str)
-def test_amc_searches_for_the_budget_alone(problem: Problem, tmp_path: Path, budget: Budget) -> None:
+def test_amc_searches_for_the_budget_alone(problem: Problem, camc: Amc, tmp_path: Path, budget: Budget) -> None:
+    amc = replace(AMC, agent_rule=camc.agent_rule)
     asked, rows = replace(problem, budget=budget), list[Any]()
-    told = AMC.learn(asked, StageFolder(tmp_path, rows.append))
+    told = amc.learn(asked, StageFolder(tmp_path, rows.append))
     assert len({row["target"] for row in rows}) == len(told["best"]) == 1
-    decision = AMC.plan(asked, tmp_path)
+    decision = amc.plan(asked, tmp_path)
     got = achieved(problem.graph, problem.cost, decision.plan)[budget.kind]
     assert got == pytest.approx(budget.value, abs=max(0.01, decision.evidence.rounding_step))
-    assert AMC.traits.learns_for_budget
-    assert not CAMC.traits.learns_for_budget
+    assert amc.traits.learns_for_budget
+    assert not camc.traits.learns_for_budget
     if budget.kind == "preserve_ratio":
         assert rows[0]["target"] == 0.4
 
@@ -214,7 +278,8 @@ def test_the_original_rules_run_end_to_end_on_a_residual_network(problem: Proble
         images=100, batch_size=50, points=10, augmented=True, repeats=True, doubles_bias=True
     )
     upstream = replace(
-        AMC, search=search, calibration=calibration, rounding="up", state="original", budget_mode="upper",
+        AMC, agent_rule="walls", search=search,
+        calibration=calibration, rounding="up", state="original", budget_mode="upper",
         acc_metric="top5", candidates=["same_target"], rollouts=0,
     )  # fmt: skip
     upstream.learn(problem, StageFolder(tmp_path))
@@ -229,19 +294,19 @@ def test_the_original_rules_run_end_to_end_on_a_residual_network(problem: Proble
 # -- an agent, or a strategy, of another run -------------------------------------------------------------------
 
 
-def test_an_agent_serves_another_run(problem: Problem, learned: Path, tmp_path: Path) -> None:
-    reused = replace(CAMC, agent=str(learned))
+def test_an_agent_serves_another_run(problem: Problem, camc: Amc, learned: Path, tmp_path: Path) -> None:
+    reused = replace(camc, agent=str(learned))
     told = reused.learn(problem, StageFolder(tmp_path))
     assert told["episodes"] == 0
-    assert reused.plan(problem, tmp_path).plan == CAMC.plan(problem, learned).plan
+    assert reused.plan(problem, tmp_path).plan == camc.plan(problem, learned).plan
     assert set(reused.traits.files) == {"agent"}
-    assert not CAMC.traits.files
+    assert not camc.traits.files
 
 
 def test_an_agent_is_refused_where_it_does_not_fit(
-    problem: Problem, learned: Path, tmp_path: Path, digit_data: MemoryData
+    problem: Problem, camc: Amc, learned: Path, tmp_path: Path, digit_data: MemoryData
 ) -> None:
-    reused = replace(CAMC, agent=str(learned))
+    reused = replace(camc, agent=str(learned))
     assert reused.check(problem) == problem.budget
     other = resnet(depth=8, width=12, shortcut="conv", in_channels=1, num_classes=10)
     graph = channel_graph(other, digit_data.shape)
@@ -249,28 +314,45 @@ def test_an_agent_is_refused_where_it_does_not_fit(
     with pytest.raises(InputError, match=words):
         reused.check(replace(problem, graph=graph, cost=cost_model(other, graph, digit_data.shape)))
     with pytest.raises(InputError, match=r"was trained with target_encoding=scalar; set the same"):
-        replace(AMC, agent=str(learned))
+        replace(AMC, agent_rule=camc.agent_rule, agent=str(learned))
     with pytest.raises(InputError, match=r"holds no whole agent.pt; give the folder of a finished run"):
-        replace(CAMC, agent=str(tmp_path))
+        replace(camc, agent=str(tmp_path))
     (tmp_path / AGENT).write_bytes((learned / AGENT).read_bytes()[:100])
     with pytest.raises(InputError, match=r"holds no whole agent.pt"):
-        replace(CAMC, agent=str(tmp_path))
+        replace(camc, agent=str(tmp_path))
 
 
-def test_one_target_alone_takes_what_was_seen_for_it_as_it_was(problem: Problem, learned: Path) -> None:
-    alone = replace(CAMC, candidates=["same_target"])
+def test_an_agent_of_the_other_rule_is_refused_in_a_line(camc: Amc, learned: Path) -> None:
+    other: Any = {"projected": "walls", "walls": "projected"}[camc.agent_rule]
+    with pytest.raises(InputError, match=rf"^agent=.*: was trained with agent_rule={camc.agent_rule}; set the same$"):
+        replace(camc, agent_rule=other, agent=str(learned))
+
+
+def test_an_agent_file_of_before_there_were_rules_is_of_walls(camc: Amc, learned: Path, tmp_path: Path) -> None:
+    saved = read_state(learned / AGENT)
+    del saved["made_with"]["agent_rule"], saved["digest"]
+    write_state(tmp_path / AGENT, saved)
+    if camc.agent_rule == "walls":
+        assert replace(camc, agent=str(tmp_path)).traits.files
+    else:
+        with pytest.raises(InputError, match=r"holds no whole agent.pt"):
+            replace(camc, agent=str(tmp_path))
+
+
+def test_one_target_alone_takes_what_was_seen_for_it_as_it_was(problem: Problem, camc: Amc, learned: Path) -> None:
+    alone = replace(camc, candidates=["same_target"])
     decision = alone.plan(replace(problem, budget=Budget("preserve_ratio", 0.6)), learned)
     assert tuple(decision.own["widths"]) == tuple(read_state(learned / AGENT)["best"][0.6]["widths"])
-    both = replace(CAMC, candidates=["same_target", "policy"], agent=str(learned), rollouts=0)
+    both = replace(camc, candidates=["same_target", "policy"], agent=str(learned), rollouts=0)
     assert list(both.plan(problem, learned).own["candidates"]) == ["policy's"]
 
 
-def test_a_damaged_agent_is_told(learned: Path, tmp_path: Path) -> None:
+def test_a_damaged_agent_is_told(camc: Amc, learned: Path, tmp_path: Path) -> None:
     saved = read_state(learned / AGENT)
     del saved["network"]
     write_state(tmp_path / AGENT, saved)
     with pytest.raises(InputError, match=r"holds no whole agent.pt"):
-        replace(CAMC, agent=str(tmp_path))
+        replace(camc, agent=str(tmp_path))
 
 
 def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_path: Path) -> None:
@@ -294,27 +376,32 @@ def test_a_strategy_that_is_given_is_cut_without_a_search(problem: Problem, tmp_
     assert from_file.traits.files == replace(AMC, strategy=decision.own["strategy"]).traits.files
 
 
-def test_settings_that_contradict_each_other_are_told(learned: Path) -> None:
+def test_settings_that_contradict_each_other_are_told(camc: Amc, learned: Path) -> None:
     for changes, words in (
         ({"agent": str(learned), "strategy": [0.5]}, "agent and strategy: give only one"),
         ({"targets": None}, "without targets there is nothing to tell"),
         ({"candidates": []}, "must name at least one of uniform, seen, same_target, policy"),
         ({"lbound": 0.9, "rbound": 0.5}, "lbound=0.9: must not be above rbound=0.5"),
+        (
+            {"agent_rule": "projected", "rounding": "up", "target_encoding": "onehot"},
+            "^rounding=up, target_encoding=onehot: only agent_rule=walls reads it; set that, or leave it out",
+        ),
     ):
         with pytest.raises(InputError, match=words):
-            replace(CAMC, **changes)  # type: ignore[arg-type]
+            replace(camc, **changes)  # type: ignore[arg-type]
 
 
 def test_targets_that_the_agent_or_the_reward_do_not_know_are_told_first(problem: Problem) -> None:
     published = partial(acc_normalize, references="published", published={0.3: 0.09, 0.6: 0.8})
+    onehot = replace(CAMC, agent_rule="walls", target_encoding="onehot")
     with pytest.raises(
         InputError, match=r"^preserve_ratio=0.5: reward.references=published: knows the targets 0.3, 0.6, not 0.5"
     ):
         replace(CAMC, reward=published).check(problem)
     with pytest.raises(InputError, match=r"^preserve_ratio=0.5: target_encoding=onehot tells the agent only"):
-        replace(CAMC, target_encoding="onehot").check(problem)
+        onehot.check(problem)
     share = Budget("percent", 0.3)
-    for camc in (replace(CAMC, reward=published), replace(CAMC, target_encoding="onehot")):
+    for camc in (replace(CAMC, reward=published), onehot):
         with pytest.raises(InputError, match=r"^percent=0.3 comes to about 0\.\d+ of the MACs: "):
             camc.check(replace(problem, budget=share))
     alone = replace(CAMC, candidates=["same_target"])

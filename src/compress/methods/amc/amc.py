@@ -8,30 +8,31 @@ are one class: with `targets` it is camc, without them amc.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-
-from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.agents.ddpg import DDPGSettings
+from compress.agents.preferences import PreferenceSettings
 from compress.errors import OWN, InputError, SettingError, settings_under
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON, digest_of, hash_of
 from compress.io.paths import AGENT
-from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_state
 from compress.methods.amc.agent_file import (
+    WALLS,
     agent_file,
     check_network,
-    load_agent,
     read_agent,
     write_agent,
     write_whole_agent,
 )
+from compress.methods.amc.agent_rule import AgentRule, Kind, Strategy, Wanted
+from compress.methods.amc.by_projection import Projected, Training
+from compress.methods.amc.by_walls import Walls, nearest_share
 from compress.methods.amc.plots import plots
 from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
@@ -41,19 +42,23 @@ from compress.schema.bounds import Count, Natural, NonNegative, Share
 from compress.schema.settings import Budget
 from compress.search.agent.action_bounds import ActionBounds, BudgetMode, PublishedBounds, RoundedBounds, bias_macs
 from compress.search.agent.environment import ChannelEnv, Metric, check_target
-from compress.search.agent.episodes import Search, SearchSettings, agent_policy
-from compress.search.agent.observations import CleanObserver, Encoding, Observer, PublishedObserver
+from compress.search.agent.episodes import SearchSettings
+from compress.search.agent.observations import (
+    CleanObserver,
+    Encoding,
+    Observer,
+    PublishedObserver,
+    raw_features,
+    scaled,
+)
+from compress.search.agent.projected import ProjectedSettings
 from compress.search.agent.rewards import Outcome, Reward
+from compress.search.feasible import feasible
 from compress.search.scorers.refit import CalibrationSettings, RefitScorer
+from compress.search.space import multiples_space
 from compress.search.strategy import layer_form, read_strategy, widths_of
 
 log = logging.getLogger(__name__)
-
-PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried to meet a share of channels, and the tolerance
-
-Strategy = tuple[int, ...]
-Walk = Callable[[float], Strategy]  # target share of MACs -> strategy
-Reach = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,7 @@ class Amc:
 
     targets: list[Share] | None
     target_encoding: Encoding
+    agent_rule: Literal["projected", "walls"]
     agent: str | None
     strategy: list[float] | str | None
     lbound: Share
@@ -73,12 +79,14 @@ class Amc:
     acc_metric: Metric
     reward_images: Count
     reward: Reward
-    candidates: list[Literal["uniform", "seen", "same_target", "policy"]]
+    candidates: list[Kind]
     rollouts: Natural
     rollout_sigma: NonNegative
     calibration: CalibrationSettings
     search: SearchSettings
     ddpg: DDPGSettings
+    projected: ProjectedSettings
+    policy: PreferenceSettings
 
     plots: ClassVar = staticmethod(plots)
 
@@ -97,6 +105,7 @@ class Amc:
                 f"{OWN}target_encoding={self.target_encoding}: without {OWN}targets there is nothing to tell; "
                 f"use {OWN}target_encoding=none, or the method camc"
             )
+        problems += self._unread()
         for read in (self._read_agent, self._read_strategy):
             try:
                 read()
@@ -104,6 +113,16 @@ class Amc:
                 problems += error.lines
         if problems:
             raise SettingError(*problems)
+
+    def _unread(self) -> list[str]:
+        """Problems: settings of the action bounds where there are none."""
+        neutral = {"rounding": "within", "budget_mode": "exact", "state": "clean"}
+        unread = [key for key, value in neutral.items() if getattr(self, key) != value]
+        unread += ["target_encoding"] if self.target_encoding == "onehot" else []
+        if self.agent_rule == WALLS or not unread:
+            return []
+        told = ", ".join(f"{OWN}{key}={getattr(self, key)}" for key in unread)
+        return [f"{told}: only {OWN}agent_rule=walls reads it; set that, or leave it out"]
 
     # -- settings and files --------------------------------------------------------------------------------------
 
@@ -129,11 +148,18 @@ class Amc:
         return None if self.strategy is None else read_strategy(self.strategy)
 
     def _read_agent(self) -> JSON | None:
-        return None if self.agent is None else read_agent(self.agent, self._made_with(), self.ddpg)
+        return None if self.agent is None else read_agent(self.agent, self._made_with(), self._networks)
+
+    @property
+    def _networks(self) -> DDPGSettings | PreferenceSettings:
+        return self.ddpg if self.agent_rule == WALLS else self.policy
 
     def _made_with(self) -> JSON:
         """The settings that the shapes and inputs of the agent's networks depend on."""
-        made: JSON = {"state": self.state, "target_encoding": self.target_encoding, "ddpg.hidden": self.ddpg.hidden}
+        made: JSON = {"agent_rule": self.agent_rule, "target_encoding": self.target_encoding}
+        if self.agent_rule != WALLS:
+            return made | {"policy.hidden": self.policy.hidden}
+        made |= {"state": self.state, "ddpg.hidden": self.ddpg.hidden}
         return made | ({"targets": self.targets} if self.target_encoding == "onehot" else {})
 
     # -- checks before the run ----------------------------------------------------------------------------------
@@ -202,16 +228,29 @@ class Amc:
             write_whole_agent(work.folder, saved)
             return {"made": "agent of an earlier run", "source": self.agent, "episodes": 0}
         _, env = self._ready(problem)
-        agent, targets = self._new_agent(env, problem.seed), self._targets(problem)
-        best = Search(env, agent, targets, self.search, problem.seed).run(work)
-        write_agent(work.folder, agent, best, problem.graph, self._made_with() | {"targets": self.targets})
+        agent, targets = self._agent(problem, env), self._targets(problem)
+        best = agent.train(work)
+        write_agent(work.folder, agent.state(), best, problem.graph, self._made_with() | {"targets": self.targets})
+        evaluations = len(env.evaluated)
+        answers = {target: agent.answer(target) for target in targets}
+        constant = {target: agent.constant(target) for target in targets}
+        warnings = [CONSTANT.format(agent.constant_action)] if answers == constant else []
+        for line in warnings:
+            log.warning("sparsify: %s", line)
+
+        def reported(strategies: Mapping[float, Strategy]) -> JSON:
+            return {f"{t:g}": _report(problem, env.scored(widths, t)) for t, widths in strategies.items()}
+
         return {
             "made": "agent",
+            "agent_rule": self.agent_rule,
             "episodes": self.search.episodes,
-            "evaluations": len(env.evaluated),
+            "evaluations": evaluations,
             "groups": [group.name for group in problem.graph],
             "best": {f"{target:g}": _report(problem, outcome) for target, outcome in best.items()},
-            "policy": {f"{target:g}": _report(problem, env.play(target, agent_policy(agent))) for target in targets},
+            "policy": reported(answers),
+            "constant": reported(constant),
+            "warnings": warnings,
         }
 
     def _targets(self, problem: Problem) -> list[float]:
@@ -235,9 +274,17 @@ class Amc:
         )
         return scorer, ChannelEnv(cost, choices, state, bounds, scorer.score, self.reward, self.acc_metric, targets)
 
-    def _new_agent(self, env: ChannelEnv, seed: int) -> DDPG:
-        sizes = env.observation_space.shape[0], env.action_space.shape[0]
-        return DDPG(*sizes, self.ddpg, derive_seed(seed, "agent"))
+    def _agent(self, problem: Problem, env: ChannelEnv) -> AgentRule:
+        targets, seed = self._targets(problem), problem.seed
+        if self.agent_rule == WALLS:
+            return Walls(env, problem.cost, problem.budget, targets, self.search, self.ddpg, seed)
+        space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
+        allowed = partial(feasible, space, problem.budget, problem.graph, env.price)
+        features = scaled(raw_features(problem.model, problem.graph), constant="zero")
+        training = Training(targets, self.search.episodes, self.search.uniform_first)
+        return Projected(
+            env, space, allowed, features, self.target_encoding, training, self.projected, self.policy, seed
+        )
 
     def _share_of(self, budget: Budget, graph: ChannelGraph, cost: CostModel) -> float:
         """The target share of MACs of a budget; of a share of channels: where uniform widths remove that many."""
@@ -245,7 +292,7 @@ class Amc:
             return preserve_ratio(budget, cost)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
         uniform = partial(uniform_widths, cost, options)
-        return _nearest_share(uniform, cost, budget.value, reachable(cost, options))[0]
+        return nearest_share(uniform, cost, budget.value, reachable(cost, options))[0]
 
     # -- prune -------------------------------------------------------------------------------------------------
 
@@ -256,15 +303,8 @@ class Amc:
             candidates = [("given", _unrewarded(scorer, widths_of(problem.graph, problem.cost, given_strategy)))]
         else:
             assert learned is not None
-            saved = read_state(learned / AGENT)
-            check_network(str(learned), saved, problem.graph)
-            agent = self._new_agent(env, problem.seed)
-            load_agent(agent, saved, str(learned))
-            share = self._share_of(problem.budget, problem.graph, problem.cost)
-            walks = dict(self._walks(env, agent, saved["best"], share, problem.seed))
             candidates = [
-                (name, env.scored(walks[name](share), share))
-                for name, share in _shares(env, walks, problem.budget, problem.cost).items()
+                (name, env.scored(widths, target)) for name, widths, target in self._candidates(problem, env, learned)
             ]
         # rewards are comparable at one target only; candidates for a share of channels differ in their targets
         criterion = self.acc_metric if problem.budget.kind == "percent" else "reward"
@@ -285,52 +325,23 @@ class Amc:
         evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=env.rounding_step(outcome["widths"]))
         return Decision(plan, weights, own=own, evidence=evidence)
 
-    def _walks(
-        self, env: ChannelEnv, agent: DDPG, seen: Mapping[float, JSON], share: float, seed: int
-    ) -> Iterator[tuple[str, Walk]]:
-        """Candidates by name, each a function from a target share of MACs to a strategy: uniform widths, the search's
-        best for each of its targets (or for this one alone), the policy, and the policy with noise."""
-        if "uniform" in self.candidates:
-            yield "uniform", env.uniform_widths
-        if "seen" in self.candidates:
-            for target, outcome in seen.items():
-                yield f"best seen for {target:g}", partial(env.walk, policy=env.replay(outcome["widths"]))
-        if "same_target" in self.candidates and self.agent is None:  # an agent of another run has seen other weights
-            for target, outcome in seen.items():
-                if target == share:
-                    yield "best seen", partial(_unchanged, outcome["widths"])
-        if "policy" in self.candidates:
-            yield "policy's", partial(env.walk, policy=agent_policy(agent))
-            for index in range(self.rollouts):
-                noisy = agent_policy(agent, self.rollout_sigma, derive_seed(seed, "rollout", index))
-                yield f"policy's noisy (no. {index + 1})", partial(env.walk, policy=noisy)
+    def _candidates(self, problem: Problem, env: ChannelEnv, learned: Path) -> Iterator[tuple[str, Strategy, float]]:
+        """Name, widths and target of what is scored for the budget, by the agent in the folder `learned`."""
+        saved = read_state(learned / AGENT)
+        check_network(str(learned), saved, problem.graph)
+        agent = self._agent(problem, env)
+        agent.load(saved, str(learned))
+        wanted = Wanted(self.candidates, self.rollouts, self.rollout_sigma, is_foreign=self.agent is not None)
+        share = self._share_of(problem.budget, problem.graph, problem.cost)
+        return agent.candidates(wanted, saved["best"], share)
 
 
 CANDIDATE = ("ratio", "top1", "top5", "reward")  # figures in plan.json of every candidate
+CONSTANT = "the policy has become a constant: at every target its own answer is that of {}"
 
 
 def _removed(widths: Sequence[int], cost: CostModel) -> float:
     return removed_share(widths, cost.full_widths.tolist())
-
-
-def _nearest_share(walk: Walk, cost: CostModel, removed_share: float, reach: Reach) -> tuple[float, float]:
-    """The share of MACs at which the strategy of `walk` removes a share of the channels nearest to `removed_share`,
-    and the share of the channels that it removes there."""
-    shares = np.linspace(*reach, PERCENT_STEPS).tolist()
-    removed_shares = {share: _removed(walk(share), cost) for share in shares}
-    best = min(removed_shares, key=lambda share: abs(removed_shares[share] - removed_share))
-    return best, removed_shares[best]
-
-
-def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: CostModel) -> dict[str, float]:
-    """The target share of MACs of each candidate. For a share of channels each has its own; candidates that miss it
-    by more than `PERCENT_SLACK` are dropped, but for the closest."""
-    if budget.kind != "percent":
-        return dict.fromkeys(walks, preserve_ratio(budget, cost))
-    nearest = {name: _nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
-    missed = {name: abs(removed - budget.value) for name, (_, removed) in nearest.items()}
-    least = max(PERCENT_SLACK, min(missed.values()))
-    return {name: share for name, (share, _) in nearest.items() if missed[name] <= least}
 
 
 def _report(problem: Problem, outcome: JSON) -> JSON:
@@ -346,7 +357,3 @@ def _unrewarded(scorer: RefitScorer, widths: Strategy) -> JSON:
     score = scorer.score(widths)
     assert score is not None
     return {"widths": widths, "target": ratio, "top1": score.top1, "top5": score.top5, "ratio": ratio, "reward": None}
-
-
-def _unchanged(widths: Strategy, share: float) -> Strategy:
-    return widths

@@ -16,8 +16,12 @@ def plots(rows: Sequence[JSON], plan: JSON | None, sparsify_report: JSON | None)
     if episodes:
         figures["search.png"] = _search(episodes)
     if sparsify_report and sparsify_report.get("best"):
-        figures["policy.png"] = _policy(sparsify_report["best"], sparsify_report["policy"])
+        own, constant = sparsify_report["policy"], sparsify_report.get("constant", {})  # older results have none
+        figures["policy.png"] = _policy(sparsify_report["best"], own, constant)
     return figures
+
+
+MARK = {"k_": 6, "kx": 3}  # sizes of marks, in points
 
 
 def _search(rows: Sequence[JSON]) -> Any:
@@ -39,9 +43,9 @@ def _search(rows: Sequence[JSON]) -> Any:
     return figure
 
 
-def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
+def _policy(best: dict[str, JSON], policy: dict[str, JSON], constant: dict[str, JSON]) -> Any:
     """Kept share of every layer's inputs by target: bars are the search's best strategy, marks the policy without
-    noise."""
+    noise and a constant policy."""
     layers = next(iter(best.values()))["layers"]
     figure, parts = rows_of_layers(len(layers), 0.16 * (1 + len(best)))
     wide = 0.8 / len(best)
@@ -51,11 +55,16 @@ def _policy(best: dict[str, JSON], policy: dict[str, JSON]) -> Any:
             places = [place + wide * (index + 0.5) - 0.4 for place in range(len(names))]
             label = f"target {target}: {found['ratio']:.3f} of the MACs"
             axis.bar(places, found["strategy"][part], wide, color=f"C{index}", label=label)
-            own = policy[target]["strategy"][part]
-            axis.plot(places, own, "k_", label="the policy's own answer" if index == 0 else None)
+            for answers, mark, what in (
+                (policy, "k_", "the policy's own answer"),
+                (constant, "kx", "a constant policy's"),
+            ):
+                if target in answers:
+                    shares = answers[target]["strategy"][part]
+                    axis.plot(places, shares, mark, markersize=MARK[mark], label=what if index == 0 else None)
         axis.set(ylabel="kept share of inputs", ylim=(0, 1.02))
         name_layers(axis, names, layers)
     first = parts[0][0]
-    first.set_title("Best strategy of the search")
+    first.set_title("Best strategy of the search, and the policy's")
     first.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -8,7 +8,8 @@ the number of processes if above 1.
 Writes: metrics.jsonl; model.safetensors and best.safetensors if the run's network is trained; agent.pt for a search.
 
 Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `schedule=step`, 4 logs slimming's cfg as
-`prune` would decide it, 5 counts recurrent layers whole, 6 counts the candidates that a search scored.
+`prune` would decide it, 5 counts recurrent layers whole, 6 counts the candidates that a search scored, 7 reports
+what a constant policy would answer.
 """
 
 from torch import nn
@@ -72,4 +73,4 @@ def trains_network(job: Job) -> bool:
     return job.method.traits.trains != "nothing"
 
 
-STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=6, trains=trains_network)
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=7, trains=trains_network)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.errors import OWN, SettingError
 from compress.io.files import JSON
@@ -131,6 +132,20 @@ class ChannelEnv:
             self._observation = self._observer(self._step, self._widths, self._target)
 
     # -- scoring of widths -------------------------------------------------------------------------------------
+
+    @property
+    def full_widths(self) -> list[int]:
+        full: list[int] = self._cost.full_widths.tolist()
+        return full
+
+    @property
+    def full_macs(self) -> int:
+        return self._cost.full_macs
+
+    def price(self, widths: Any) -> NDArray[np.float64]:
+        """MACs: (n, groups) -> (n,)."""
+        macs: NDArray[np.float64] = self._cost.macs(widths).astype(np.float64)
+        return macs
 
     def outcome(self, widths: tuple[int, ...]) -> JSON:
         """Score the widths of all groups for the current target: widths, target, top1 and top5, accuracy (the metric

@@ -1,11 +1,11 @@
-"""The search: training of the agent in episodes, remembering the best strategy for every target; resumable.
+"""The search through action bounds: training of a DDPG agent in episodes, remembering the best strategy for every
+target; resumable. (`projected` is the search of `agent_rule=projected`.)
 
 Every episode seeds its random numbers by (seed, episode), so that a resumed search equals an uninterrupted one.
 He et al., "AMC", ECCV 2018, arXiv:1802.03494, section 3.3: random episodes first, then truncated normal noise of
 decaying width around the policy; every transition of an episode is stored with the episode's final reward.
 """
 
-import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,8 @@ from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Bound, Count, Natural, NonNegative, Positive
 from compress.search.agent.environment import ChannelEnv, Policy
+from compress.search.agent.journal import note, standing
 from compress.search.agent.observations import Vector
-
-log = logging.getLogger(__name__)
 
 Explorer = Callable[[int, Tensor], Tensor]  # (step, state) -> action, each (1,)
 SAVE_EVERY_SECONDS = 1.0  # not after every episode, which may take milliseconds
@@ -110,13 +109,7 @@ class Search:
                 last = self.done == self.settings.episodes
                 work.progress(self._state, 0 if last else SAVE_EVERY_SECONDS)
                 bar.update()
-                bar.set_postfix(
-                    {
-                        f"{target:g}": f"{self.best[task]['reward']:.4f} ({self.best[task]['accuracy']:.1f} %)"
-                        for task, target in enumerate(self.targets)
-                        if task in self.best
-                    }
-                )
+                bar.set_postfix(standing(self.targets, self.best))
         return {target: self.best[task] for task, target in enumerate(self.targets) if task in self.best}
 
     def _state(self) -> JSON:
@@ -182,28 +175,7 @@ class Search:
 
     def _note(self, task: int, outcome: JSON, sigma: float, work: StageFolder) -> None:
         """Remember the outcome if it is the best; write a row of metrics and a line of the log."""
-        target = self.targets[task]
         better = task not in self.best or outcome["reward"] > self.best[task]["reward"]
         if better:
             self.best[task] = outcome
-        work.row(
-            stage="sparsify",
-            episode=self.done + 1,
-            target=target,
-            ratio=round(outcome["ratio"], 6),
-            reward=round(outcome["reward"], 6),
-            accuracy=round(outcome["accuracy"], 4),
-            best_reward=round(self.best[task]["reward"], 6),
-            sigma=round(sigma, 6),
-            widths=list(outcome["widths"]),
-            evaluations=len(self.env.evaluated),
-            seconds=round(work.seconds(), 3),
-        )
-        strategy = " ".join(f"{share:.4g}" for share in self.env.executed(outcome["widths"]))
-        log.info(
-            "sparsify: episode %d: top-1 %.2f %%, top-5 %.2f %%, reward %.4f%s; target %g, %.4f of the MACs, "
-            "%.4f of the target; kept %s",
-            self.done + 1, outcome["top1"], outcome["top5"], outcome["reward"], ", the best yet" if better else "",
-            target, outcome["ratio"], outcome["ratio"] / target, strategy,
-            extra={"file_only": not better},
-        )  # fmt: skip
+        note(work, self.env, self.done + 1, outcome, self.best[task]["reward"], sigma, better)

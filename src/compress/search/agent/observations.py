@@ -22,6 +22,8 @@ from compress.search.agent.action_bounds import PublishedBounds
 Vector = NDArray[np.float32]
 Encoding = Literal["none", "scalar", "onehot"]
 
+FEATURES = 7  # of a group that do not change during an episode
+
 
 class Observer(Protocol):
     """Called before each decision of an episode, returns float32 (size,)."""
@@ -46,7 +48,7 @@ def raw_features(model: nn.Module, graph: ChannelGraph) -> NDArray[np.float64]:
         _row(model, index, [layers[name] for name in group.consumers], group.width)
         for index, group in enumerate(graph)
     ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 7)
+    return np.array(rows, dtype=np.float64).reshape(-1, FEATURES)
 
 
 def _row(model: nn.Module, index: int, readers: list[Layer], channels: int) -> list[float]:

@@ -1,0 +1,109 @@
+"""`agent_rule=walls`: DDPG decides group by group, its actions bounded so that the budget can still be met."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from compress.agents.ddpg import DDPG, DDPGSettings
+from compress.io.files import JSON
+from compress.io.seeds import derive_seed
+from compress.io.stage_folder import StageFolder
+from compress.methods.amc.agent_file import load_agent
+from compress.methods.amc.agent_rule import Strategy, Wanted
+from compress.prune.budget import preserve_ratio, removed_share
+from compress.prune.cost import CostModel
+from compress.schema.settings import Budget
+from compress.search.agent.environment import ChannelEnv
+from compress.search.agent.episodes import Search, SearchSettings, agent_policy
+
+PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried to meet a share of channels, and the tolerance
+
+Walk = Callable[[float], Strategy]  # target share of MACs -> strategy
+Reach = tuple[float, float]
+
+
+class Walls:
+    """The published agent; `targets` are those it trains on."""
+
+    constant_action = "a constant action 1.0"
+
+    def __init__(
+        self,
+        env: ChannelEnv,
+        cost: CostModel,
+        budget: Budget,
+        targets: Sequence[float],
+        search: SearchSettings,
+        ddpg: DDPGSettings,
+        seed: int,
+    ) -> None:
+        self._env, self._cost, self._budget = env, cost, budget
+        self._targets, self._search, self._seed = targets, search, seed
+        sizes = env.observation_space.shape[0], env.action_space.shape[0]
+        self._agent = DDPG(*sizes, ddpg, derive_seed(seed, "agent"))
+
+    def train(self, work: StageFolder) -> dict[float, JSON]:
+        return Search(self._env, self._agent, self._targets, self._search, self._seed).run(work)
+
+    def state(self) -> JSON:
+        return {"agent": self._agent.state_dict()}
+
+    def load(self, saved: JSON, source: str) -> None:
+        load_agent(self._agent, saved["agent"], source)
+
+    def answer(self, target: float) -> Strategy:
+        return self._env.walk(target, agent_policy(self._agent))
+
+    def constant(self, target: float) -> Strategy:
+        return self._env.walk(target, lambda step, observation: 1.0)
+
+    def candidates(
+        self, wanted: Wanted, seen: Mapping[float, JSON], share: float
+    ) -> Iterator[tuple[str, Strategy, float]]:
+        walks = dict(self._walks(wanted, seen, share))
+        for name, target in _shares(self._env, walks, self._budget, self._cost).items():
+            yield name, walks[name](target), target
+
+    def _walks(self, wanted: Wanted, seen: Mapping[float, JSON], share: float) -> Iterator[tuple[str, Walk]]:
+        """Candidates by name, each a function from a target share of MACs to a strategy: uniform widths, the search's
+        best for each of its targets (or for this one alone), the policy, and the policy with noise."""
+        env, agent = self._env, self._agent
+        if "uniform" in wanted.kinds:
+            yield "uniform", env.uniform_widths
+        if "seen" in wanted.kinds:
+            for target, outcome in seen.items():
+                yield f"best seen for {target:g}", partial(env.walk, policy=env.replay(outcome["widths"]))
+        if "same_target" in wanted.kinds and not wanted.is_foreign:
+            for target, outcome in seen.items():
+                if target == share:
+                    yield "best seen", partial(_unchanged, outcome["widths"])
+        if "policy" in wanted.kinds:
+            yield "policy's", partial(env.walk, policy=agent_policy(agent))
+            for index in range(wanted.rollouts):
+                noisy = agent_policy(agent, wanted.rollout_sigma, derive_seed(self._seed, "rollout", index))
+                yield f"policy's noisy (no. {index + 1})", partial(env.walk, policy=noisy)
+
+
+def nearest_share(walk: Walk, cost: CostModel, removed: float, reach: Reach) -> tuple[float, float]:
+    """The share of MACs at which the strategy of `walk` removes a share of the channels nearest to `removed`, and the
+    share of the channels that it removes there."""
+    shares = np.linspace(*reach, PERCENT_STEPS).tolist()
+    removed_shares = {share: removed_share(walk(share), cost.full_widths.tolist()) for share in shares}
+    best = min(removed_shares, key=lambda share: abs(removed_shares[share] - removed))
+    return best, removed_shares[best]
+
+
+def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: CostModel) -> dict[str, float]:
+    """The target share of MACs of each candidate. For a share of channels each has its own; candidates that miss it
+    by more than `PERCENT_SLACK` are dropped, but for the closest."""
+    if budget.kind != "percent":
+        return dict.fromkeys(walks, preserve_ratio(budget, cost))
+    nearest = {name: nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
+    missed = {name: abs(removed - budget.value) for name, (_, removed) in nearest.items()}
+    least = max(PERCENT_SLACK, min(missed.values()))
+    return {name: share for name, (share, _) in nearest.items() if missed[name] <= least}
+
+
+def _unchanged(widths: Strategy, share: float) -> Strategy:
+    return widths
