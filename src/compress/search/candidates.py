@@ -52,10 +52,9 @@ class Candidates:
         return len(set(self.tested.values()))
 
     def test(self, genes: Genes) -> Iterator[Candidate | None]:
-        """Score genes (n, places), one by one; None for one that was given up."""
-        widths, prices = self._feasible.space.widths(genes), self._feasible.prices(genes)
-        for gene, kept, price in zip(genes.tolist(), widths.tolist(), prices.tolist(), strict=True):
-            yield self._test(tuple(gene), tuple(kept), price)
+        """Score genes (n, places) of the feasible set, one by one; None for one that was given up."""
+        for gene, widths, price in self._priced(genes):
+            yield self._test(gene, widths, price)
 
     def _test(self, gene: Gene, widths: Widths, price: float) -> Candidate | None:
         self.tested[gene] = widths
@@ -64,8 +63,32 @@ class Candidates:
         if score is None or score.top1 < least:  # the latter of one that is remembered from another search
             return None
         candidate = Candidate(gene, widths, score, price)
-        self.best = sorted([*self.best, candidate], key=is_better)[: self._most]
+        self.keep(candidate)
         return candidate
+
+    def score(self, genes: Genes) -> list[Candidate]:
+        """Score genes (n, places) to the end, whatever they cost: a search may pass through what the budget forbids.
+        All are counted, and those of the feasible set kept as by `test`."""
+        scored = []
+        for gene, widths, price in self._priced(genes):
+            self.tested[gene] = widths
+            score = self._scorer.score(widths)
+            assert score is not None, "nothing is below a top-1 of 0"
+            scored.append(Candidate(gene, widths, score, price))
+            if self._feasible.low <= price <= self._feasible.high:
+                self.keep(scored[-1])
+        return scored
+
+    def keep(self, candidate: Candidate) -> None:
+        """Among the `most` best, if it is one of them."""
+        if candidate not in self.best:
+            self.best = sorted([*self.best, candidate], key=is_better)[: self._most]
+
+    def _priced(self, genes: Genes) -> Iterator[tuple[Gene, Widths, float]]:
+        """Genes (n, places) with their widths and prices."""
+        widths, prices = self._feasible.space.widths(genes), self._feasible.prices(genes)
+        for gene, kept, price in zip(genes.tolist(), widths.tolist(), prices.tolist(), strict=True):
+            yield tuple(gene), tuple(kept), price
 
     def without_tested(self, genes: Genes) -> Genes:
         """Those of genes (n, places) that were not tested yet, each once, in order."""
