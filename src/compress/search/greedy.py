@@ -1,13 +1,13 @@
-"""Greedy search: in every iteration each group proposes to save a step of the price alone; the best proposal is kept.
+"""Greedy search: in every iteration each group proposes to save a step of the price alone; the best one is taken.
 
-Yang et al., "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications", ECCV 2018, arXiv:1804.03230,
-algorithm 1: a proposal has the largest width of its group that saves the step. The step shrinks by a factor per
-iteration (0.96 in the authors' code, which begins at 0.025 and ends at a latency; ours begins larger, as it need not
-spare evaluations of half an hour, and by the price of the budget). Where we differ: proposals are scored by the scorer
-as they are, without a short training of each; where no group can save the whole step, each saves what it can; and what
-the last step left over is spent by the same rule upwards: every group proposes to be a step wider while any fits.
+Yang et al., "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications", ECCV 2018,
+arXiv:1804.03230, algorithm 1: a proposal has the largest width of its group that saves the step, which may shrink
+from iteration to iteration (in the authors' code it begins at 0.025 of the dense latency and shrinks by 0.96). Where
+we differ: proposals are scored by the scorer as they are, without a short training of each; the price is that of the
+budget; where no group can save the whole step, each saves what it can; and what the last step left over is spent by
+the same rule upwards: each group proposes to be a step wider, while any fits.
 
-Nothing is drawn, so a resumed search equals an uninterrupted one without seeds.
+Nothing is drawn: a resumed search equals an uninterrupted one without seeds.
 """
 
 import logging
@@ -65,7 +65,7 @@ class Greedy:
         return candidates
 
     def _proposals(self, iteration: int, gene: Genes, feasible: Feasible) -> Genes:
-        """(n, places): genes that differ from `gene` (places,) in one place; none when the budget is met and spent."""
+        """(n, places): genes that differ from `gene` in one place; none when the budget is met and spent."""
         now = float(feasible.prices(gene)[0])
         if now <= feasible.high:
             return wider(feasible, gene)
@@ -74,8 +74,8 @@ class Greedy:
 
 
 def narrower(feasible: Feasible, gene: Genes, target: float) -> Genes:
-    """(n, places): `gene` (places,) with one place at its largest narrower option whose price is at most `target`, for
-    every place that has one; where none has, with one place at its narrowest option, if that saves anything."""
+    """(n, places): `gene` (places,) with one place at its largest narrower option whose price is at most `target`,
+    for every place that has one; where none has, with one place at its narrowest option, if that saves anything."""
     now = float(feasible.prices(gene)[0])
     reaching, saving = [], []
     for place in range(len(gene)):
@@ -116,7 +116,7 @@ def _note(
     iteration: int, proposals: int, before: Genes, best: Candidate, feasible: Feasible, candidates: Candidates,
     work: StageFolder,
 ) -> None:  # fmt: skip
-    """A row of metrics and a line of the log for every iteration: which place changed, and what the gene scores now."""
+    """A row of metrics and a line of the log per iteration: which place changed, and what the gene scores now."""
     (place,) = np.flatnonzero(before != np.array(best.gene))
     name, width = feasible.space.names[place], int(feasible.space.chosen(np.array(best.gene))[place])
     work.row(

@@ -2,10 +2,11 @@
 
 FastNAS of NVIDIA's Model-Optimizer, Qualcomm's AIMET and Huawei's AMCT choose widths in this way; none of them has a
 paper of its own. The drop of group g at width k is d_g(k) = top-1(dense) - top-1(only g cut to k), made monotone by a
-running maximum, as a narrower group that scores better by chance is no reason to cut deeper. A threshold t gives every
-group its narrowest width of at most that drop, w_g(t) = min {k : d_g(k) <= t}; the budget decides t. Where we differ: a
-budget between two thresholds is met by single steps rather than missed, widths that were not scored get a drop between
-those of their neighbours, and the same table serves a second rule, `greedy`.
+running maximum, as a narrower group that scores better by chance is no reason to cut deeper. A threshold t gives
+every group its narrowest width of at most that drop, w_g(t) = min {k : d_g(k) <= t}; the budget decides t. Where we
+differ: a budget between two thresholds is met by single steps rather than missed, widths that were not scored get a
+drop between those of their neighbours, the rise of the cross entropy may be taken for the drop (accuracy on few
+images comes in steps, and many groups lose none at first), and the same table serves a second rule, `greedy`.
 
 Both rules are one walk from the widest gene: its next step is of the least threshold (rule `threshold`) or whichever
 (`greedy`), and among these of the least drop per saved price. No budget is part of that order, so the walk of a
@@ -20,12 +21,14 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.measure.accuracy import Score
 from compress.search.feasible import Feasible
 from compress.search.scorers.scorer import Widths
 from compress.search.space import Genes, WidthSpace
 
-Drops = Sequence[NDArray[np.float64]]  # per place the drop of each of its options, in points; not ascending
+Drops = Sequence[NDArray[np.float64]]  # per place the drop of each of its widths, which ascend; drops do not
 Rule = Literal["threshold", "greedy"]
+Measure = Literal["top1", "loss"]
 
 
 class Curve(NamedTuple):
@@ -34,28 +37,33 @@ class Curve(NamedTuple):
     name: str
     full: int  # channels
     widths: tuple[int, ...]  # ascending, below `full`
-    top1: tuple[float, ...]  # of each, in percent
+    scores: tuple[Score, ...]  # of each width
 
 
 @dataclass(frozen=True)
 class Table:
-    """The curves of all places of a space, in their order, and the top-1 of the dense network in percent."""
+    """The curves of all places of a space, in their order, and the score of the dense network."""
 
-    dense_top1: float
+    dense: Score
     curves: tuple[Curve, ...]
 
-    @property
-    def drops(self) -> Drops:
-        """Of the scored widths of every place, monotone."""
-        return [monotone(self.dense_top1 - np.array(curve.top1)) for curve in self.curves]
+    def drops(self, measure: Measure = "top1") -> Drops:
+        """Of the scored widths of every place, monotone: of the top-1 in points, or the rise of the cross entropy."""
+        return [
+            monotone(np.array([_drop(self.dense, one, measure) for one in curve.scores])) for curve in self.curves
+        ]
 
-    def drops_of(self, options: Sequence[NDArray[np.int64]]) -> Drops:
+    def drops_of(self, options: Sequence[NDArray[np.int64]], measure: Measure = "top1") -> Drops:
         """Of any widths per place (n,), at most the full ones: linear between scored ones, 0 at full width. The
         narrowest width must be among the scored ones."""
         return [
             np.interp(widths, [*curve.widths, curve.full], [*drops, 0.0])
-            for widths, curve, drops in zip(options, self.curves, self.drops, strict=True)
+            for widths, curve, drops in zip(options, self.curves, self.drops(measure), strict=True)
         ]
+
+
+def _drop(dense: Score, score: Score, measure: Measure) -> float:
+    return dense.top1 - score.top1 if measure == "top1" else score.loss - dense.loss
 
 
 def monotone(drops: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,8 +93,8 @@ class Choose(Protocol):
 
 
 def by_threshold(within: Feasible, drops: Drops) -> Genes:
-    """The gene (places,) of the least threshold that meets the budget; steps of that threshold itself are taken one by
-    one, and what is left over is spent."""
+    """The gene (places,) of the least threshold that meets the budget; steps of that threshold itself are taken one
+    by one, and what is left over is spent."""
     return filled(within, drops, walked(within, drops, by_level=True))
 
 
@@ -106,7 +114,7 @@ def walked(within: Feasible, drops: Drops, by_level: bool) -> Genes:
     while now > within.high:
         places = np.flatnonzero(gene > 0)
         prices = within.prices(gene - _one_each(places, len(gene)))
-        wide, narrow = (np.array([drops[at][gene[at] - less] for at in places]) for less in (0, 1))
+        wide, narrow = _at(drops, gene, places), _at(drops, gene - 1, places)
         saved = now - prices
         level = narrow if by_level else np.zeros_like(narrow)
         best = np.lexsort((places, -saved, _per_price(narrow - wide, saved), level))[0]
@@ -129,10 +137,15 @@ def filled(within: Feasible, drops: Drops, gene: Genes) -> Genes:
         places, prices = places[prices <= within.high], prices[prices <= within.high]
         if not len(places):
             return gene
-        narrow, wide = (np.array([drops[at][gene[at] + more] for at in places]) for more in (0, 1))
+        narrow, wide = _at(drops, gene, places), _at(drops, gene + 1, places)
         added = prices - now
         best = np.lexsort((places, -added, -_per_price(narrow - wide, added)))[0]
         gene[places[best]] += 1
+
+
+def _at(drops: Drops, gene: Genes, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The drops of a gene's options at some places: (len(places),)."""
+    return np.array([drops[place][gene[place]] for place in places.tolist()])
 
 
 def _one_each(places: NDArray[np.int64], count: int) -> Genes:

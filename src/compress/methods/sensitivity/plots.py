@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from compress.io.files import JSON
 from compress.report.plot.axes import layer_labels, literal
 
@@ -26,10 +28,10 @@ def _curves(curves: Mapping[str, JSON], plan: JSON | None) -> Any:
         colour = colours(0.95 * at / max(len(names) - 1, 1))
         shares = [width / curve["width"] for width in [*curve["widths"], curve["width"]]]
         axis.plot(shares, [*curve["drops"], 0.0], ".-", lw=1, color=colour, label=literal(labels[name]))
-        if plan is not None and name in plan.get("own", {}).get("drops", {}):
-            group = plan["groups"][name]
-            share = group["kept_width"] / group["width"]
-            axis.plot(share, plan["own"]["drops"][name], "o", ms=9, mfc="none", mew=1.5, color=colour)
+        if plan is not None:
+            share = plan["groups"][name]["kept_width"] / curve["width"]
+            drop = np.interp(share, shares, [*curve["drops"], 0.0])
+            axis.plot(share, drop, "o", ms=9, mfc="none", mew=1.5, color=colour)
     marked = "; circles: the chosen widths" if plan is not None else ""
     axis.set(
         xlabel="kept share of the group's channels, all other groups whole",
@@ -37,6 +39,10 @@ def _curves(curves: Mapping[str, JSON], plan: JSON | None) -> Any:
         title=f"Sensitivity of every group{marked}",
         xlim=(0, 1.02),
     )
+    axis.set_yscale("symlog", linthresh=1, linscale=1.5)  # most groups lose little until they are narrow
+    axis.yaxis.set_major_formatter("{x:g}")
+    largest = max(max(curve["drops"]) for curve in curves.values())
+    axis.set_ylim(-0.1, 1.4 * max(largest, 1.0))
     _key(figure, axis, names)
     return figure
 

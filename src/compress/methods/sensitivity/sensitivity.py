@@ -1,13 +1,14 @@
 """sensitivity: score the network with one group cut at a time, then choose widths for any budget from that table.
 
-FastNAS of NVIDIA's Model-Optimizer, Qualcomm's AIMET and Huawei's AMCT; `compress.search.sensitivity` has the rules. The
-table is learned in `sparsify`, whose cache key holds no budget: all budgets share one. Unlike FastNAS we score the widths
-that are chosen once more, as a whole, since drops of single groups do not tell what they lose together.
+FastNAS of NVIDIA's Model-Optimizer, Qualcomm's AIMET and Huawei's AMCT; `compress.search.sensitivity` has the rules.
+The table is learned in `sparsify`, whose cache key holds no budget: all budgets share one. Unlike FastNAS we score
+the chosen widths once more, as a whole, since drops of single groups do not tell what they lose together.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -29,7 +30,7 @@ from compress.search.candidates import Candidate
 from compress.search.feasible import Feasible, feasible
 from compress.search.outcome import decision_of, price_of
 from compress.search.scorers.scorer import MakeScorer, Scorer, Widths
-from compress.search.sensitivity import RULES, Curve, Rule, Table, one_narrower, widths_to_score
+from compress.search.sensitivity import RULES, Curve, Measure, Rule, Table, one_narrower, widths_to_score
 from compress.search.space import Genes, WidthSpace, multiples_space
 
 log = logging.getLogger(__name__)
@@ -46,13 +47,14 @@ class Sensitivity:
 
     scorer: MakeScorer
     rule: Rule
+    measure: Measure
     widths_per_group: Annotated[int, Bound(ge=1, most=10**4)]
     lbound: Share
     rbound: Share
     round_to: Count
     counter: Counter
 
-    traits: ClassVar = Traits(learns=True, needs_learned=True, plan_only=frozenset({"rule", "counter"}))
+    traits: ClassVar = Traits(learns=True, needs_learned=True, plan_only=frozenset({"rule", "measure", "counter"}))
     plots: ClassVar = staticmethod(plots)
 
     def __post_init__(self) -> None:
@@ -75,24 +77,19 @@ class Sensitivity:
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
         space, full = self._space(problem.graph), _full_widths(problem)
         asked = widths_to_score(space, full, self.widths_per_group)
-        count = 1 + sum(map(len, asked))
-        log.info("sparsify: %d candidates: the dense network, and one group of %d narrower", count, len(asked))
-        places = [(None, None), *((at, width) for at, widths in enumerate(asked) for width in widths)]
-        candidates = [full if at is None else one_narrower(space, full, at, width) for at, width in places]
-        labels = [(None if at is None else space.names[at], width) for at, width in places]
-        scores = scored(self.scorer(problem), candidates, labels, work)
-        top1 = iter([score.top1 for score in scores])
-        dense = next(top1)
-        curves = [
-            Curve(name, full[space.places.index(at)], widths, tuple(next(top1) for _ in widths))
-            for at, (name, widths) in enumerate(zip(space.names, asked, strict=True))
-        ]
-        table = Table(dense, tuple(curves))
+        cuts = [(place, width) for place, widths in enumerate(asked) for width in widths]
+        log.info(
+            "sparsify: %d candidates: the dense network, and single groups of %d narrower", 1 + len(cuts), len(asked)
+        )
+        candidates = [full, *(one_narrower(space, full, place, width) for place, width in cuts)]
+        labels = [(None, None), *((space.names[place], width) for place, width in cuts)]
+        dense, *scores = scored(self.scorer(problem), candidates, labels, work)
+        table = Table(dense, tuple(_curves(space, full, asked, scores)))
         write_table(work.folder, table)
         return {
             "made": "table of sensitivities",
             "evaluations": len(set(candidates)),
-            "dense_top1": dense,
+            "dense_top1": dense.top1,
             "sensitivity": dict(_told(table)),
         }
 
@@ -102,18 +99,15 @@ class Sensitivity:
         assert learned is not None
         within = self._within(problem)
         table = read_table(learned, within.space, _full_widths(problem))
-        drops = table.drops_of(within.space.options)
+        drops = table.drops_of(within.space.options, self.measure)
         gene = RULES[self.rule](within, drops)
         scorer = self.scorer(problem)
         chosen = _scored_as_a_whole(scorer, within, gene)
-        of_groups = {
-            name: float(curve[option]) for name, curve, option in zip(within.space.names, drops, gene, strict=True)
-        }
-        largest = max(of_groups.values(), default=0.0)
+        names = within.space.names
+        of_groups = {name: float(curve[at]) for name, curve, at in zip(names, drops, gene, strict=True)}
         log.info(
-            "prune: %s by %s: held-out top-1 %.2f %% before fine-tuning (dense %.2f %%); no group alone costs more than "
-            "%.2f points",
-            problem.budget, self.rule, chosen.score.top1, table.dense_top1, largest,
+            "prune: %s by %s: held-out top-1 %.2f %% before fine-tuning (dense: %.2f %%)",
+            problem.budget, self.rule, chosen.score.top1, table.dense.top1,
         )  # fmt: skip
         own = {
             "search": "sensitivity",
@@ -121,14 +115,14 @@ class Sensitivity:
             "evaluations": 1,
             "rule": self.rule,
             "counter": self.counter,
-            "thresholds": {"drop": largest},
+            "thresholds": {self.measure: max(of_groups.values(), default=0.0)},  # the largest drop of a group
             "drops": of_groups,
         }
         return decision_of(problem, within, scorer, chosen, own)
 
 
 def scored(
-    scorer: Scorer, candidates: list[Widths], labels: list[tuple[str | None, int | None]], work: StageFolder
+    scorer: Scorer, candidates: Sequence[Widths], labels: Sequence[tuple[str | None, int | None]], work: StageFolder
 ) -> list[Score]:
     """The scores of all candidates, of which the first is the dense network, with a row for each; resumes from
     `work`. `labels` are of each the group that is cut and its width."""
@@ -167,9 +161,19 @@ def _scored_as_a_whole(scorer: Scorer, within: Feasible, gene: Genes) -> Candida
     return Candidate(tuple(gene.tolist()), widths, score, float(within.prices(gene)[0]))
 
 
+def _curves(
+    space: WidthSpace, full: Widths, asked: Sequence[tuple[int, ...]], scores: Sequence[Score]
+) -> Iterator[Curve]:
+    """The scores of all asked widths, which stand in one list, by place."""
+    left = iter(scores)
+    for place, widths in enumerate(asked):
+        of_place = tuple(islice(left, len(widths)))
+        yield Curve(space.names[place], full[space.places.index(place)], widths, of_place)
+
+
 def _told(table: Table) -> Iterator[tuple[str, JSON]]:
     """Of every group that was cut its full width, the widths it was cut to, and their monotone drops in points."""
-    for curve, drops in zip(table.curves, table.drops, strict=True):
+    for curve, drops in zip(table.curves, table.drops(), strict=True):
         if curve.widths:
             yield (
                 curve.name,

@@ -7,16 +7,18 @@ from typing import Any
 from compress.errors import InputError
 from compress.io.files import JSON, read_json, write_json
 from compress.io.paths import SENSITIVITY
+from compress.measure.accuracy import Score
 from compress.search.sensitivity import Curve, Table
 from compress.search.space import WidthSpace
 
 
 def write_table(folder: Path, table: Table) -> None:
-    write_json(folder / SENSITIVITY, {"dense_top1": table.dense_top1, "groups": [*map(_to_json, table.curves)]})
+    write_json(folder / SENSITIVITY, {"dense": table.dense._asdict(), "groups": [*map(_to_json, table.curves)]})
 
 
 def _to_json(curve: Curve) -> JSON:
-    return {"group": curve.name, "width": curve.full, "widths": list(curve.widths), "top1": list(curve.top1)}
+    scores = {key: [getattr(score, key) for score in curve.scores] for key in Score._fields}
+    return {"group": curve.name, "width": curve.full, "widths": list(curve.widths), **scores}
 
 
 def read_table(folder: Path, space: WidthSpace, full: tuple[int, ...]) -> Table:
@@ -42,15 +44,21 @@ def read_table(folder: Path, space: WidthSpace, full: tuple[int, ...]) -> Table:
 
 
 def _table(content: Any) -> Table:
-    curves = tuple(
-        Curve(str(one["group"]), _whole(one["width"]), tuple(map(_whole, one["widths"])), tuple(map(_percent, one["top1"])))
-        for one in content["groups"]
-    )  # fmt: skip
-    for curve in curves:
-        ascending = [*curve.widths, curve.full]
-        if ascending != sorted(set(ascending)) or ascending[0] < 1 or len(curve.widths) != len(curve.top1):
-            raise ValueError(f"{curve.name}: needs ascending widths below {curve.full}, and a top-1 of each")
-    return Table(_percent(content["dense_top1"]), curves)
+    curves = tuple(map(_curve, content["groups"]))
+    dense = [content["dense"][key] for key in Score._fields]
+    return Table(Score(*map(_number, dense)), curves)
+
+
+def _curve(one: Any) -> Curve:
+    full, widths = _whole(one["width"]), tuple(map(_whole, one["widths"]))
+    ascending = [*widths, full]
+    if ascending != sorted(set(ascending)) or ascending[0] < 1:
+        raise ValueError(f"{one['group']}: widths must ascend from at least 1 to below {full}")
+    columns = [[_number(value) for value in one[key]] for key in Score._fields]
+    scores = tuple(Score(*row) for row in zip(*columns, strict=True))
+    if len(scores) != len(widths):
+        raise ValueError(f"{one['group']}: {len(scores)} scores of {len(widths)} widths")
+    return Curve(str(one["group"]), full, widths, scores)
 
 
 def _whole(value: Any) -> int:
@@ -59,7 +67,7 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _percent(value: Any) -> float:
-    if type(value) not in (int, float) or not (math.isfinite(value) and 0 <= value <= 100):
-        raise ValueError(f"{value!r} is no percentage")
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
     return float(value)
