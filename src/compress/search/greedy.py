@@ -41,26 +41,26 @@ class Greedy:
     def __call__(
         self, feasible: Feasible, scorer: Scorer, seed: int, keep: int, work: StageFolder | None = None
     ) -> Candidates:
-        """The best `keep` of all proposals within the budget; resumes from `work`, after a whole iteration.
-
-        Where widths come in steps so coarse that no proposal lies in the band below the budget, the last gene of the
-        walk is the one that is kept: it is within the budget, and no group of it could be a step wider.
-        """
+        """The best `keep` of the proposals within the budget, and of the gene that the walk ends at: that one may be
+        below the band, but no group of it could be a step wider. Resumes from `work`, after a whole iteration."""
         candidates, gene, iteration = Candidates(feasible, scorer, keep), feasible.space.widest, 0
         if work is not None and work.resumed is not None:
             candidates.restore(work.resumed["candidates"])
             gene, iteration = np.array(work.resumed["gene"]), work.resumed["iteration"]
+        genes = self._proposals(iteration, gene, feasible)
         with tqdm(initial=iteration, desc="search", unit="iteration", disable=None, leave=False) as bar:
-            while len(genes := self._proposals(iteration, gene, feasible)):
+            while proposals := len(genes):
                 best = min(candidates.score(genes), key=is_better)
-                iteration += 1
+                before, gene, iteration = gene, np.array(best.gene), iteration + 1
+                genes = self._proposals(iteration, gene, feasible)
+                if not len(genes):
+                    candidates.keep(best)
                 bar.update()
                 bar.set_postfix(error=f"{best.error:.2f} %")
                 if work is not None:
-                    _note(iteration, len(genes), gene, best, feasible, candidates, work)
+                    _note(iteration, proposals, before, best, feasible, candidates, work)
                     work.progress(partial(_state, iteration, best, candidates))
-                gene = np.array(best.gene)
-        if not candidates.best:
+        if not iteration:
             candidates.keep(*candidates.score(gene[None]))
         return candidates
 
