@@ -12,7 +12,17 @@ from compress.config.command_line import mistakes
 from compress.io.files import printable
 
 QUICK = ("device=cpu", "stages=[pretrain]", "pretrain.epochs=0", "tensorboard=false", "plots=false")
-METHODS = ("camc", "amc", "slimming", "magnitude", "filter_magnitude", "sample", "supernet", "metaprune")
+METHODS = (
+    "camc",
+    "amc",
+    "slimming",
+    "magnitude",
+    "filter_magnitude",
+    "sample",
+    "sensitivity",
+    "supernet",
+    "metaprune",
+)
 ODD = (
     "null", "true", "-1", "0", "1", "2.5", "1e400", "-1e400", "nan", "inf", "-inf", "1e-300", str(10**22), "9" * 5000,
     "''", "a", "[]", "[1,a]", "{}", "{a:1}", "[[[[1]]]]", "/", "..", "~", "ä\u202e", "'\\x1b[31m'", "x" * 3000, "1,2",

@@ -1,4 +1,4 @@
-"""Laws of the searches `sample` and `evolution`, on a small network with a scorer that only looks at widths."""
+"""Laws of the searches `sample`, `evolution` and `greedy`, on a small network with a scorer of widths alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from compress.schema.settings import Budget
 from compress.search.candidates import Candidates, is_better
 from compress.search.evolution import Evolution
 from compress.search.feasible import Feasible, feasible
+from compress.search.greedy import Greedy
 from compress.search.proposals import crossovers, mutants
 from compress.search.sample import Sample
 from compress.search.space import multiples_space
@@ -128,7 +129,7 @@ def test_equal_accuracies_are_told_apart_by_the_loss(within: Feasible) -> None:
     assert losses[0] < losses[-1]
 
 
-@pytest.mark.parametrize("search", [EVOLUTION, GUIDED, Sample(draws=40)])
+@pytest.mark.parametrize("search", [EVOLUTION, GUIDED, Sample(draws=40), Greedy(step=0.08, decay=0.9)])
 @pytest.mark.parametrize("after", [1, 3])
 def test_resumed_it_is_the_uninterrupted_search(within: Feasible, search: Any, after: int, tmp_path: Path) -> None:
     class KilledError(Exception):

@@ -13,7 +13,7 @@ PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules"
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer")
 # Groups that only some methods use, with examples of such methods for the error message.
-METHODS_WITH_GROUP = {"reward": "amc, camc", "search": "sample, metaprune", "scorer": "sample"}
+METHODS_WITH_GROUP = {"reward": "amc, camc", "search": "sample, metaprune", "scorer": "sample, sensitivity"}
 
 
 def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:

@@ -12,6 +12,7 @@ METRICS = "metrics.jsonl"  # one row per epoch or episode: the source of every p
 PLAN = "plan.json"  # widths and kept channels per group, and the method's own form
 MODEL = "model.safetensors"  # weights, and in the header what rebuilds the network
 SUPERNET = "supernet.safetensors"  # of methods that train one: its weights
+SENSITIVITY = "sensitivity.json"  # of the method: what the network scores with one group narrower, for all groups
 AGENT = "agent.pt"  # of methods that search: the trained agent, which other runs can load
 ONNX = "model.onnx"  # the same network for other runtimes, with eval.onnx=true
 SPLIT = "split.json"  # which training images were held out

@@ -21,18 +21,20 @@ def plots(rows: Sequence[JSON], plan: JSON | None, sparsify_report: JSON | None)
     return figures
 
 
+KINDS = {"draw": "a draw", "generation": "mean of a generation", "iteration": "best of an iteration"}
+
+
 def _search(rows: Sequence[JSON]) -> Any:
-    """The best so far over the number of evaluations, which searches can be compared at; dots are single draws, or
-    the mean of a generation."""
+    """The best so far over the number of evaluations, which searches can be compared at; dots are single draws, the
+    mean of a generation, or the best of an iteration, which may be above the budget still."""
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(7, 3.8))
-    evaluations = [row["evaluations"] for row in rows]
-    best = [100 - row["best_top1"] for row in rows]
-    known = [(at, top1) for at, row in zip(evaluations, rows, strict=True) if (top1 := _own_top1(row)) is not None]
-    label = "mean of a generation" if "generation" in rows[0] else "a draw"
+    best = [(row["evaluations"], row["best_top1"]) for row in rows if row["best_top1"] is not None]
+    known = [(row["evaluations"], top1) for row in rows if (top1 := _own_top1(row)) is not None]
+    label = next(text for step, text in KINDS.items() if step in rows[0])
     axis.plot([at for at, _ in known], [100 - top1 for _, top1 in known], ".", alpha=0.4, color="C0", label=label)
-    axis.step(evaluations, best, where="post", color="C0", label="best so far")
+    axis.step([at for at, _ in best], [100 - top1 for _, top1 in best], where="post", color="C0", label="best so far")
     axis.set(xlabel="candidates scored", ylabel="held-out top-1 error (%)", title="Search, before fine-tuning")
     axis.legend()
     return figure

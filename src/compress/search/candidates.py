@@ -38,12 +38,11 @@ class Candidates:
     """Scores genes and keeps the `most` best, best first.
 
     A gene whose top-1 falls below that of the last of them is given up: it could not become one of them, so that the
-    selection is the same as if it had been scored to the end. `gives_up=False`: none is, for a search that learns
-    from bad ones too.
+    selection is the same as if it had been scored to the end.
     """
 
-    def __init__(self, feasible: Feasible, scorer: Scorer, most: int, gives_up: bool = True) -> None:
-        self._feasible, self._scorer, self._most, self._gives_up = feasible, scorer, most, gives_up
+    def __init__(self, feasible: Feasible, scorer: Scorer, most: int) -> None:
+        self._feasible, self._scorer, self._most = feasible, scorer, most
         self.best: list[Candidate] = []
         self.tested: dict[Gene, Widths] = {}
 
@@ -53,20 +52,43 @@ class Candidates:
         return len(set(self.tested.values()))
 
     def test(self, genes: Genes) -> Iterator[Candidate | None]:
-        """Score genes (n, places), one by one; None for one that was given up."""
-        widths, prices = self._feasible.space.widths(genes), self._feasible.prices(genes)
-        for gene, kept, price in zip(genes.tolist(), widths.tolist(), prices.tolist(), strict=True):
-            yield self._test(tuple(gene), tuple(kept), price)
+        """Score genes (n, places) of the feasible set, one by one; None for one that was given up."""
+        for gene, widths, price in self._priced(genes):
+            yield self._test(gene, widths, price)
 
     def _test(self, gene: Gene, widths: Widths, price: float) -> Candidate | None:
         self.tested[gene] = widths
-        least = self.best[-1].score.top1 if self._gives_up and len(self.best) == self._most else 0.0
+        least = self.best[-1].score.top1 if len(self.best) == self._most else 0.0
         score = self._scorer.score(widths, least)
         if score is None or score.top1 < least:  # the latter of one that is remembered from another search
             return None
         candidate = Candidate(gene, widths, score, price)
-        self.best = sorted([*self.best, candidate], key=is_better)[: self._most]
+        self.keep(candidate)
         return candidate
+
+    def score(self, genes: Genes) -> list[Candidate]:
+        """Score genes (n, places) to the end, whatever they cost: a search may pass through what the budget
+        forbids, or learn from what is bad. All are counted, and those of the feasible set kept as by `test`."""
+        scored = []
+        for gene, widths, price in self._priced(genes):
+            self.tested[gene] = widths
+            score = self._scorer.score(widths)
+            assert score is not None, "nothing is below a top-1 of 0"
+            scored.append(Candidate(gene, widths, score, price))
+            if self._feasible.low <= price <= self._feasible.high:
+                self.keep(scored[-1])
+        return scored
+
+    def keep(self, candidate: Candidate) -> None:
+        """Among the `most` best, if it is one of them."""
+        if candidate not in self.best:
+            self.best = sorted([*self.best, candidate], key=is_better)[: self._most]
+
+    def _priced(self, genes: Genes) -> Iterator[tuple[Gene, Widths, float]]:
+        """Genes (n, places) with their widths and prices."""
+        widths, prices = self._feasible.space.widths(genes), self._feasible.prices(genes)
+        for gene, kept, price in zip(genes.tolist(), widths.tolist(), prices.tolist(), strict=True):
+            yield tuple(gene), tuple(kept), price
 
     def without_tested(self, genes: Genes) -> Genes:
         """Those of genes (n, places) that were not tested yet, each once, in order."""

@@ -97,7 +97,7 @@ class _Run:
     def __init__(self, settings: Evolution, feasible: Feasible, scorer: Scorer, keep: int) -> None:
         self._settings, self._feasible = settings, feasible
         self._guided = settings.critic == "gp"
-        self.candidates = Candidates(feasible, scorer, max(keep, settings.select), gives_up=not self._guided)
+        self.candidates = Candidates(feasible, scorer, max(keep, settings.select))
         self._critic = Critic(feasible.space.widths(feasible.space.widest).tolist())
         self._taught: list[tuple[Sequence[int], float]] = []  # to the critic: widths and top-1, in order
 
@@ -154,9 +154,10 @@ class _Run:
         return genes[[int(promises.argmax())]]
 
     def _score(self, genes: Genes) -> list[Candidate]:
-        scored = [candidate for candidate in self.candidates.test(genes) if candidate is not None]
-        if self._guided:
-            self._teach([(one.widths, one.score.top1) for one in scored])
+        if not self._guided:
+            return [candidate for candidate in self.candidates.test(genes) if candidate is not None]
+        scored = self.candidates.score(genes)
+        self._teach([(one.widths, one.score.top1) for one in scored])
         return scored
 
     def _teach(self, scored: Sequence[tuple[Sequence[int], float]]) -> None:

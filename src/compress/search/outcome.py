@@ -1,7 +1,7 @@
 """From the candidates of a search to the decision of a method, and what plan.json tells of them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, get_args
 
@@ -57,30 +57,42 @@ def decided(
         problem.budget, search.name, chosen.score.top1,
         "best" if rank == 1 else f"number {rank}", candidates.evaluations,
     )  # fmt: skip
-    plan, weights = scorer.realise(chosen.widths)
-    prices = _all_prices(problem)
     own = {
         "search": search.name,
         **scorer.report(),
         "evaluations": candidates.evaluations,
         "candidate": rank,
         "counter": counter,
-        **told(chosen, feasible, prices),
-        "groups": list(feasible.space.groups),
-        "candidates": [told(one, feasible, prices) for one in candidates.best],
     }
-    choices = group_choices(feasible.space)
-    price = kept_channels if problem.budget.kind == "percent" else problem.cost.macs
-    step = rounding_step(price, choices, chosen.widths) / float(price(problem.cost.full_widths[None])[0])
     warnings = [TIED] if all_tie(candidates) else []
-    evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
-    return Decision(plan, weights, own=own, warnings=warnings, evidence=evidence)
+    return decision_of(problem, feasible, scorer, chosen, own, candidates.best, warnings)
 
 
 TIED = (
     "all candidates have the same held-out accuracy, so the search had nothing to go by: they answer one class for "
     "every image; train longer, or calibrate on more images"
 )
+
+
+def decision_of(
+    problem: Problem,
+    feasible: Feasible,
+    scorer: Scorer,
+    chosen: Candidate,
+    own: JSON,
+    listed: Sequence[Candidate] = (),
+    warnings: Sequence[str] = (),
+) -> Decision:
+    """The decision for a scored candidate. plan.json tells `own`, the candidate, and those that are `listed`."""
+    plan, weights = scorer.realise(chosen.widths)
+    prices = _all_prices(problem)
+    others = {"candidates": [told(one, feasible, prices) for one in listed]} if listed else {}
+    own = {**own, **told(chosen, feasible, prices), "groups": list(feasible.space.groups), **others}
+    choices = group_choices(feasible.space)
+    price = kept_channels if problem.budget.kind == "percent" else problem.cost.macs
+    step = rounding_step(price, choices, chosen.widths) / float(price(problem.cost.full_widths[None])[0])
+    evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
+    return Decision(plan, weights, own=own, warnings=warnings, evidence=evidence)
 
 
 def given(problem: Problem, space: WidthSpace, widths: tuple[int, ...], plan: Plan, counter: Counter) -> Decision:
