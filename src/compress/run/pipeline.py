@@ -77,7 +77,7 @@ def run(
         with settings_under(job.keys.data):  # the images are read here
             summary["split"] = _write_split(job, folder)
         with crew.guarded():
-            state = _fold(job, store, summary, recorder.row, folder, crew)
+            state = _fold(job, store, summary, recorder.row, lambda: write_json(folder / SUMMARY, summary), crew)
         _collect(state, folder)
         if plots:
             plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
@@ -139,7 +139,30 @@ def steps(job: Job) -> list[Step]:
     return ordered_steps
 
 
-def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path, crew: Crew) -> RunState:
+def prepared(job: Job, store: Store, crew: Crew) -> RunState:
+    """The state of a job with all that its method needs before it searches, from the cache or computed now: the
+    dense network, or a supernet. An agent, which the search would train, is left out. No run folder is written."""
+    trains = job.method.traits.trains != "nothing"
+    stages = tuple(stage for stage in job.stages if stage == "pretrain" or (stage == "sparsify" and trains))
+    job = replace(job, stages=stages, controls=())
+    if "sparsify" not in stages:
+        job = replace(job, teacher=None, distill=None)  # they would join later stages
+    with settings_under(job.keys.data):  # the images are read here
+        job.data.split()
+    with crew.guarded():
+        state = _fold(job, store, {"stages": {}}, lambda row: None, lambda: None, crew)
+    return replace(state, scores=store.root)
+
+
+def _fold(
+    job: Job,
+    store: Store,
+    summary: JSON,
+    on_row: Callable[[Row], None],
+    save: Callable[[], None],
+    crew: Crew,
+) -> RunState:
+    """Run or reuse all steps; `save` is called whenever `summary` tells more."""
     folders: dict[str, Path] = {}
     if job.teacher is not None and job.teacher.to_train is not None:
         log.info("teacher: %s", job.teacher.to_train.describe())
@@ -163,7 +186,7 @@ def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], 
             summary["controls"][str(step.control)] = finished.result["budget"]
         if step.stage == "eval":
             summary["results"] = finished.result["results"]
-        write_json(folder / SUMMARY, summary)
+        save()
     return _state(job, None, folders)
 
 

@@ -44,7 +44,10 @@ from compress.search.agent.environment import ChannelEnv, Metric, check_target
 from compress.search.agent.episodes import Search, SearchSettings, agent_policy
 from compress.search.agent.observations import CleanObserver, Encoding, Observer, PublishedObserver
 from compress.search.agent.rewards import Outcome, Reward
+from compress.search.feasible import Feasible, feasible
+from compress.search.outcome import price_of
 from compress.search.scorers.refit import CalibrationSettings, RefitScorer
+from compress.search.space import multiples_space
 from compress.search.strategy import layer_form, read_strategy, widths_of
 
 log = logging.getLogger(__name__)
@@ -219,7 +222,7 @@ class Amc:
 
     def _ready(self, problem: Problem) -> tuple[RefitScorer, ChannelEnv]:
         """The network calibrated and scored, and the environment under the rules that are set."""
-        scorer = RefitScorer(problem, self.calibration, self.reward_images)
+        scorer = self.scorer_of(problem, None)
         graph, cost, model = problem.graph, problem.cost, problem.model
         choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
         published = PublishedBounds(
@@ -233,11 +236,19 @@ class Amc:
             if self.state == "original"
             else CleanObserver(model, graph, cost, choices, self.target_encoding, targets)
         )
-        return scorer, ChannelEnv(cost, choices, state, bounds, scorer.score, self.reward, self.acc_metric, targets)
+        return scorer, ChannelEnv(cost, choices, state, bounds, scorer.score, self.reward, self.acc_metric)
+
+    def within(self, problem: Problem) -> Feasible:
+        """What the budget allows agents of other libraries (`compress.search.gym`)."""
+        space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
+        band = 0.0 if self.budget_mode == "exact" else None
+        return feasible(space, problem.budget, problem.graph, price_of(problem, "macs"), band)
+
+    def scorer_of(self, problem: Problem, learned: Path | None) -> RefitScorer:
+        return RefitScorer(problem, self.calibration, self.reward_images)
 
     def _new_agent(self, env: ChannelEnv, seed: int) -> DDPG:
-        sizes = env.observation_space.shape[0], env.action_space.shape[0]
-        return DDPG(*sizes, self.ddpg, derive_seed(seed, "agent"))
+        return DDPG(env.observation_size, 1, self.ddpg, derive_seed(seed, "agent"))
 
     def _share_of(self, budget: Budget, graph: ChannelGraph, cost: CostModel) -> float:
         """The target share of MACs of a budget; of a share of channels: where uniform widths remove that many."""
