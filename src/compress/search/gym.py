@@ -14,7 +14,7 @@ With several budgets each episode draws one: the conditional agent of Liu et al.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +85,12 @@ class WidthEnv(gymnasium.Env[Vector, Vector]):
 
     The reward is 0 until the last step. There it is the held-out top-1 over that of uniform widths at the same
     budget, or over 1 % if that is less: 1 for uniform widths. `info` then tells the `budget`, the `widths` of all
-    groups, the `gene` in its published form, `top1` and `top5` in percent, `price` in the budget's unit (multiply-adds
-    or channels), `ratio` (the price as a share of the dense network's) and `reward`.
+    groups, the `gene` in its published form, `top1` and `top5` in percent, `price` in the budget's unit
+    (multiply-adds or channels), `ratio` (the price as a share of the dense network's) and `reward`.
 
     `best` has the outcome with the largest reward for every budget, `evaluations` counts the different widths that
     were scored, those of the references included.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(
         self,
