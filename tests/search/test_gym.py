@@ -271,6 +271,17 @@ def test_agents_of_another_library_train_in_it(name: str, trained: str) -> None:
         assert best["reward"] > 0.5
 
 
+def test_the_lines_of_the_docs_train_an_agent(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("stable_baselines3")
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    (lines,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "environment" in code]
+    made = compress.environment
+    monkeypatch.setattr(compress, "environment", lambda *asked: made(*asked, *SMALL, trained), raising=False)
+    assert "learn(2400)" in lines
+    exec(lines.replace("learn(2400)", "learn(24)"), names := {})
+    assert names["env"].evaluations == 3  # two episodes, uniform widths
+
+
 def test_it_has_the_space_budget_and_scorer_of_the_method_and_reuses_what_the_command_trained(trained: str) -> None:
     outputs = Path(trained.removeprefix("outputs="))
     before = {path: path.stat().st_mtime for path in outputs.rglob("model.safetensors")}
