@@ -1,6 +1,7 @@
 """Searches as environments of Gymnasium: both checkers, the budget in each episode, agents of another library."""
 
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,8 @@ def test_it_has_the_space_budget_and_scorer_of_the_method_and_reuses_what_the_co
 
 
 def test_a_supernet_is_trained_for_it(trained: str) -> None:
-    env = compress.environment("method=supernet", *SMALL, trained, "method.least_over_chance=0", "percent=0.4")
+    brief = ("method.training.epochs=1", "method.least_over_chance=0")
+    env = compress.environment("method=supernet", *SMALL, trained, *brief, "percent=0.4")
     assert env.scorer.name == "supernet"
     outcome = played(env, np.random.default_rng(0))
     full = int(env.space.widths(env.space.widest).sum())
@@ -306,6 +308,15 @@ def test_a_supernet_is_trained_for_it(trained: str) -> None:
     gene = ",".join(map(str, outcome["gene"]))
     with pytest.raises(InputError, match=r"method\.gene=\[.*\]: widths that are given leave nothing to search"):
         compress.environment("method=supernet", *SMALL, trained, f"method.gene=[{gene}]")
+
+
+def test_without_the_extra_one_line_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("compress.search.gym", "compress.config.environment"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(InputError) as raised:
+        compress.environment("method=sample")
+    assert raised.value.problems == ('an environment needs gymnasium; pip install "compress-lab[gym]"',)
 
 
 @pytest.mark.parametrize(
