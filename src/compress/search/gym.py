@@ -133,10 +133,10 @@ class WidthEnv(gymnasium.Env[Vector, Vector]):
         super().reset(seed=seed)
         values = list(self.budgets)
         drawn = values[int(self.np_random.integers(len(values)))]
-        self._budget = (options or {}).get("budget", drawn)
-        if self._budget not in self.budgets:
-            raise InputError(f"budget={self._budget}: must be one of {', '.join(f'{value:g}' for value in values)}")
-        self._within = self.budgets[self._budget]
+        asked = (options or {}).get("budget", drawn)
+        if asked not in self.budgets:
+            raise InputError(f"budget={asked}: must be one of {', '.join(f'{value:g}' for value in values)}")
+        self._budget, self._within = asked, self.budgets[asked]
         self._actions, self._chosen, self._runs = [], [], True
         return self._observed(), {"budget": self._budget}
 
