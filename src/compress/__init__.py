@@ -8,6 +8,8 @@ small = compress.cut(model, plan)                     # a new module
 with compress.masked(model, plan): ...                # the same outputs, nothing copied
 compress.cost(model, images).macs(plan)               # without building anything
 compress.counts(compress.zoo("resnet20_cs"), images)  # the shipped networks, and every convention of counting
+
+env = compress.environment("method=sample", "preserve_ratio=0.5")  # a search of widths, for agents of any library
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
         cost,
         counts,
         cut,
+        environment,
         export_onnx,
         load,
         masked,
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from compress.graph.plan import Plan
 
 __all__ = [
-    "Plan", "channel_groups", "cost", "counts", "cut", "export_onnx", "load", "masked", "uniform_plan",
-    "unsafe_in_channels_last", "zoo",
+    "Plan", "channel_groups", "cost", "counts", "cut", "environment", "export_onnx", "load", "masked",
+    "uniform_plan", "unsafe_in_channels_last", "zoo",
 ]  # fmt: skip
 
 

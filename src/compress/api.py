@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -34,6 +34,9 @@ from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.schema.bounds import Count, Share
 from compress.schema.check import check_value
 from compress.train.memory_format import unsafe_layers
+
+if TYPE_CHECKING:
+    from compress.search.gym import WidthEnv
 
 Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) of one
 
@@ -263,3 +266,31 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example) -> float:
         compress.errors.InputError: the extra `onnx` is not installed.
     """
     return onnx.export_onnx(model, Path(path), _shape_of(example))
+
+
+def environment(
+    *overrides: str,
+    rule: Literal["projected", "walls"] = "projected",
+    budgets: Sequence[float] | None = None,
+    reach: float = 1.0,
+) -> "WidthEnv":
+    """The search for widths of a run as a `gymnasium.Env`: `environment("method=sample", "preserve_ratio=0.5")`.
+
+    What comes before the search (the dense network, or a supernet) is taken from the cache under `outputs/`, or
+    trained now and kept there. No run folder is written, and no test image is seen.
+
+    Args:
+        overrides: those of the command line; a method that searches widths: sample, amc, camc, metaprune, supernet.
+            Its settings give the widths that are allowed, and the scorer.
+        rule: what an action means. "projected": how much wider than the others a place is to be; all of them are
+            brought to the budget at the end. "walls": the share that is kept, held to what the budget still allows.
+        budgets: values of the run's kind of budget (`preserve_ratio`, if none is named), of which each episode draws
+            one; the observation tells it. Without it, the budget of the run alone.
+        reach: of the rule "projected": the natural logarithm of the factor that an action of 1 asks for.
+
+    Raises:
+        compress.errors.InputError: every mistake of the overrides; the extra `gym` is not installed.
+    """
+    from compress.config.environment import environment as made  # loads Hydra, and gymnasium, which is an extra
+
+    return made(overrides, rule, budgets, reach)

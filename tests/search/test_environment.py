@@ -1,4 +1,4 @@
-"""The environment: the budget holds in every episode, and the interface is Gymnasium's."""
+"""The environment of amc and camc: the budget holds in every episode, and the state is what it says."""
 
 from dataclasses import replace
 from typing import Any
@@ -66,42 +66,36 @@ def test_reachable_bounds_are_named() -> None:
         check_target("ratio=0.1", 0.1, (low, high))
 
 
-def test_the_interface_is_gymnasiums() -> None:
+def states(env: ChannelEnv, target: float, share: float) -> list[Any]:
+    """What a policy that always asks for `share` sees in an episode."""
+    seen: list[Any] = []
+
+    def policy(step: int, observation: Any) -> float:
+        seen.append(observation)
+        return share
+
+    env.walk(target, policy)
+    return seen
+
+
+def test_a_state_is_a_vector_of_shares_for_each_step() -> None:
     env = make_env()
-    observation, info = env.reset(seed=3, options={"target": 0.5})
-    assert info == {"target": 0.5}
-    rewards = []
-    for step in range(env.steps):
-        assert observation.shape == env.observation_space.shape
+    seen = states(env, 0.5, 0.6)
+    assert len(seen) == env.steps
+    for observation in seen:
+        assert observation.shape == (env.observation_size,)
         assert observation.dtype == np.float32
         assert (observation >= -1e-6).all()
         assert (observation <= 1 + 1e-6).all()
-        observation, reward, terminated, truncated, info = env.step(np.array([0.6], dtype=np.float32))
-        assert not truncated
-        assert terminated == (step == env.steps - 1)
-        rewards.append(reward)
-    assert rewards[:-1] == [0.0] * (env.steps - 1)
-    assert rewards[-1] == info["reward"] == pytest.approx(info["accuracy"] / 100)
-
-
-def test_an_agent_that_knows_no_targets_gets_them_drawn() -> None:
-    env = make_env()
-    env._targets = [0.3, 0.5, 0.7]
-    drawn = [env.reset(seed=1 if i == 0 else None)[1]["target"] for i in range(20)]
-    assert set(drawn) == {0.3, 0.5, 0.7}
-    assert drawn == [env.reset(seed=1 if i == 0 else None)[1]["target"] for i in range(20)]
-    assert env.action_space.contains(env.action_space.sample(seed=0))
-    assert not env.action_space.contains([1.5])
 
 
 def test_the_state_counts_macs_and_carries_the_target() -> None:
     env = make_env("upper")
-    first, _ = env.reset(options={"target": 0.7})
+    first, second = states(env, 0.7, 0.5)[:2]
     assert first[7] == pytest.approx(0.7)
     assert first[8] == 0  # nothing removed yet
     assert first[9] == pytest.approx(1 - env.reachable[0])  # all of it still to decide
     assert first[10] == 1
-    second = env.step(0.5)[0]
     assert second[8] > 0
     assert second[10] == pytest.approx(0.5)
     assert second[0] > first[0]  # the index

@@ -59,9 +59,9 @@ def make_search(settings: SearchSettings = SETTINGS, mode: BudgetMode = "exact",
         return Accuracy(share, share)
 
     state = CleanObserver(model, graph, cost, choices, "scalar", TARGETS)
-    env = ChannelEnv(cost, choices, state, RoundedBounds(cost, choices, mode), score, acc, targets=TARGETS)
+    env = ChannelEnv(cost, choices, state, RoundedBounds(cost, choices, mode), score, acc)
     settings = replace(settings, **changes)
-    shapes = env.observation_space.shape[0], 1
+    shapes = env.observation_size, 1
     return Search(env, DDPG(*shapes, AGENT, 0), TARGETS, settings, 0)
 
 
@@ -237,7 +237,7 @@ def test_the_search_learns_what_is_worth_keeping(tmp_path: Path) -> None:
 
     search.env._score = score
     fast = replace(AGENT, hidden=64, tau=0.05, batch_size=64)
-    search.agent = DDPG(search.env.observation_space.shape[0], 1, fast, 1)
+    search.agent = DDPG(search.env.observation_size, 1, fast, 1)
     search.run(StageFolder(tmp_path))
     random = np.random.default_rng(0)
     for target in (0.3, 0.5, 0.7):

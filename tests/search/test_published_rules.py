@@ -44,13 +44,19 @@ def make_env(mode: BudgetMode = "upper", encoding: Any = "none", rbound: float =
     bounds, targets = published_bounds(mode, rbound), [0.3, 0.5, 0.7]
     state = PublishedObserver(model, graph, bounds, encoding, targets, lbound=0.2)
     choices = all_choices(graph, 8, 0.2, rbound)
-    return ChannelEnv(cost, choices, state, bounds, lambda widths: Accuracy(50.0, 90.0), acc, targets=targets)
+    return ChannelEnv(cost, choices, state, bounds, lambda widths: Accuracy(50.0, 90.0), acc)
+
+
+def first_state(env: ChannelEnv, target: float) -> Any:
+    states: list[Any] = []
+    env.walk(target, lambda step, seen: states.append(seen) or 1.0)  # type: ignore[func-returns-value]
+    return states[0]
 
 
 def test_fifteen_decisions_of_which_the_first_is_about_the_image() -> None:
     env = make_env()
     assert env.steps == 15
-    assert env.observation_space.shape == (10,)
+    assert env.observation_size == 10
     assert len(env.walk(0.5, lambda step, seen: 0.5)) == 14
     assert published_bounds().full_macs == FULL
 
@@ -170,12 +176,12 @@ def test_a_lower_wall_lands_even_random_actions_on_the_target(target: float) -> 
 
 def test_the_seeds_target_is_one_hot_between_static_and_changing_columns() -> None:
     env = make_env(encoding="onehot")
-    assert env.observation_space.shape == (13,)
+    assert env.observation_size == 13
     for target, place in ((0.3, 7), (0.5, 8), (0.7, 9)):
-        seen, _ = env.reset(options={"target": target})
+        seen = first_state(env, target)
         assert seen[7:10].tolist() == [float(place == at) for at in (7, 8, 9)]
         assert seen[10] == 0
-    scalar, _ = make_env(encoding="scalar").reset(options={"target": 0.7})
+    scalar = first_state(make_env(encoding="scalar"), 0.7)
     assert scalar.shape == (11,)
     assert scalar[7] == pytest.approx(0.7)
 

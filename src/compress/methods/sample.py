@@ -17,7 +17,7 @@ from compress.schema.bounds import Bound, Count, Share
 from compress.schema.settings import Budget
 from compress.search.feasible import Feasible, feasible
 from compress.search.outcome import Search, decided, price_of
-from compress.search.scorers.scorer import MakeScorer
+from compress.search.scorers.scorer import MakeScorer, Scorer
 from compress.search.space import multiples_space
 
 
@@ -38,13 +38,16 @@ class Sample:
     plots: ClassVar = staticmethod(plots)
 
     def check(self, problem: Problem) -> Budget:
-        self._within(problem)  # refuses what is out of reach
+        self.within(problem)  # refuses what is out of reach
         return problem.budget
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
-        within, scorer = self._within(problem), self.scorer(problem)
+        within, scorer = self.within(problem), self.scorer(problem)
         return decided(problem, within, scorer, self.search, self.counter, self.candidate, work)
 
-    def _within(self, problem: Problem) -> Feasible:
+    def within(self, problem: Problem) -> Feasible:
         space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
         return feasible(space, problem.budget, problem.graph, price_of(problem, self.counter), self.band)
+
+    def scorer_of(self, problem: Problem, learned: Path | None) -> Scorer:
+        return self.scorer(problem)

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from compress.errors import is_user_error, settings_under
 from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
@@ -74,10 +75,9 @@ def run(
     recorder = Recorder(folder, tensorboard)
     began = time.perf_counter()
     try:
-        with settings_under(job.keys.data):  # the images are read here
-            summary["split"] = _write_split(job, folder)
+        summary["split"] = _write_split(job, folder)
         with crew.guarded():
-            state = _fold(job, store, summary, recorder.row, folder, crew)
+            state = _fold(job, store, summary, recorder.row, lambda: write_json(folder / SUMMARY, summary), crew)
         _collect(state, folder)
         if plots:
             plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
@@ -139,7 +139,29 @@ def steps(job: Job) -> list[Step]:
     return ordered_steps
 
 
-def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], folder: Path, crew: Crew) -> RunState:
+def prepared(job: Job, store: Store, crew: Crew) -> RunState:
+    """The state of a job with all that its method needs before it searches, from the cache or computed now: the
+    dense network, or a supernet. An agent, which the search would train, is left out. No run folder is written."""
+    trains = job.method.traits.trains != "nothing"
+    stages = tuple(stage for stage in job.stages if stage == "pretrain" or (stage == "sparsify" and trains))
+    job = replace(job, stages=stages, controls=())
+    if "sparsify" not in stages:
+        job = replace(job, teacher=None, distill=None)  # they would join later stages
+    _read_images(job)
+    with crew.guarded():
+        state = _fold(job, store, {"stages": {}}, lambda row: None, lambda: None, crew)
+    return replace(state, scores=store.root)
+
+
+def _fold(
+    job: Job,
+    store: Store,
+    summary: JSON,
+    on_row: Callable[[Row], None],
+    save: Callable[[], None],
+    crew: Crew,
+) -> RunState:
+    """Run or reuse all steps; `save` is called whenever `summary` tells more."""
     folders: dict[str, Path] = {}
     if job.teacher is not None and job.teacher.to_train is not None:
         log.info("teacher: %s", job.teacher.to_train.describe())
@@ -163,7 +185,7 @@ def _fold(job: Job, store: Store, summary: JSON, on_row: Callable[[Row], None], 
             summary["controls"][str(step.control)] = finished.result["budget"]
         if step.stage == "eval":
             summary["results"] = finished.result["results"]
-        write_json(folder / SUMMARY, summary)
+        save()
     return _state(job, None, folders)
 
 
@@ -269,9 +291,15 @@ def _stage_json(finished: Finished) -> JSON:
 
 def _write_split(job: Job, folder: Path) -> JSON:
     """Write the indices of the held-out images to split.json; returns the sizes of all parts, for the summary."""
-    split = job.data.split()
-    write_json(folder / SPLIT, {"held_out": split["held_out"].tolist(), "fingerprint": job.data.fingerprint()})
-    return {**{part: len(indices) for part, indices in split.items()}, "fingerprint": job.data.fingerprint()}
+    split, fingerprint = _read_images(job)
+    write_json(folder / SPLIT, {"held_out": split["held_out"].tolist(), "fingerprint": fingerprint})
+    return {**{part: len(indices) for part, indices in split.items()}, "fingerprint": fingerprint}
+
+
+def _read_images(job: Job) -> tuple[dict[str, Tensor], str]:
+    """The indices of all parts, and the fingerprint of the images, which are read here."""
+    with settings_under(job.keys.data):
+        return job.data.split(), job.data.fingerprint()
 
 
 def _collect(state: RunState, folder: Path) -> None:

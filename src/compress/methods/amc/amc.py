@@ -53,7 +53,8 @@ from compress.search.agent.observations import (
 )
 from compress.search.agent.projected import ProjectedSettings
 from compress.search.agent.rewards import Outcome, Reward
-from compress.search.feasible import feasible
+from compress.search.feasible import Feasible, feasible
+from compress.search.outcome import price_of
 from compress.search.scorers.refit import CalibrationSettings, RefitScorer
 from compress.search.space import multiples_space
 from compress.search.strategy import layer_form, read_strategy, widths_of
@@ -258,7 +259,7 @@ class Amc:
 
     def _ready(self, problem: Problem) -> tuple[RefitScorer, ChannelEnv]:
         """The network calibrated and scored, and the environment under the rules that are set."""
-        scorer = RefitScorer(problem, self.calibration, self.reward_images)
+        scorer = self.scorer_of(problem, None)
         graph, cost, model = problem.graph, problem.cost, problem.model
         choices = all_choices(graph, self.round_to, self.lbound, self.rbound)
         published = PublishedBounds(
@@ -272,7 +273,16 @@ class Amc:
             if self.state == "original"
             else CleanObserver(model, graph, cost, choices, self.target_encoding, targets)
         )
-        return scorer, ChannelEnv(cost, choices, state, bounds, scorer.score, self.reward, self.acc_metric, targets)
+        return scorer, ChannelEnv(cost, choices, state, bounds, scorer.score, self.reward, self.acc_metric)
+
+    def within(self, problem: Problem) -> Feasible:
+        """What the budget allows agents of other libraries (`compress.search.gym`)."""
+        space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
+        band = 0.0 if self.budget_mode == "exact" else None
+        return feasible(space, problem.budget, problem.graph, price_of(problem, "macs"), band)
+
+    def scorer_of(self, problem: Problem, learned: Path | None) -> RefitScorer:
+        return RefitScorer(problem, self.calibration, self.reward_images)
 
     def _agent(self, problem: Problem, env: ChannelEnv) -> AgentRule:
         targets, seed = self._targets(problem), problem.seed

@@ -40,8 +40,7 @@ class Walls:
     ) -> None:
         self._env, self._cost, self._budget = env, cost, budget
         self._targets, self._search, self._seed = targets, search, seed
-        sizes = env.observation_space.shape[0], env.action_space.shape[0]
-        self._agent = DDPG(*sizes, ddpg, derive_seed(seed, "agent"))
+        self._agent = DDPG(env.observation_size, 1, ddpg, derive_seed(seed, "agent"))
 
     def train(self, work: StageFolder) -> dict[float, JSON]:
         return Search(self._env, self._agent, self._targets, self._search, self._seed).run(work)

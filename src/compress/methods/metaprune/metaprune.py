@@ -33,6 +33,7 @@ from compress.schema.settings import Budget, Recipe
 from compress.search.candidates import Gene
 from compress.search.feasible import Feasible, feasible
 from compress.search.outcome import Search, decided, given, price_of
+from compress.search.scorers.scorer import Scorer
 from compress.search.scorers.supernet import SupernetScorer, SupernetScoring, prefix_plan
 from compress.search.space import WidthSpace, multiples_space, shares_space
 from compress.search.supernet.hypernetwork import Generated, memory_bytes
@@ -90,7 +91,7 @@ class MetaPrune:
             widths = self._given_widths(problem)
             kept = float(problem.cost.macs(np.array([widths]))[0] / problem.cost.full_macs)
             return Budget("preserve_ratio", kept) if problem.budget.is_default else problem.budget
-        self._within(problem)  # refuses what is out of reach
+        self.within(problem)  # refuses what is out of reach
         if self.weights == "generated":
             self._check_memory(problem)
         return problem.budget
@@ -111,7 +112,7 @@ class MetaPrune:
             return shares_space(model, graph)
         return multiples_space(graph, self.round_to, self.lbound, self.rbound)
 
-    def _within(self, problem: Problem) -> Feasible:
+    def within(self, problem: Problem) -> Feasible:
         space = self._space(problem.model, problem.graph)
         return feasible(space, problem.budget, problem.graph, price_of(problem, self.counter), self.band)
 
@@ -161,13 +162,22 @@ class MetaPrune:
             space = self._space(problem.model, problem.graph)
             widths = self._given_widths(problem)
             return given(problem, space, widths, prefix_plan(problem, widths), self.counter)
-        assert learned is not None
+        within, scorer = self.within(problem), self.scorer_of(problem, learned)
+        return decided(problem, within, scorer, self.search, self.counter, self.candidate, work)
+
+    def scorer_of(self, problem: Problem, learned: Path | None) -> Scorer:
+        """
+        Raises:
+            SettingError: widths are given, so that there is no supernet; or it has not learned.
+        """
+        if learned is None:
+            raise SettingError(f"{OWN}gene={self.gene}: widths that are given leave nothing to search; leave it out")
         supernet = self._supernet(problem)
         state, _ = read_weights(learned / SUPERNET)
         supernet.weights.load_state_dict(state)
-        within, scorer = self._within(problem), SupernetScorer(problem, supernet, self._scoring())
-        self._check_learned(problem, within.space, scorer)
-        return decided(problem, within, scorer, self.search, self.counter, self.candidate, work)
+        scorer = SupernetScorer(problem, supernet, self._scoring())
+        self._check_learned(problem, self._space(problem.model, problem.graph), scorer)
+        return scorer
 
     def _check_learned(self, problem: Problem, space: WidthSpace, scorer: SupernetScorer) -> None:
         """The widest network tells whether the supernet has learned; the narrowest is near chance in any case.

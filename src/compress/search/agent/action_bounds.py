@@ -7,7 +7,7 @@ of coupled layers is one decision. In mode "exact" actions are bounded from belo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -33,34 +33,50 @@ class ActionBounds(Protocol):
         """
 
 
+def bounded(
+    price: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    choices: Choices,
+    widths: Sequence[int],
+    wished: float,
+    low: float,
+    high: float,
+) -> int:
+    """The allowed width nearest to `wished` channels, among those from which a price in [low, high] can still be met
+    with allowed widths; above `low` only as far as `high` allows.
+
+    `price` is of the widths that all of `choices` decide, (n, choices) -> (n,); `widths` are those chosen so far.
+    """
+    at, options = len(widths), choices[len(widths)]
+
+    def prices(end: int) -> NDArray[np.float64]:
+        """For every choice now, with the later ones at their first (0) or last (-1) allowed width."""
+        later = [int(allowed[end]) for allowed in choices[at + 1 :]]
+        batch = np.tile(np.array([*widths, 0, *later], dtype=np.int64), (len(options), 1))
+        batch[:, at] = options
+        return price(batch)
+
+    fits = options[prices(0) <= high]
+    most = int(fits[-1]) if len(fits) else int(options[0])
+    spends = options[prices(-1) >= low]
+    least = min(int(spends[0]) if len(spends) else int(options[-1]), most)
+    nearest = int(options[np.abs(options - wished).argmin()])
+    return min(max(nearest, least), most)
+
+
 class RoundedBounds:
     """The allowed width nearest to the share, among those from which the budget can still be met with allowed
     widths."""
 
     def __init__(self, cost: CostModel, choices: Choices, mode: BudgetMode) -> None:
         self._cost, self._choices, self._mode = cost, choices, mode
-        self._least = np.array([options[0] for options in choices])
-        self._most = np.array([options[-1] for options in choices])
 
     def width(self, widths: Sequence[int], share: float, budget: float) -> int:
-        at = len(widths)
-        options = self._choices[at]
-        fits = options[self._priced(widths, self._least) <= budget]
-        high = int(fits[-1]) if len(fits) else int(options[0])
-        low = int(options[0])
-        if self._mode == "exact":
-            spends = options[self._priced(widths, self._most) >= budget]
-            low = min(int(spends[0]) if len(spends) else int(options[-1]), high)
-        wished = min(max(share, 0.0), 1.0) * self._cost.full_widths[at]
-        nearest = int(options[np.abs(options - wished).argmin()])
-        return min(max(nearest, low), high)
+        wished = min(max(share, 0.0), 1.0) * self._cost.full_widths[len(widths)]
+        low = budget if self._mode == "exact" else -math.inf
+        return bounded(self._share_of_macs, self._choices, widths, wished, low, budget)
 
-    def _priced(self, widths: Sequence[int], later: NDArray[np.int64]) -> Shares:
-        """Share of MACs for every choice of the current group, with later groups at the widths `later`."""
-        options = self._choices[len(widths)]
-        batch = np.tile(np.concatenate([np.array(widths, dtype=np.int64), later[len(widths) :]]), (len(options), 1))
-        batch[:, len(widths)] = options
-        return self._cost.macs(batch) / self._cost.full_macs
+    def _share_of_macs(self, widths: NDArray[np.int64]) -> Shares:
+        return self._cost.macs(widths) / self._cost.full_macs
 
 
 class PublishedBounds:

@@ -87,9 +87,7 @@ class Search:
     ) -> None:
         self.env, self.agent, self.targets, self.settings, self.seed = env, agent, targets, settings, seed
         size = replay_size(env.steps, len(targets), settings)
-        self.memory = Replay(
-            size, env.observation_space.shape[0], env.action_space.shape[0], settings.replay_skips_first
-        )
+        self.memory = Replay(size, env.observation_size, 1, settings.replay_skips_first)
         self.best: dict[int, JSON] = {}  # index in `targets` -> outcome
         self.done = 0  # episodes
 
