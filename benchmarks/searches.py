@@ -11,7 +11,7 @@ scored no other scores again; evaluations are counted all the same, repetitions 
 First table: held-out top-1 before fine-tuning, the best after so many evaluations, less that of uniform widths of the
 same seed and target: mean ± sd over seeds. Of what stops by itself, its last. camc shares its evaluations between its
 targets. Second table: what the policies answer themselves, also at targets that camc was not trained on. Third table:
-test top-1 after fine-tuning of what each found, the uniform widths of the same MACs beside it.
+test top-1 after fine-tuning of what each found, the uniform widths of the same MACs beside it (not with --epochs 0).
 """
 
 import argparse
@@ -40,7 +40,7 @@ def methods(options: argparse.Namespace) -> dict[str, list[str]]:
     evolved = ["search=evolution", "search.population=30", f"search.generations={-(-(most - 30) // 14)}"]
     shared = [f"method.targets=[{targets}]", f"method.search.episodes={most * len(options.targets)}"]
     return {
-        "sample": [*SAMPLE, drawn, "control=uniform"],
+        "sample": [*SAMPLE, drawn, *(["control=uniform"] if options.epochs else [])],
         "sensitivity, threshold": ["method=sensitivity", "scorer=refit", "method.rule=threshold", *SPACE],
         "sensitivity, greedy": ["method=sensitivity", "scorer=refit", "method.rule=greedy", *SPACE],
         "greedy": [*SAMPLE, "search=greedy"],
@@ -54,6 +54,11 @@ def methods(options: argparse.Namespace) -> dict[str, list[str]]:
     }
 
 
+def searching(name: str) -> str:
+    """The stages of a search."""
+    return "sparsify,prune" if "amc" in name or "sensitivity" in name else "prune"
+
+
 def images(name: str, count: int | None) -> list[str]:
     """Held-out images that score a candidate."""
     if count is None:
@@ -63,7 +68,8 @@ def images(name: str, count: int | None) -> list[str]:
 
 def run(name: str, overrides: Sequence[str], targets: Sequence[float], options: argparse.Namespace) -> Path:
     """The sweep of one row; returns its folder."""
-    folder = options.out / name.replace(", ", "-").replace(" ", "-")
+    folder = options.out / (name.replace(", ", "-").replace(" ", "-") + ("" if options.epochs else "-search"))
+    tuned = [f"finetune.epochs={options.epochs}"] if options.epochs else [f"stages=[pretrain,{searching(name)}]"]
     dataset = []
     if options.cifar10:
         dataset = ["dataset=cifar10", f"dataset.root={options.cifar10}"]
@@ -71,7 +77,7 @@ def run(name: str, overrides: Sequence[str], targets: Sequence[float], options: 
     command = [
         sys.executable, "-m", "compress", "-m", *dataset, *overrides, *images(name, options.images),
         f"preserve_ratio={','.join(map(str, targets))}", f"seed={','.join(map(str, options.seeds))}",
-        f"finetune.epochs={options.epochs}", "eval.latency_seconds=0.05", "plots=false", "tensorboard=false",
+        *tuned, "eval.latency_seconds=0.05", "plots=false", "tensorboard=false",
         f"threads={options.threads}", "device=cpu", f"outputs={options.out}/outputs", f"hydra.sweep.dir={folder}",
     ]  # fmt: skip
     print("$ compress", *command[3:], flush=True)
@@ -89,9 +95,13 @@ def evaluated(folder: Path, target: float) -> list[tuple[int, float]]:
     """Of a run every best so far, as the number of evaluations and the held-out top-1."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     episodes = [row for row in rows if "episode" in row]
+    found = [(row["evaluations"], row["best_top1"]) for row in rows if row.get("best_top1") is not None]
+    if not episodes and not found:  # a table of sensitivities, whose only candidate is the last
+        own = json.loads((folder / "plan.json").read_text())["own"]
+        return [(own["evaluations"], own["top1"])]
     if not episodes:
-        return [(row["evaluations"], row["best_top1"]) for row in rows if "best_top1" in row and row["evaluations"]]
-    best, found = 0.0, []
+        return found
+    best = 0.0
     for row in episodes:
         if row["target"] == target:
             best = max(best, row["accuracy"])
@@ -130,7 +140,8 @@ def main(options: argparse.Namespace) -> None:
                 uniform[at] = uniform_top1(path)["uniform"]
     print_searches(folders, uniform, options)
     print_policies({name: folder for name, folder in folders.items() if "amc" in name}, uniform, options)
-    print_tested(folders, options)
+    if options.epochs:
+        print_tested(folders, options)
 
 
 def print_searches(folders: dict[str, Path], uniform: Found, options: argparse.Namespace) -> None:
@@ -163,8 +174,8 @@ def print_policies(folders: dict[str, Path], uniform: Found, options: argparse.N
         for at, path, _ in runs(folder):
             own[at[0]].append(uniform_top1(path)["policy's"] - uniform[at])
         if name.startswith("camc"):
-            extra = run(f"{name}, unseen", [*methods(options)[name], "stages=[pretrain,sparsify,prune]"],
-                        UNSEEN, options)  # fmt: skip
+            searched = argparse.Namespace(**{**vars(options), "epochs": 0})
+            extra = run(f"{name}, unseen", methods(options)[name], UNSEEN, searched)
             for at, path, _ in runs(extra):
                 answers = uniform_top1(path)
                 own[at[0]].append(answers["policy's"] - answers["uniform"])

@@ -71,9 +71,8 @@ def make_search(
     space = multiples_space(GRAPH, round_to, lbound)
     state = CleanObserver(MODEL, GRAPH, COST, space.options, "scalar", targets)
     env = ChannelEnv(
-        COST, space.options, state, RoundedBounds(COST, space.options, "exact"), score or Counted(), reward,
-        targets=targets,
-    )  # fmt: skip
+        COST, space.options, state, RoundedBounds(COST, space.options, "exact"), score or Counted(), reward
+    )
     features = scaled(raw_features(MODEL, GRAPH), constant="zero")
     policy, settings = PreferencePolicy(features, POLICY, 0), replace(SETTINGS, **changes)
     return ProjectedSearch(env, Projection(space, env.price), policy, targets, "scalar", settings, seed)

@@ -119,7 +119,7 @@ def test_damaged_lines_are_ignored_and_the_others_kept(tmp_path: Path) -> None:
     memory = ScoreMemory(tmp_path, {})
     scores = {(number, 2): Score(50.0 + number, 90.0, 1.0) for number in range(4)}
     for widths, score in scores.items():
-        assert memory.score(widths, lambda score=score: score) == score
+        assert memory.score(widths, 0.0, lambda score=score: score) == score
     path = next(tmp_path.iterdir())
     lines = [line for line in path.read_text().split("\n") if line]
     lines[1] = lines[1].replace("51.0", "99.0")  # a flipped digit
@@ -128,14 +128,27 @@ def test_damaged_lines_are_ignored_and_the_others_kept(tmp_path: Path) -> None:
     path.write_text("\n".join(lines)[:-3])  # the last line cut short by a kill
     again = ScoreMemory(tmp_path, {})
     assert again._scores == {(0, 2): scores[(0, 2)]}
-    assert again.score((3, 2), lambda: scores[(3, 2)]) == scores[(3, 2)]
+    assert again.score((3, 2), 0.0, lambda: scores[(3, 2)]) == scores[(3, 2)]
     assert ScoreMemory(tmp_path, {})._scores == {(0, 2): scores[(0, 2)], (3, 2): scores[(3, 2)]}
 
 
-def test_a_score_that_was_given_up_is_not_remembered(tmp_path: Path) -> None:
+def test_what_was_given_up_is_not_tried_again_unless_less_is_asked(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def scored(memory: ScoreMemory, least: float) -> Score | None:
+        def compute() -> Score | None:
+            asked.append(least)
+            return Score(50.0, 90.0, 1.0) if least <= 50 else None
+
+        return memory.score((1,), least, compute)
+
     memory = ScoreMemory(tmp_path, {})
-    assert memory.score((1,), lambda: None) is None
-    assert not list(tmp_path.iterdir())
+    assert [scored(memory, least) for least in (70.0, 80.0, 70.0, 60.0)] == [None] * 4
+    assert asked == [70.0, 60.0]
+    again = ScoreMemory(tmp_path, {})
+    assert scored(again, 60.0) is None
+    assert scored(again, 50.0) == scored(again, 99.0) == Score(50.0, 90.0, 1.0)
+    assert asked == [70.0, 60.0, 50.0]
 
 
 def test_giving_up_is_told_as_soon_as_it_is_certain() -> None:

@@ -7,6 +7,7 @@ cut short by a kill are ignored, and their candidates scored again. Several proc
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -35,39 +36,50 @@ class ScoreMemory:
 
     def __init__(self, folder: Path | None, depends: Mapping[str, Any]) -> None:
         self._path = None if folder is None else folder / f"scores-{hash_of(depends)}.jsonl"
-        self._scores = {} if self._path is None else dict(_read(self._path))
+        self._scores: dict[Widths, Score] = {}
+        self._below: dict[Widths, float] = {}  # widths that were given up: their top-1 is less than this
+        for widths, found in () if self._path is None else _read(self._path):
+            self._learn(widths, found)
 
     def __len__(self) -> int:
         return len(self._scores)
 
-    def score(self, widths: Widths, compute: Callable[[], Score | None]) -> Score | None:
-        """The score of these widths, remembered or computed; None, which is not remembered, if `compute` gave up."""
-        if widths not in self._scores:
-            score = compute()
-            if score is None:
-                return None
-            self._add(widths, score)
-        return self._scores[widths]
+    def score(self, widths: Widths, least_top1: float, compute: Callable[[], Score | None]) -> Score | None:
+        """The score of these widths, remembered or computed. None, which is remembered too, where `compute` gave up
+        since their top-1 is below `least_top1`."""
+        known = self._scores.get(widths)
+        if known is not None or self._below.get(widths, math.inf) <= least_top1:
+            return known
+        score = compute()
+        self._add(widths, least_top1 if score is None else score)
+        return score
 
-    def _add(self, widths: Widths, score: Score) -> None:
-        self._scores[widths] = score
+    def _learn(self, widths: Widths, found: Score | float) -> None:
+        if isinstance(found, Score):
+            self._scores[widths] = found
+        else:
+            self._below[widths] = min(found, self._below.get(widths, math.inf))
+
+    def _add(self, widths: Widths, found: Score | float) -> None:
+        self._learn(widths, found)
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # one write of one whole line, which the system does not mix with those of other processes
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(file, f"\n{_line(widths, score)}\n".encode())
+            os.write(file, f"\n{_line(widths, found)}\n".encode())
         finally:
             os.close(file)
 
 
-def _line(widths: Widths, score: Score) -> str:
-    entry = {"widths": list(widths), **score._asdict()}
+def _line(widths: Widths, found: Score | float) -> str:
+    figures = found._asdict() if isinstance(found, Score) else {"below": found}
+    entry = {"widths": list(widths), **figures}
     return json.dumps({**entry, "digest": hash_of(entry)})
 
 
-def _read(path: Path) -> Iterable[tuple[Widths, Score]]:
+def _read(path: Path) -> Iterable[tuple[Widths, Score | float]]:
     """The whole lines of a file; none of one that is too large or no plain file."""
     try:
         if not os.path.lexists(path):
@@ -83,10 +95,14 @@ def _read(path: Path) -> Iterable[tuple[Widths, Score]]:
         try:
             entry = parse_json(line)
             digest = entry.pop("digest")
-            score = Score(float(entry["top1"]), float(entry["top5"]), float(entry["loss"]))
+            found = float(entry["below"]) if "below" in entry else _score_of(entry)
             whole = digest == hash_of(entry)
             widths = tuple(map(int, entry["widths"]))
         except (ValueError, TypeError, KeyError, AttributeError):
             whole = False
         if whole:
-            yield widths, score
+            yield widths, found
+
+
+def _score_of(entry: Mapping[str, Any]) -> Score:
+    return Score(float(entry["top1"]), float(entry["top5"]), float(entry["loss"]))

@@ -134,7 +134,9 @@ class RecalibrateScorer:
     def score(self, widths: Widths, least_top1: float = 0.0) -> Score | None:
         """Held-out score without fine-tuning; remembered by widths."""
         plan = plan_of(self.problem.graph, self.orders, widths)
-        return self._memory.score(widths, lambda: self._held_out.of_cut(self._recalibrated(plan), least_top1))
+        return self._memory.score(
+            widths, least_top1, lambda: self._held_out.of_cut(self._recalibrated(plan), least_top1)
+        )
 
     def report(self) -> JSON:
         return {"scorer": self.name, **asdict(self._settings)}

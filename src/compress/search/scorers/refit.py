@@ -113,7 +113,7 @@ class RefitScorer:
 
     def score(self, widths: Widths, least_top1: float = 0.0) -> Score | None:
         """Held-out score without fine-tuning; remembered by widths."""
-        return self._memory.score(widths, lambda: self._held_out(*self.realise(widths), least_top1))
+        return self._memory.score(widths, least_top1, lambda: self._held_out(*self.realise(widths), least_top1))
 
     def report(self) -> JSON:
         return {"scorer": self.name, "calibration": asdict(self._calibration), "score_images": self._images}

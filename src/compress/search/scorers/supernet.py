@@ -63,7 +63,7 @@ class SupernetScorer:
 
     def score(self, widths: Widths, least_top1: float = 0.0) -> Score | None:
         """Held-out score; remembered by widths."""
-        return self._memory.score(widths, lambda: self._score(widths, least_top1))
+        return self._memory.score(widths, least_top1, lambda: self._score(widths, least_top1))
 
     def _score(self, widths: Widths, least_top1: float) -> Score | None:
         with torch.no_grad():
