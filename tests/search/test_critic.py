@@ -78,3 +78,14 @@ def test_equal_accuracies_are_no_error() -> None:
     for one in some(25):
         critic.add(one.tolist(), 10.0)
     assert critic.foretold(some(5, seed=1)) == pytest.approx(np.full(5, 10.0), abs=0.1)
+
+
+def test_it_looks_at_the_last_candidates_alone_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critic_module, "LEARN_FROM", 30)
+    seen, asked = some(90), some(32, seed=1)
+    critic = taught(seen)
+    assert critic.foretold(seen[60:]) == pytest.approx(accuracy(seen[60:]), abs=3)
+    early, late = (float(np.abs(critic.foretold(part) - accuracy(part)).mean()) for part in (seen[:60], seen[60:]))
+    assert late < early
+    monkeypatch.setattr(critic_module, "LEARN_FROM", 90)
+    assert not np.array_equal(critic.promise(asked, 0.5), taught(seen).promise(asked, 0.5))

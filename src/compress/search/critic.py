@@ -26,6 +26,7 @@ NOISES = (0.01, 0.05, 0.2)  # variance of the noise, as a share of the variance 
 LINEAR = (0.0, 1.0)  # weight of a linear term: wider is better
 CHOOSE_EVERY = 20  # candidates between two choices among these
 CHOOSE_BY = 200  # candidates, the last ones, that a choice looks at: it costs their third power
+LEARN_FROM = 1000  # candidates, the last ones, that a prediction looks at, for the same reason
 CEILING = 1.02  # accuracies are observed as -log(CEILING - accuracy): differences near 100 % count more
 LOWEST = 2.5  # standard deviations below the mean at which observations are cut off: how bad does not matter
 
@@ -143,7 +144,7 @@ class Critic:
         if self._learned is None:
             self._choose_kernel()
             scale, inputs, outputs = self._scaled(len(self))
-            self._learned = scale, GaussianProcess(inputs, outputs, self._kernel)
+            self._learned = scale, GaussianProcess(inputs[-LEARN_FROM:], outputs[-LEARN_FROM:], self._kernel)
         return self._learned
 
     def _choose_kernel(self) -> None:
