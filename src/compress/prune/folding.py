@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from compress.errors import InputError
 from compress.graph.build import traced
 from compress.graph.deepcopy import copy_sharing_tensors
 
+MOST_PIXELS = 4  # of an image, up to which a 1x1 convolution on a CPU is faster as a product, whatever the channels
 Pair = tuple[str, str]  # names of a convolution and of the batch norm that is its only reader
 
 
@@ -50,17 +52,57 @@ def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
-def fold(model: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
-    """Fold in place, for evaluation only; returns the model."""
-    with torch.no_grad():
-        for conv_name, norm_name in pairs:
-            conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-            assert isinstance(conv, nn.Conv2d)
-            assert isinstance(norm, nn.BatchNorm2d)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            conv.weight, conv.bias = fuse_conv_bn_weights(
+class FoldedConv2d(nn.Conv2d):
+    """A convolution with the batch norm after it folded in, for evaluation only: (B, C, H, W) -> (B, O, H', W').
+
+    `refresh` reads the two layers, which are kept beside it, outside of the tree of modules.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        assert isinstance(conv.padding_mode, str)
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.groups, padding_mode=conv.padding_mode, device="meta",
+        )  # fmt: skip
+        self._layers = (conv, norm)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Fold the two layers as they are now."""
+        conv, norm = self._layers
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
+        with torch.no_grad():
+            self.weight, self.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
-            model.set_submodule(norm_name, nn.Identity())
-    return model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(self, x) if is_product(self, x.shape) and not x.is_cuda else super().forward(x)
+
+
+def is_product(conv: nn.Conv2d, shape: Sequence[int]) -> bool:
+    """Whether a convolution of images (B, C, H, W) is a matrix product that is faster as one: a 1x1 kernel on a few
+    pixels, or one pixel."""
+    if len(shape) != 4 or conv.groups > 1 or conv.stride != (1, 1) or shape[2] * shape[3] > MOST_PIXELS:
+        return False
+    return conv.kernel_size == (1, 1) and conv.padding == (0, 0)
+
+
+def product(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The same as the convolution, where `is_product`: without copies in channels_last, and the output is too."""
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
+def fold(model: nn.Module, pairs: Sequence[Pair]) -> list[FoldedConv2d]:
+    """Fold in place, for evaluation only; returns the new layers, which stand where the convolutions stood."""
+    layers = []
+    for conv_name, norm_name in pairs:
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        layers.append(FoldedConv2d(conv, norm))
+        model.set_submodule(conv_name, layers[-1])
+        model.set_submodule(norm_name, nn.Identity())
+    return layers
