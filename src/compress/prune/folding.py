@@ -2,7 +2,7 @@
 
 In eval mode a batch norm is an affine map per channel, which a convolution before it can absorb:
 W' = W * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta. Outputs are equal up to float
-rounding.
+rounding. A folded 1x1 convolution of images of a few pixels runs as a matrix product.
 """
 
 from collections import Counter
@@ -17,7 +17,19 @@ from compress.errors import InputError
 from compress.graph.build import traced
 from compress.graph.deepcopy import copy_sharing_tensors
 
-MOST_PIXELS = 4  # of an image, up to which a 1x1 convolution on a CPU is faster as a product, whatever the channels
+# Pixels of an image up to which a 1x1 convolution is a product on a CPU: oneDNN reorders the weight at every call.
+# 2.3 to 9 times as fast for one pixel, 1.1 to 3 times for four, whatever the channels; from 16 on it depends on them.
+MOST_PIXELS = 4
+SETTINGS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)  # that torch's convolution is made with, beside `bias`
 Pair = tuple[str, str]  # names of a convolution and of the batch norm that is its only reader
 
 
@@ -59,11 +71,8 @@ class FoldedConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-        assert isinstance(conv.padding_mode, str)
-        super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-            conv.groups, padding_mode=conv.padding_mode, device="meta",
-        )  # fmt: skip
+        settings = {name: getattr(conv, name) for name in SETTINGS}
+        super().__init__(**settings, device="meta")  # neither memory nor random numbers
         self._layers = (conv, norm)
         self.refresh()
 
@@ -79,19 +88,18 @@ class FoldedConv2d(nn.Conv2d):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(self, x) if is_product(self, x.shape) and not x.is_cuda else super().forward(x)
+        return product(self, x) if is_product(self, x) else super().forward(x)
 
 
-def is_product(conv: nn.Conv2d, shape: Sequence[int]) -> bool:
-    """Whether a convolution of images (B, C, H, W) is a matrix product that is faster as one: a 1x1 kernel on a few
-    pixels, or one pixel."""
-    if len(shape) != 4 or conv.groups > 1 or conv.stride != (1, 1) or shape[2] * shape[3] > MOST_PIXELS:
-        return False
-    return conv.kernel_size == (1, 1) and conv.padding == (0, 0)
+def is_product(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether a convolution of these images (B, C, H, W) is a matrix product and faster as one."""
+    pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    return pointwise and x.device.type == "cpu" and x.dim() == 4 and x.shape[2] * x.shape[3] <= MOST_PIXELS
 
 
 def product(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The same as the convolution, where `is_product`: without copies in channels_last, and the output is too."""
+    """What a 1x1 convolution gives, up to float rounding. In channels_last, which is that of the output too, nothing
+    is copied."""
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 

@@ -102,8 +102,13 @@ class CutCopy:
         self.network = _copy_with(model, self._tensors, shared)
         self._own = named_tensors(self.network)
         twins = dict(self.network.named_modules())
-        # Of every module: its name, as it is at full width, and its twin
-        self._modules = [(name, module, twins[name]) for name, module in model.named_modules()]
+        # Of every module with attributes that may change: its name, as it is at full width, and its twin
+        owners = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions}
+        self._modules = [
+            (name, full, twins[name])
+            for name, full in model.named_modules()
+            if name in owners or attributes(full, own_shapes(full))
+        ]
 
     def __call__(self, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         """The copy, which is another network from the next call on; `weights` as of `cut`.
