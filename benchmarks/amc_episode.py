@@ -5,8 +5,9 @@
     python benchmarks/amc_episode.py --search 800        # and a whole search with the published rules
     python benchmarks/amc_episode.py --device cuda       # episodes per second, with the share of each part
 
-One thread, CPU seconds. The published arithmetic is written down here as it reads, without its data loader and
-without the wrappers that it leaves on while it validates:
+One thread, CPU seconds; numpy's least squares take all cores unless OMP_NUM_THREADS=1 is set. The published
+arithmetic is written down here as it reads, without its data loader and without the wrappers that it leaves on while
+it validates:
 
     once       activations of 60 x 50 training images at 10 pixels per layer, inputs X and outputs Y, are kept
     fit        per layer and episode: lstsq(X[:, kept], Y), LAPACK's gelsd in single precision

@@ -5,7 +5,7 @@ import torch
 from conftest import livened, zoo
 from torch import nn
 
-from compress.prune.folding import fold, foldable
+from compress.prune.folding import FoldedConv2d, fold, foldable, is_product
 
 COUNTS = {"mobilenetv1": 27, "resnet20": 19, "vgg16_bn": 13, "resnet56_cs": 27, "mobilenet_v2": 52, "resnet18": 20}
 
@@ -18,7 +18,8 @@ def test_a_folded_network_answers_as_before(name: str) -> None:
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = model(x)
-        got = fold(model, pairs)(x)
+        fold(model, pairs)
+        got = model(x)
     assert torch.allclose(got, expected, atol=1e-4 * float(expected.abs().max()))
     assert sum(isinstance(module, nn.Identity) for module in model.modules()) >= len(pairs)
 
@@ -52,7 +53,8 @@ def test_only_what_is_read_and_run_once_is_folded() -> None:
     x = torch.randn(2, 3, 4, 4)
     with torch.no_grad():
         expected = model(x)
-        assert torch.allclose(fold(model, foldable(model))(x), expected, atol=1e-5)
+        fold(model, foldable(model))
+        assert torch.allclose(model(x), expected, atol=1e-5)
 
 
 def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
@@ -61,3 +63,41 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
             return x if x.sum() > 0 else -x
 
     assert foldable(Decides()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels", "expected"),
+    [
+        ({}, 1, True),
+        ({}, 2, True),
+        ({}, 3, False),
+        ({"stride": 2}, 2, False),
+        ({"padding": 1}, 1, False),
+        ({"kernel_size": 3, "padding": 1}, 1, False),
+        ({"groups": 2}, 1, False),
+    ],
+)
+def test_what_runs_as_a_product_gives_what_the_layers_give(
+    settings: dict[str, int], pixels: int, expected: bool
+) -> None:
+    conv = nn.Conv2d(6, 10, **({"kernel_size": 1} | settings))
+    norm = livened(nn.Sequential(nn.BatchNorm2d(10)))[0].eval()
+    assert isinstance(norm, nn.BatchNorm2d)
+    images = torch.randn(5, 6, pixels, pixels).to(memory_format=torch.channels_last)
+    folded = FoldedConv2d(conv, norm)
+    assert is_product(folded, images) == expected
+    with torch.no_grad():
+        got, wanted = folded(images), norm(conv(images))
+        assert got.shape == wanted.shape
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(got, wanted, atol=1e-5)
+        conv.weight.mul_(2)
+        folded.refresh()
+        assert torch.allclose(folded(images), norm(conv(images)), atol=1e-5)
+
+
+def test_folding_draws_no_random_numbers() -> None:
+    conv, norm = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
+    before = torch.get_rng_state()
+    FoldedConv2d(conv, norm)
+    assert torch.equal(before, torch.get_rng_state())

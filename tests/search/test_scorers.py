@@ -74,6 +74,17 @@ def test_a_score_is_that_of_the_network_that_is_realised(make: Recalibration | R
     assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())
 
 
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_score_does_not_depend_on_the_candidates_before(make: Recalibration | Refit, problem: Problem) -> None:
+    problem = replace(problem, scores=None)
+    full = tuple(group.width for group in problem.graph)
+    candidates = [full, halves(problem), tuple(1 for _ in full)]
+    forwards, backwards = make(problem), make(problem)
+    scores = [forwards.score(widths) for widths in candidates]
+    assert scores == [backwards.score(widths) for widths in reversed(candidates)][::-1]
+    assert len(set(scores)) == 3
+
+
 def test_a_controls_statistics_are_of_its_own_plan(problem: Problem) -> None:
     scorer = SETTINGS(problem)
     plan, weights = scorer.realise(halves(problem))

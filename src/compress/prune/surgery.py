@@ -33,33 +33,103 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
         ValueError: the plan names an unknown group or channel, or empties a group that must keep a channel.
         InputError: something in the network cannot be copied.
     """
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    numbers: dict[str, dict[str, int]] = defaultdict(dict)  # module -> integer attribute -> channels dropped
-    for axis, places in graph.dropped(plan).items():
-        if axis.tensor in tensors:
-            cuts[axis.tensor][axis.dim] = places
-        else:
-            owner, _, attribute = axis.tensor.rpartition(".")
-            numbers[owner][attribute] = len(places)
-    given = weights or {}
-    with torch.inference_mode(False):
-        narrow = {
-            name: _narrowed(tensors[name], cuts.get(name, {}), given.get(name))
-            for name in (*cuts, *(name for name in given if name not in cuts))
-        }
-        small = copy_replacing(model, {tensors[name]: tensor for name, tensor in narrow.items()})
-    got = dict(small.named_parameters()) | dict(small.named_buffers())
-    if any(got.get(name) is not tensor for name, tensor in narrow.items()):
-        raise InputError(
-            f"{type(model).__name__}: copies itself in a way of its own (__deepcopy__), so it cannot be cut"
-        )
+    tensors = named_tensors(model)
+    narrow, numbers = narrowed_tensors(tensors, graph, plan, weights or {})
+    small = _copy_with(model, tensors, narrow)
     dropped = {small.get_submodule(owner): counts for owner, counts in numbers.items()}
     for module in small.modules():  # each still has the attributes of the full width
         set_attributes(module, attributes(module, own_shapes(module), dropped.get(module, {})))
     for group in graph.emptied(plan):
         _replace_emptied(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
     return small
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def narrowed_tensors(
+    tensors: Mapping[str, Tensor], graph: ChannelGraph, plan: Plan, given: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
+    """Copies of all tensors that a plan cuts or that are given, by name; and how many channels it takes from integer
+    attributes, by module and attribute.
+
+    Raises:
+        ValueError: as `cut`.
+    """
+    cuts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)
+    for axis, places in graph.dropped(plan).items():
+        if axis.tensor in tensors:
+            cuts[axis.tensor][axis.dim] = places
+        else:
+            owner, _, attribute = axis.tensor.rpartition(".")
+            numbers[owner][attribute] = len(places)
+    with torch.inference_mode(False):
+        narrow = {
+            name: _narrowed(tensors[name], cuts.get(name, {}), given.get(name))
+            for name in (*cuts, *(name for name in given if name not in cuts))
+        }
+    return narrow, numbers
+
+
+def _copy_with(model: nn.Module, tensors: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> nn.Module:
+    """A deep copy with new tensors, by name, in the place of its own."""
+    twin = copy_replacing(model, {tensors[name]: tensor for name, tensor in new.items()})
+    got = named_tensors(twin)
+    if any(got.get(name) is not tensor for name, tensor in new.items()):
+        raise InputError(
+            f"{type(model).__name__}: copies itself in a way of its own (__deepcopy__), so it cannot be cut"
+        )
+    return twin
+
+
+class CutCopy:
+    """A copy of a network that is cut anew for every plan: what `cut` gives, without copying the modules each time.
+
+    The tensors of the copy are exchanged, whatever was done to them since the last plan, and the attributes of its
+    layers set. Its modules must stay the objects that they are, though not in their places in the tree. The model
+    itself, which is read for every plan, is not changed.
+
+    Raises:
+        InputError: something in the network cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        self._graph, self._tensors = graph, named_tensors(model)
+        self._parameters = dict(model.named_parameters())
+        shared = {name: _narrowed(tensor, {}) for name, tensor in self._parameters.items()}
+        self.network = _copy_with(model, self._tensors, shared)
+        self._own = named_tensors(self.network)
+        twins = dict(self.network.named_modules())
+        # Of every module with attributes that may change: its name, as it is at full width, and its twin
+        owners = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions}
+        self._modules = [
+            (name, full, twins[name])
+            for name, full in model.named_modules()
+            if name in owners or attributes(full, own_shapes(full))
+        ]
+
+    def __call__(self, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The copy, which is another network from the next call on; `weights` as of `cut`.
+
+        Raises:
+            ValueError: as `cut`; or the plan empties a group, for which layers would have to be replaced.
+        """
+        if self._graph.emptied(plan):
+            raise ValueError("a plan must keep a channel of every group here")
+        narrow, numbers = narrowed_tensors(self._tensors, self._graph, plan, weights or {})
+        with torch.inference_mode(False):
+            for name, own in self._own.items():
+                own.data = (narrow[name] if name in narrow else self._uncut(name)).detach()
+        for name, full, twin in self._modules:
+            set_attributes(twin, attributes(full, own_shapes(twin), numbers.get(name, NOTHING)))
+        return self.network
+
+    def _uncut(self, name: str) -> Tensor:
+        """A parameter may be shared; a buffer may be changed in place, such as the statistics of a batch norm."""
+        tensor = self._tensors[name]
+        return tensor if name in self._parameters else tensor.clone()
 
 
 def _replace_emptied(model: nn.Module, names: Collection[str]) -> None:

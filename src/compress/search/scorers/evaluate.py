@@ -16,7 +16,7 @@ from compress.io.seeds import derive_seed
 from compress.measure.accuracy import Score, score_of
 from compress.prune.folding import fold, foldable
 from compress.prune.method import Problem
-from compress.prune.surgery import cut
+from compress.prune.surgery import CutCopy
 
 PIXELS = 2**18  # per batch: fastest at 32 px on one core, where a layer's activations still fit the cache
 
@@ -30,18 +30,17 @@ class HeldOutScore:
     """Scores of plans of one network on fixed held-out images, `batches` of (images, labels)."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        self._model, self._graph = model, graph
-        self._pairs = foldable(model)
+        self._cut = CutCopy(model, graph)
+        self._network = self._cut.network.eval()
+        self._folded = fold(self._network, foldable(model))
         self._batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
     def __call__(self, plan: Plan, weights: Mapping[str, Tensor], least_top1: float = 0.0) -> Score | None:
         """`weights` replace parameters and buffers, by name and in the shape of the uncut network."""
-        return self.of_cut(cut(self._model, self._graph, plan, weights), least_top1)
-
-    def of_cut(self, small: nn.Module, least_top1: float = 0.0) -> Score | None:
-        """The same for a network that was cut already; it is changed, as its batch norms are folded."""
-        folded = fold(small.eval(), self._pairs).to(memory_format=torch.channels_last)
-        return score_of(folded, self._batches, least_top1)
+        self._cut(plan, weights)
+        for layer in self._folded:
+            layer.refresh()
+        return score_of(self._network.to(memory_format=torch.channels_last), self._batches, least_top1)
 
 
 def held_out_score(problem: Problem, images: int) -> HeldOutScore:

@@ -20,7 +20,7 @@ from compress.io.seeds import derive_seed
 from compress.measure.accuracy import Score
 from compress.prune.method import Problem
 from compress.prune.order import channel_orders, plan_of
-from compress.prune.surgery import cut, kept_places
+from compress.prune.surgery import CutCopy, kept_places
 from compress.schema.bounds import Count
 from compress.search.scorers.evaluate import HeldOutScore, held_out_score
 from compress.search.scorers.memory import ScoreMemory, scored_on
@@ -116,8 +116,12 @@ class RecalibrateScorer:
         drawn = self.problem.data.drawn("train", settings.images, settings.batch_size, seed, self.problem.device)
         return [images for images, _ in drawn]
 
+    @cached_property
+    def _cut(self) -> CutCopy:
+        return CutCopy(self._model, self.problem.graph)
+
     def _recalibrated(self, plan: Plan) -> nn.Module:
-        small = cut(self._model, self.problem.graph, plan)
+        small = self._cut(plan)
         recalibrate(small, self._batches)
         return small
 
@@ -133,10 +137,7 @@ class RecalibrateScorer:
 
     def score(self, widths: Widths, least_top1: float = 0.0) -> Score | None:
         """Held-out score without fine-tuning; remembered by widths."""
-        plan = plan_of(self.problem.graph, self.orders, widths)
-        return self._memory.score(
-            widths, least_top1, lambda: self._held_out.of_cut(self._recalibrated(plan), least_top1)
-        )
+        return self._memory.score(widths, least_top1, lambda: self._held_out(*self.realise(widths), least_top1))
 
     def report(self) -> JSON:
         return {"scorer": self.name, **asdict(self._settings)}
