@@ -35,9 +35,7 @@ from compress.search.space import Genes, WidthSpace, multiples_space
 
 log = logging.getLogger(__name__)
 
-BAND = (
-    0.01  # where even the widest widths are further below the budget, as a share of it, that is told before the run
-)
+BAND = 0.01  # share of the budget; even the widest widths further below it are told before the run
 SAVE_EVERY_SECONDS = 1.0  # not after every candidate, which may take milliseconds
 
 
