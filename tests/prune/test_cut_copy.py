@@ -56,6 +56,15 @@ def test_a_copy_that_is_cut_again_is_the_cut_network(name: str) -> None:
     check_is_the_cut_network(livened(zoo(name)).eval())
 
 
+def test_padding_is_reset_by_a_plan_that_drops_none_of_it() -> None:
+    """The shortcuts of the published CIFAR networks pad channels; how many depends on the groups on both sides."""
+    model = livened(zoo("resnet20", shortcut="pad")).eval()
+    graph, images = channel_graph(model, (3, 32, 32)), torch.randn(2, 3, 32, 32)
+    copies = CutCopy(model, graph)
+    for plan in (random_plan(graph, 0.5, 0), Plan(), random_plan(graph, 0.5, 1), random_plan(graph, 0.9, 2)):
+        assert torch.equal(copies(plan)(images), cut(model, graph, plan)(images))
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_so_it_is_of_other_networks(name: str) -> None:
     options = {"init_weights": False} if name == "googlenet" else {}

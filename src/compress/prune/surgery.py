@@ -102,12 +102,17 @@ class CutCopy:
         self.network = _copy_with(model, self._tensors, shared)
         self._own = named_tensors(self.network)
         twins = dict(self.network.named_modules())
+        # Integer attributes that are on an axis of the graph, by module: a plan that drops nothing of one resets it
+        self._numbers: dict[str, dict[str, int]] = defaultdict(dict)
+        for axis in {axis for group in graph for axis in group.positions}:
+            module, _, attribute = axis.tensor.rpartition(".")
+            if axis.tensor not in self._tensors:
+                self._numbers[module][attribute] = 0
         # Of every module with attributes that may change: its name, as it is at full width, and its twin
-        owners = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions}
         self._modules = [
             (name, full, twins[name])
             for name, full in model.named_modules()
-            if name in owners or attributes(full, own_shapes(full))
+            if name in self._numbers or attributes(full, own_shapes(full))
         ]
 
     def __call__(self, plan: Plan, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -123,7 +128,8 @@ class CutCopy:
             for name, own in self._own.items():
                 own.data = (narrow[name] if name in narrow else self._uncut(name)).detach()
         for name, full, twin in self._modules:
-            set_attributes(twin, attributes(full, own_shapes(twin), numbers.get(name, NOTHING)))
+            dropped = {**self._numbers.get(name, NOTHING), **numbers.get(name, NOTHING)}
+            set_attributes(twin, attributes(full, own_shapes(twin), dropped))
         return self.network
 
     def _uncut(self, name: str) -> Tensor:
