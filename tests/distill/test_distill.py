@@ -40,9 +40,19 @@ def summed(distill: Distill, epoch: int, logits: tuple[Tensor, Tensor, Tensor]) 
     return (distill.ce_weight * F.cross_entropy(logits[0], logits[2]) + sum(terms)).item()
 
 
-def test_there_are_the_choices_that_the_documentation_lists() -> None:
-    assert sorted(["kd", "dist", "dist_t4", "dkd", "kd_z", "dkd_z", "nkd", "rld", "wttm"]) == CHOICES
-    assert {choice: list(shipped(choice).terms) for choice in CHOICES} == {choice: [choice] for choice in CHOICES}
+def test_the_table_of_the_documentation_has_every_choice_with_its_numbers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distill.md").read_text()
+    table = page.split("## Losses")[1].split("\n### ")[0]
+    rows = [[cell.strip("` ") for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:3] == "| `"]
+    rows = [row for row in rows if row[0] != "distill="]
+    assert sorted(row[0] for row in rows) == CHOICES
+    for choice, _, *numbers, _ in rows:
+        distill = shipped(choice)
+        ((name, term),) = distill.terms.items()
+        assert name == choice  # no two choices have terms of one name
+        temperature = term.loss.keywords.get("temperature", math.nan)
+        expected = [distill.ce_weight, term.weight, temperature, term.warmup_epochs]
+        assert [float(cell or "nan") for cell in numbers] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,8 @@ def rld(
     first_choice = _log_odds(teacher / label_temperature, teacher.argmax(1))
     on_label = _binary_kl(first_choice, _log_odds(student / label_temperature, labels))
     below = teacher < teacher.gather(1, labels[:, None])
-    has_some = below.any(1)
-    below = below | ~has_some[:, None]  # a softmax over no classes would be NaN; such rows are multiplied by 0
     log_p, log_q = (_log_softmax_within(logits / temperature, below) for logits in (teacher, student))
-    among_below = (log_p.exp() * (log_p - log_q)).sum(1) * has_some
+    among_below = (log_p.exp() * (log_p - log_q)).sum(1)
     return (alpha * label_temperature**2 * on_label + beta * temperature**2 * among_below).mean()
 
 
@@ -153,7 +151,7 @@ def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def _log_softmax_within(logits: Tensor, kept: Tensor) -> Tensor:
-    """(B, C): log softmax over the kept classes of each row, at least one; 0 at the others."""
+    """(B, C): log softmax over the kept classes of each row; 0 at the others, also in a row that keeps none."""
     return F.log_softmax(logits.masked_fill(~kept, -torch.inf), dim=1).masked_fill(~kept, 0.0)
 
 

@@ -37,13 +37,14 @@ def dist(
     p, q = F.softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1)
     inter = 1 - _correlations(p, q, eps).mean()
     intra = 1 - _correlations(p.T, q.T, eps).mean()
-    return (temperature**2 if tau2_scale else 1) * (beta * inter + gamma * intra)
+    scale = temperature * temperature if tau2_scale else 1.0
+    return scale * (beta * inter + gamma * intra)
 
 
 def _correlations(a: Tensor, b: Tensor, eps: float) -> Tensor:
     """Pearson's correlation of the rows of (N, M) and (N, M): (N,)."""
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (a * b).sum(1) / (norms + eps)
 
 
@@ -52,8 +53,8 @@ def doubts(settings: Mapping[str, Any], classes: int) -> list[str]:
     temperature, found = settings["temperature"], []
     if settings["tau2_scale"] and temperature not in PUBLISHED:
         found.append(
-            f"{OWN}temperature={temperature:g}: with {OWN}tau2_scale=true it is a weight too, whose gradient grows "
-            "about 12 times from temperature 1 to 4, the published ones; the weight of the term is for one of these"
+            f"{OWN}temperature={temperature:g}: with {OWN}tau2_scale=true it is a weight too: the gradient grows "
+            "about 12 times from 1 to 4, the published temperatures, for which the weight of this term was chosen"
         )
     if classes == 2 and settings["beta"]:
         found.append(f"{OWN}beta={settings['beta']:g}: of two classes this part is constant; only gamma's teaches")
