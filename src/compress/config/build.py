@@ -268,6 +268,8 @@ def build(config: JSON) -> Job:
             errors.call(needs, name, tuple(config["stages"][:at]), method)
     if method is not None and distill is not None:
         errors.call(_check_distill, distill, method, config)
+    if data is not None and distill is not None:
+        errors.call(_check_terms, distill, data.classes)
     if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
         problems.append(f"control={config['control']}: prune is not among the stages of this run")
     if method is not None and config["control"] and method.traits.learns and method.traits.cuts == "weights":
@@ -305,7 +307,7 @@ def build(config: JSON) -> Job:
         stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.traits.learns),
         force=frozenset(config["force"]),
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
-        keys=Keys(data="dataset", model="model", method="method", teacher_model="teacher.model"),
+        keys=Keys(data="dataset", model="model", method="method", teacher_model="teacher.model", distill="distill"),
         devices=devices,
     )
 
@@ -380,3 +382,8 @@ def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
             raise InputError(
                 f"distill.stages=[{', '.join(distill.stages)}]: {stage} is not among the stages of this run"
             )
+
+
+def _check_terms(distill: Distill, classes: int) -> None:
+    with settings_under("distill"):
+        distill.check(classes)

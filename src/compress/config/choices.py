@@ -53,9 +53,10 @@ def check_choice(override: Override, groups: Mapping[str, list[str]], problems: 
 
 
 def _options(override: Override) -> list[str]:
-    """The choices that a group override selects; several in a sweep."""
+    """The choices that a group override selects; several in a sweep, or in a list that adds them up."""
     value = override.value()
     if isinstance(value, Glob):
         return []  # a pattern matches existing choices only
     options = value.list if isinstance(value, ChoiceSweep) else [value]
-    return ["null" if option is None else str(option) for option in options]
+    names = [name for option in options for name in (option if isinstance(option, list) else [option])]
+    return ["null" if name is None else str(name) for name in names]

@@ -12,6 +12,7 @@ from compress.io.files import printable
 
 NO_CHOICE = {"teacher=null", "distill=null", "experiment=null"}  # the default of these groups; Hydra rejects null
 MAX_DIGITS = 400  # of a number; beyond 309 a float overflows
+LIST_OF_LOSSES = re.compile(r"\[\s*(\w[\w-]*(?:\s*,\s*\w[\w-]*)*)\s*\]")
 GROUP_AS_VALUE = re.compile(
     r"^(dataset|model|method|teacher|distill|reward|search|scorer|experiment)=\s*([\[{].*)$", re.DOTALL
 )
@@ -68,12 +69,25 @@ def mistakes(argv: Sequence[str]) -> list[str]:
             found.append(f"{key}={value}: must be a whole number above 0, or null")
         elif re.match(r"\s*interval\(", value) and not any(o.startswith("hydra/sweeper=") for o in given.overrides):
             found.append(f"{key}={value}: an interval names no values to try; write range(...), choice(...) or a,b,c")
+        elif key == "distill" and "[" in value:
+            found += _mistakes_in_lists(text, value)
         elif match := GROUP_AS_VALUE.match(text):
             shown = printable(match[2])[:60]
             found.append(
                 f"{match[1]}={shown}: must be the name of a choice; its settings are {match[1]}.<key>=<value>"
             )
     return found
+
+
+def _mistakes_in_lists(text: str, value: str) -> list[str]:
+    """Error messages for `distill=[kd,dist]`, the sum of two choices; in a sweep there may be several lists."""
+    shown = printable(text)[:60]
+    if re.search(r"[\[\]{}]", LIST_OF_LOSSES.sub("", value)):
+        return [f"{shown}: must be the name of a choice, or a list of names whose terms add up: distill=[kd,dist]"]
+    for names in (re.split(r"\s*,\s*", match[1].strip()) for match in LIST_OF_LOSSES.finditer(value)):
+        if twice := [name for name in names if names.count(name) > 1]:
+            return [f"{shown}: {twice[0]} is there twice; to count it more give distill.terms.{twice[0]}.weight"]
+    return []
 
 
 def _option_mistakes(argv: Sequence[str]) -> list[str]:

@@ -60,6 +60,11 @@ def rule(name: str, otherwise: Any = None, *, _root_: DictConfig) -> Any:
     return column.get(name, otherwise)
 
 
+def distill_name(*, _root_: DictConfig) -> str:
+    """What a distillation is called in tables: the names of its terms, of one choice or of a list of them."""
+    return "+".join((_root_.get("distill") or {}).get("terms") or {})
+
+
 def pick(table: Mapping[str, Any], *words: Any) -> Any:
     """Look words up in a table whose keys are prefixes: pick({"res": 1, "other": 0}, "resnet20") is 1.
 
@@ -85,7 +90,7 @@ def register_recipes() -> None:
 def register_resolvers() -> None:
     """Register the recipes and the resolvers: `${job_name:}` and `${confhash:}` for names of job folders,
     `${rule:...}` for values that depend on `compat`, `${pick:...}` for values that depend on the network or
-    dataset."""
+    dataset, `${distill_name:}`."""
     register_recipes()
     # OmegaConf 2.4 renames `register_new_resolver` to `register_resolver`; 2.3 has an older, different function of
     # that name.
@@ -97,5 +102,6 @@ def register_resolvers() -> None:
 
     register("job_name", job_name, replace=True)
     register("confhash", short_config_hash, replace=True)
+    register("distill_name", distill_name, replace=True)
     register("rule", rule, replace=True)
     register("pick", pick, replace=True)

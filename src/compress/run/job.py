@@ -32,6 +32,7 @@ class Keys:
     model: str
     method: str
     teacher_model: str
+    distill: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.errors import settings_under
+from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
 from compress.io.files import JSON
@@ -106,6 +106,8 @@ def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str) ->
     teacher = load_teacher(state).to(job.device)
     held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
     log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
+    for line in job.distill.doubts(job.data.classes, recipe.epochs):
+        log.warning("%s: %s", stage, placed(line, job.keys.distill))
     torch.manual_seed(derive_seed(job.seed, stage, "adapters"))
     return job.distill.objective(recipe, teacher, model, job.data.shape)
 
