@@ -81,7 +81,8 @@ def run(name: str, overrides: Sequence[str], targets: Sequence[float], options: 
         f"threads={options.threads}", "device=cpu", f"outputs={options.out}/outputs", f"hydra.sweep.dir={folder}",
     ]  # fmt: skip
     print("$ compress", *command[3:], flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not options.report:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -211,4 +212,5 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", nargs="*", help="rows; else all")
+    parser.add_argument("--report", action="store_true", help="only the tables, of the runs that are there")
     main(parser.parse_args())
