@@ -89,7 +89,8 @@ def run(name: str, overrides: Sequence[str], targets: Sequence[float], options: 
 def runs(folder: Path) -> Iterator[tuple[tuple[float, int], Path, Any]]:
     for file in sorted(folder.glob("*/summary.json")):
         summary = json.loads(file.read_text())
-        yield (summary["config"]["preserve_ratio"], summary["config"]["seed"]), file.parent, summary
+        if summary["status"] == "done":
+            yield (summary["config"]["preserve_ratio"], summary["config"]["seed"]), file.parent, summary
 
 
 def evaluated(folder: Path, target: float) -> list[tuple[int, float]]:
