@@ -1,17 +1,19 @@
 """experiment=distill_grid: its trainings are shared, of equal epochs and of the published rates."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, Command, compose_config
+from conftest import Command, compose_config
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict, read_write
 
 from compress.config.build import build
 from compress.config.sweep import drop_overridden_params, grid_jobs
 from compress.io.files import read_json
+from compress.io.paths import CONF
 from compress.run.job import Job
 from compress.run.pipeline import stage_keys
 from compress.schema.settings import Recipe
@@ -73,7 +75,8 @@ def test_per_seed_two_sparse_networks_one_dense_one_and_no_training_twice() -> N
 def test_a_teacher_in_no_stage_is_the_run_without_one() -> None:
     config = compose_config("experiment=distill_grid", *SMALL, "percent=0.05", "distill.stages=[]")
     none, plain = build(config), build({**config, "teacher": None, "distill": None})
-    assert none.teacher is none.distill is None
+    assert none.teacher is None
+    assert none.distill is None
     assert stage_keys(none) == stage_keys(plain)
 
 
@@ -88,7 +91,8 @@ def test_from_scratch_is_a_run_of_its_own_without_a_random_control() -> None:
 
 
 def test_all_trainings_of_the_grid_have_the_recipe_of_the_dense_network() -> None:
-    changed = compose_config("experiment=distill_grid", "pretrain.epochs=24", "pretrain.hold_epochs=12")
+    other = ("epochs=24", "hold_epochs=12", "amp=bf16", "momentum=0.8", "clip_norm=1.0", "weight_decay=0")
+    changed = compose_config("experiment=distill_grid", *(f"pretrain.{text}" for text in other))
     for config in (compose_config("experiment=distill_grid"), changed):
         of = {name: config["pretrain"][name] for name in Recipe.__dataclass_fields__}
         assert {name: config["finetune"][name] for name in of} == of
@@ -120,6 +124,24 @@ def test_the_rates_of_the_commands_of_the_notes(settings: tuple[str, ...], expec
     config = compose_config("experiment=distill_grid", *settings)
     assert rates(config["finetune"]) == pytest.approx(expected)
     assert rates(config["pretrain"]) == pytest.approx({0: 0.05, 150: 0.005, 180: 5e-4, 210: 5e-5})
+
+
+def commands_of_the_notes() -> list[str]:
+    page = (Path(__file__).parents[1] / "docs" / "distill.md").read_text()
+    block = page.split("## The commands of the reference notes")[1].split("```")[1]
+    return [line for line in block.splitlines() if line.startswith("compress ")]
+
+
+def test_the_notes_have_all_their_commands() -> None:
+    assert len(commands_of_the_notes()) == len(set(commands_of_the_notes())) == 9
+
+
+@pytest.mark.parametrize("line", commands_of_the_notes())
+def test_a_command_of_the_notes_is_one_that_runs(line: str) -> None:
+    given = [text for text in shlex.split(line)[1:] if not text.startswith(("dataset.root=", "teacher.model.check"))]
+    config = compose_config(*given, *SMALL)
+    build(config)
+    assert config["stages"][-1] == "eval"
 
 
 def test_the_command_line_replaces_what_a_file_sweeps_over() -> None:
