@@ -3,7 +3,7 @@
     python benchmarks/distill_grid.py --root DATA               # ten minutes; again: goes on
     python benchmarks/distill_grid.py --root DATA --minutes 0   # only the tables and figures of what is finished
     python benchmarks/distill_grid.py --dataset digits --minutes 5 --device cpu model=resnet20 model.width=8 \\
-        model@teacher.model=resnet20 pretrain.epochs=8 pretrain.hold_epochs=4 pretrain.step_epochs=1 method.l1=1e-2
+        model@teacher.model=resnet20 pretrain.epochs=8 pretrain.hold_epochs=4 pretrain.step_epochs=1
 
 The networks and the loss are those of the experiment. Trainings have --epochs epochs: half of them at the full rate,
 then a drop every eighth, as in the recipe of 240. One seed, the percentages 0.1 and 0.2, batches of 256 in bf16 with
