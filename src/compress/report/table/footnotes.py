@@ -51,7 +51,7 @@ def footnotes_of(runs: Sequence[Run], by: Sequence[str] = ()) -> list[list[str]]
 
 
 def _untold(facts: JSON, run: Run, by: Sequence[str]) -> JSON:
-    """Facts that differ from the settings `by`, or are about others: a run from scratch, for instance, has not trained
+    """Facts that differ from the settings `by`, or are about others: a run from scratch, for instance, did not train
     by the recipe of `finetune` in its config."""
     return {key: value for key, value in facts.items() if key not in by or value != run.settings.get(key)}
 
