@@ -355,3 +355,20 @@ def test_foreign_text_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureF
         assert not set(shown) & {"\x1b", "\x07", "\u202e"}
     assert main([str(tmp_path / f"none{evil}")]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_only_the_figures_that_are_asked_for_in_their_order(compare: Callable[..., str]) -> None:
+    by = ("outputs", "--by", "method", "--columns", "epochs,top1,macs")
+    header, *_ = compare(*by, "--format", "latex").split("toprule\n")[1].splitlines()
+    assert [cell.strip(" \\") for cell in header.split("&")] == ["method", "n", "epochs", "top1", "MACs, M"]
+    (row, _) = raw(compare, "--columns", "epochs,top1")
+    assert [key for key in row if key in ("epochs", "top1", "macs", "params")] == ["epochs", "top1"]
+
+
+def test_a_figure_that_no_run_has_is_refused(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["outputs", "--columns", "epochs,top2"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "compress compare: --columns top2: no figure of these runs; choices: asked, achieved, top1"
+    )
+    assert len(told.splitlines()) == 1

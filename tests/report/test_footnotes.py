@@ -38,6 +38,13 @@ def test_another_recipe_is_named_with_that_of_most() -> None:
     assert marks == [[], ["finetune.lr 0.1, not 0.05 as in 3 of 4"], [], ["finetune.epochs 20, not 10 as in 3 of 4"]]
 
 
+def test_what_the_rows_are_grouped_by_is_no_mark_unless_it_was_done_otherwise() -> None:
+    runs = [run(), run(), run(lr=0.1)]
+    assert footnotes_of(runs, ["finetune.lr"]) == [[], [], []]
+    other = Run(**{**vars(runs[2]), "settings": {**runs[2].settings, "finetune.lr": 0.05}})  # and not as it was done
+    assert len(footnotes_of([*runs[:2], other], ["finetune.lr"])[2]) == 1
+
+
 def test_a_setting_without_meaning_is_no_other_recipe() -> None:
     assert footnotes_of([run(), run(step_factor=0.5), run()]) == [[], [], []]
     assert len(footnotes_of([run(), run(schedule="step", step_factor=0.5), run()])[1]) == 1

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,21 @@ def test_a_cell_is_one_line(style: str) -> None:
 def test_folders_of_runs_that_are_alike_stand_once_in_csv() -> None:
     rows = list(csv.DictReader(io.StringIO(shown([run("a"), run("b")], "csv"))))
     assert [row["run"] for row in rows] == ["a", "b"]
+
+
+def test_a_budget_that_the_rows_are_grouped_by_stays_where_the_one_asked_is_not_shown() -> None:
+    runs = [replace(run(str(at), seed=at), budget={"asked": {"percent": at / 10}}) for at in (1, 2)]
+    keys = Keys(runs)
+    table = make_table(runs, keys, ["percent"])
+    assert "asked" in render(table, "table")
+    columns = [column for column in table.columns if column.key == "finetuned"]
+    header = render(replace(table, columns=columns), "table").splitlines()[0].split()
+    assert header == ["percent", "n", "finetuned"]
+
+
+def test_no_short_name_is_that_of_a_setting_at_the_root() -> None:
+    """`stages` of the root is left out where it is the method's."""
+    runs = [run(str(at), distill__stages=stages, distill__tau=at) for at, stages in enumerate(([], ["finetune"]))]
+    keys = Keys(runs)
+    assert keys.short["distill.stages"] == "distill.stages"
+    assert keys.short["distill.tau"] == "tau"

@@ -291,6 +291,8 @@ def build(config: JSON) -> Job:
     assert spec is not None
     assert method is not None
     assert budget is not None
+    if distill is not None and not distill.stages:
+        teacher = distill = None  # which are checked like those that join a stage, but not trained or loaded
     return Job(
         seed=config["seed"],
         device=device,

@@ -26,7 +26,7 @@ from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.diagnose import diagnose
 from compress.config.refusal import MAX_LENGTH, error_lines, refuse
 from compress.config.resolvers import register_resolvers
-from compress.config.sweep import Sweep, check_sweep, is_grid
+from compress.config.sweep import Sweep, check_sweep, drop_overridden_params, is_grid
 from compress.config.sweeper_objectives import check_direction
 from compress.errors import is_user_error
 from compress.io.files import JSON
@@ -79,6 +79,7 @@ class Session(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _exiting_on_error():
+            drop_overridden_params(config)  # the sweeper is made of this config later
             sweep, problems = check_sweep(config, self.built.check)
             folders = {"outputs": Path(config.outputs), "hydra.sweep.dir": sweep.folder}
             refuse(check_direction(config) + problems or unwritable(folders))

@@ -15,7 +15,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.choices import check_choice, choices_by_group, is_group_override
@@ -73,6 +73,17 @@ def _boundary_values(override: Override) -> list[str]:
         return [str(value.start), str(value.end)]
     listed = list(override.sweep_string_iterator())
     return [listed[0], listed[-1]] if override.is_range_sweep() and listed else listed
+
+
+def drop_overridden_params(config: DictConfig) -> None:
+    """Remove from `hydra.sweeper.params`, the sweep of an experiment file, what the command line sets: Hydra would
+    combine the two, and run every job as often as the file has values."""
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    given = {override.key_or_group for override in parsed}
+    with read_write(config), open_dict(config):
+        for key in [str(key) for key in params if str(key).lstrip("+") in given]:
+            del params[key]
 
 
 def check_sweep(config: DictConfig, check: Check) -> tuple[Sweep, list[str]]:

@@ -59,16 +59,18 @@ class WeightedTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """The stages whose training uses the teacher, and the loss there: ce_weight * CE + sum of weight * term."""
+    """The stages whose training uses the teacher, and the loss there: ce_weight * CE + sum of weight * term.
+
+    No stages: the teacher joins none, so that a sweep over `stages` has an arm without it.
+    """
 
     stages: list[Literal["sparsify", "finetune"]]
     ce_weight: NonNegative
     terms: Mapping[str, WeightedTerm]
 
     def __post_init__(self) -> None:
-        for name, value in (("terms", self.terms), ("stages", self.stages)):
-            if not value:
-                raise SettingError(f"{OWN}{name}={value}: must name at least one, as kd does")
+        if not self.terms:
+            raise SettingError(f"{OWN}terms={self.terms}: must name at least one, as kd does")
         if "ce" in self.terms:
             raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
         stops = [term.stop_epoch for term in self.terms.values() if term.stop_epoch is not None]

@@ -31,6 +31,7 @@ examples:
   compress compare outputs --pareto --sort macs
       only runs that no other beats in both MACs and top-1
   compress compare 'outputs/2026-11-*' --format latex > table.tex
+  compress compare outputs/sweeps --by percent --columns achieved,finetuned,params,macs,epochs --format latex
   compress compare outputs/sweeps --plot figures/
   compress compare outputs/2026-11-20/10-00-00-000000 outputs/2026-11-20/11-00-00-000000
       of exactly two runs: settings, figures and layers side by side
@@ -65,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--pareto", action="store_true", help="only rows on the accuracy/MACs front of their dataset")
     new.add_argument("--controls", action="store_true", help="controls of the runs as rows of their own")
     new.add_argument("--details", action="store_true", help="more columns: thresholds, controls' top-1, file, epochs")
+    columns = "only these figures, in this order: finetuned,macs,epochs"
+    new.add_argument("--columns", default="", metavar="KEYS", help=columns)
     new.add_argument("--format", choices=FORMATS, default="table", help=", ".join(FORMATS))
     new.add_argument("--plot", metavar="DIR", help="write figures there: fronts, bars, curves, layers, searches")
     return new
@@ -128,7 +131,7 @@ def _report(options: argparse.Namespace) -> None:
         if options.pareto:
             runs = [run for row in on_front(table, keys) for run in row.runs]
             table = make_table(runs, keys, by)
-        table = _sorted(table, keys, options.sort)
+        table = _with_columns(_sorted(table, keys, options.sort), _split(options.columns))
         plots = None if options.plot is None else _plots_folder(options.plot)
         say(_text(table, keys, options))
         if plots is not None:
@@ -153,6 +156,15 @@ def _sorted(table: Table, keys: Keys, option: str) -> Table:
     return replace(table, rows=sort_rows(table.rows, by))
 
 
+def _with_columns(table: Table, wanted: Sequence[str]) -> Table:
+    """The table with these figures alone; unchanged if none is named."""
+    known = {column.key: column for column in table.columns}
+    if unknown := [key for key in wanted if key not in known]:
+        raise InputError(f"--columns {unknown[0]}: no figure of these runs; choices: {', '.join(known)}")
+    chosen = [replace(known[key], header=known[key].header or key, detail=False) for key in wanted]
+    return replace(table, columns=chosen or table.columns)
+
+
 def on_front(table: Table, keys: Keys) -> list[TableRow]:
     """The rows on the Pareto front of their dataset, in their order."""
     best: set[int] = set()
@@ -167,7 +179,7 @@ def on_front(table: Table, keys: Keys) -> list[TableRow]:
 
 def _text(table: Table, keys: Keys, options: argparse.Namespace) -> str:
     style = options.format
-    plain = not (options.by or options.sort or options.pareto or options.details)
+    plain = not (options.by or options.sort or options.pareto or options.details or options.columns)
     if len(table.rows) == 2 and plain and style not in ("csv", "json"):
         return side_by_side(table, keys, style)
     if style in ("csv", "json", "latex"):

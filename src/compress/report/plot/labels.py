@@ -27,7 +27,7 @@ from typing import Any
 from compress.report.group_by import group_by
 from compress.report.plot.axes import literal
 from compress.report.read.runs import Run
-from compress.report.read.settings import Settings
+from compress.report.read.settings import AT_ROOT, Settings
 from compress.report.table import as_text
 from compress.report.table.columns import asked
 from compress.report.table.differences import choices_around, differing, short_keys
@@ -62,7 +62,7 @@ def run_labels(runs: Sequence[Run]) -> dict[int, str]:
     known = {key for each in settings for key in each}
     keys = [key for key in differing(settings) if key != "seed"]
     groups = {key for key in keys if any(other.startswith(f"{key}.") for other in known)}
-    short = short_keys(keys, known)
+    short = short_keys(keys, {*known, *AT_ROOT})
     usual = {key: "null" if key in groups else _usual(key, settings) for key in keys}
     labels: dict[tuple[str, ...], str] = {}
     found = {}

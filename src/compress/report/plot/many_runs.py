@@ -10,6 +10,7 @@ from compress.report.plot.axes import draw_to_files, save
 from compress.report.plot.labels import labels_of
 from compress.report.plot.layer_chart import layer_chart
 from compress.report.plot.progress_charts import search_curves, training_curves
+from compress.report.plot.stage_chart import stage_chart
 from compress.report.read.metrics import read_metrics
 from compress.report.read.plans import kept_shares
 from compress.report.read.runs import Run
@@ -28,6 +29,7 @@ def draw_runs(runs: Sequence[Run], folder: Path) -> tuple[list[Path], list[str]]
         "training.png": training_curves(runs, labels, rows),
         "layers.png": layer_chart(runs, labels, shares),
         "search.png": search_curves(runs, labels, rows),
+        "stages.png": stage_chart([run for run in runs if run.control is None], labels),
     }
     # tight: legends that stand beside the axes are saved too
     return [save(figure, folder / name, "tight") for name, figure in figures.items() if figure is not None], notes

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.io.files import JSON
-from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS
+from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS, RunSettings
 
 Settings = Mapping[str, Any]
+
+# What a setting inside a group cannot be called for short, also where the one at the root is left out: `stages`.
+AT_ROOT = frozenset(RunSettings.__annotations__)
 
 # Left out: where images lie, what is measured beside a run, and settings that only give other settings their values.
 NOT_COMPARED = ("control", "control_draws", "dataset.root", "dataset.download", "method.run_stages")

@@ -40,14 +40,20 @@ MAX_NAMED = 3  # differences of a recipe that are spelled out
 OF_STEP_SCHEDULE = ("step_epochs", "step_factor")  # settings without effect under another schedule
 
 
-def footnotes_of(runs: Sequence[Run]) -> list[list[str]]:
-    """The footnotes of every run, in the order of `runs`."""
-    recipes = _unusual(runs, _recipe, ("dataset", "model"))
+def footnotes_of(runs: Sequence[Run], by: Sequence[str] = ()) -> list[list[str]]:
+    """The footnotes of every run, in the order of `runs`; none about what a row says by its settings `by`."""
+    recipes = _unusual(runs, lambda run: _untold(_recipe(run), run, by), ("dataset", "model"))
     measurements = _unusual(runs, _measurement, ("dataset",))
     return [
         [*_of_itself(run), *_summarised(recipe), *measurement]
         for run, recipe, measurement in zip(runs, recipes, measurements, strict=True)
     ]
+
+
+def _untold(facts: JSON, run: Run, by: Sequence[str]) -> JSON:
+    """Facts that differ from the settings `by`, or are about others: a run from scratch, for instance, did not train
+    by the recipe of `finetune` in its config."""
+    return {key: value for key, value in facts.items() if key not in by or value != run.settings.get(key)}
 
 
 def _of_itself(run: Run) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from compress.errors import InputError, nearest
 from compress.report.group_by import group_by
 from compress.report.read.runs import Run, number
+from compress.report.read.settings import AT_ROOT
 from compress.report.table import as_text
 from compress.report.table.columns import columns
 from compress.report.table.differences import differing, short_keys
@@ -34,7 +35,9 @@ class Keys:
         self.columns |= {"started": lambda run: run.started, "run": lambda run: str(run.folder)}
         self.settings = list(dict.fromkeys(key for run in runs for key in run.settings))
         deviations = {f"{name}_sd" for name in self.columns}
-        self.short = short_keys(self.settings, self.settings, {*self.columns, *deviations, *OTHER_FIELDS})
+        self.short = short_keys(
+            self.settings, {*self.settings, *AT_ROOT}, {*self.columns, *deviations, *OTHER_FIELDS}
+        )
         self._runs = runs
 
     def resolve(self, key: str, option: str) -> str:

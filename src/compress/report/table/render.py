@@ -28,7 +28,8 @@ def render(table: Table, style: str, details: bool = False) -> str:
     if style == "csv":
         return _csv([_fields(table, row) for row in table.rows])
     shown = [column for column in table.columns if _is_shown(column, table, details)]
-    settings = [header for header in table.settings if not _repeats_budget(header, table)]
+    with_asked = any(column.key == "asked" for column in shown)
+    settings = [header for header in table.settings if not (with_asked and _repeats_budget(header, table))]
     headers = [*settings, *(["n"] if table.by else []), *[_header(column, table) for column in shown]]
     sides = ["left"] * len(settings) + ["right"] * (len(headers) - len(settings))
     cells = [_cells(table, row, settings, shown) for row in table.rows]

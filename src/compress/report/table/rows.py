@@ -51,7 +51,7 @@ class Table:
 
 def make_table(runs: Sequence[Run], keys: Keys, by: Sequence[str] = ()) -> Table:
     """A row per run; with `by`, full keys of columns or settings, a row per group of runs that agree in them."""
-    footnotes = dict(zip(map(id, runs), footnotes_of(runs), strict=True))
+    footnotes = dict(zip(map(id, runs), footnotes_of(runs, by), strict=True))
     found = columns(runs)
     if not by:
         headers = {key: keys.short[key] for key in differing([run.settings for run in runs])}
