@@ -24,6 +24,8 @@ from compress.io.files import read_rows
 from compress.train.objective import Outputs, total
 
 CHOICES = sorted(path.stem for path in (CONF / "distill").glob("*.yaml"))
+ON_FEATURES = ["at", "hint", "reviewkd", "sp"]
+ON_LOGITS = [choice for choice in CHOICES if choice not in ON_FEATURES]
 KD4 = partial(kd, temperature=4.0)
 
 
@@ -45,7 +47,7 @@ def test_the_table_of_the_documentation_has_every_choice_with_its_numbers() -> N
     table = page.split("## Losses")[1].split("\n### ")[0]
     rows = [[cell.strip("` ") for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:3] == "| `"]
     rows = [row for row in rows if row[0] != "distill="]
-    assert sorted(row[0] for row in rows) == CHOICES
+    assert sorted(row[0] for row in rows) == ON_LOGITS
     for choice, _, *numbers, _ in rows:
         distill = shipped(choice)
         ((name, term),) = distill.terms.items()
@@ -163,7 +165,7 @@ def test_the_weighted_sum_and_the_teachers_stillness() -> None:
     assert math.isfinite(value.item())
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", ON_LOGITS)
 def test_losses_are_computed_in_float32_under_autocast(choice: str) -> None:
     """To the bit what they are without it, of the logits as bf16 gives them."""
     student, teacher, labels = case("B", torch.bfloat16)
@@ -269,7 +271,7 @@ def test_mistakes_in_a_list_are_told() -> None:
         assert told.startswith(f"{wrong}: must be the name of a choice, or a list of names whose terms add up")
     assert mistakes(["model=[a,b]"]) != []
     (told,) = diagnose(["teacher=self", "distill=[kd,dits]"], problems_of)
-    assert told.startswith("distill=dits: unknown choice; did you mean dist? choices: dist, ")
+    assert told.startswith("distill=dits: unknown choice; did you mean dist? choices: at, dist, ")
 
 
 # -- runs
@@ -282,6 +284,7 @@ def test_a_run_of_every_choice_and_of_a_sum(command: Command, tmp_path: Path) ->
     sweep = (f"distill={','.join(CHOICES)},[kd,dist]", "hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.dir=out")
     done = command("-m", *small, *fast, "teacher=self", *sweep)
     assert done.returncode == 0, done.stderr
+    assert "reviewkd: compares [layer1, layer2, layer3] of the student with [layer1, layer2, layer3]" in done.stdout
     assert "finetune: distill.terms.dkd.warmup_epochs=20: this stage trains for 1 only" in done.stdout
     for number, names in enumerate([*([choice] for choice in CHOICES), ["kd", "dist"]]):
         (row,) = [row for row in read_rows(tmp_path / "out" / str(number)) if row["stage"] == "finetune"]

@@ -109,7 +109,8 @@ def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str) ->
     for line in job.distill.doubts(job.data.classes, recipe.epochs):
         log.warning("%s: %s", stage, placed(line, job.keys.distill))
     torch.manual_seed(derive_seed(job.seed, stage, "adapters"))
-    return job.distill.objective(recipe, teacher, model, job.data.shape)
+    with settings_under(job.keys.distill):
+        return job.distill.objective(recipe, teacher, model, job.data.shape)
 
 
 def load_teacher(state: RunState) -> nn.Module:
