@@ -281,12 +281,14 @@ def test_a_run_of_every_choice_and_of_a_sum(command: Command, tmp_path: Path) ->
     """One sweep of real runs with one dense network; of each the last epoch's rows."""
     small = ("model.depth=8", "model.width=4", "dataset.held_out=0.1", "method=filter_magnitude", "experiment=quick")
     fast = ("device=cpu", "plots=false", "tensorboard=false", "finetune.epochs=1", "stages=[pretrain,prune,finetune]")
-    sweep = (f"distill={','.join(CHOICES)},[kd,dist]", "hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.dir=out")
+    sums = [["kd", "dist"], ON_FEATURES]
+    choices = [*ON_LOGITS, *(f"[{','.join(names)}]" for names in sums)]
+    sweep = (f"distill={','.join(choices)}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.dir=out")
     done = command("-m", *small, *fast, "teacher=self", *sweep)
     assert done.returncode == 0, done.stderr
     assert "reviewkd: compares [layer1, layer2, layer3] of the student with [layer1, layer2, layer3]" in done.stdout
     assert "finetune: distill.terms.dkd.warmup_epochs=20: this stage trains for 1 only" in done.stdout
-    for number, names in enumerate([*([choice] for choice in CHOICES), ["kd", "dist"]]):
+    for number, names in enumerate([*([choice] for choice in ON_LOGITS), *sums]):
         (row,) = [row for row in read_rows(tmp_path / "out" / str(number)) if row["stage"] == "finetune"]
         parts = {key.removeprefix("loss_"): value for key, value in row.items() if key.startswith("loss_")}
         assert set(parts) == {"ce", *names}

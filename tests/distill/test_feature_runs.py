@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, Command, make_recipe
-from test_distill import shipped
+from conftest import CPU, Command, compose_config, make_recipe
+from test_distill import ON_FEATURES, shipped
 from test_features import LOSSES
 from torch import Tensor, nn
 
 import compress
+from compress.config.built_jobs import problems_of
 from compress.data.memory import MemoryData
 from compress.distill.distill import Distill, Distillation
 from compress.distill.feature_term import FeatureTerm
@@ -130,6 +131,38 @@ def test_wrong_modules_are_told_with_the_key_of_the_term() -> None:
         with pytest.raises(InputError) as error:
             distillation(pruned(), "at", **changes)
         assert placed(error.value.lines[0], "distill").startswith(f"distill.{told}")
+
+
+def test_wrong_modules_are_told_before_the_run() -> None:
+    at = ("teacher=self", "distill=at")
+    (told,) = problems_of(compose_config(*at, "distill.terms.at.student=[layer7]"))
+    assert told.startswith("distill.terms.at.student=[layer7]: needs distill.terms.at.teacher too")
+    both = ("distill.terms.at.student=[layer7]", "distill.terms.at.teacher=[layer1]")
+    (told,) = problems_of(compose_config(*at, *both))
+    assert told == "distill.terms.at.student=[layer7]: layer7: no module of this network; did you mean layer3?"
+    (told,) = problems_of(compose_config(*at, both[1].replace("1", "9"), both[0].replace("7", "1")))
+    assert told.startswith("distill.terms.at.teacher=[layer9]: layer9: no module")
+    (told,) = problems_of(compose_config(*at, "distill.terms.at.ends=[0]"))
+    assert told == "distill.terms.at.ends[0]=0: must be < 0"
+
+
+def test_the_table_of_the_documentation_has_the_shipped_numbers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distill.md").read_text()
+    table = page.split("## Features")[1].split("\n### ")[0]
+    rows = [[cell.strip("` ") for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:3] == "| `"]
+    found = {row[0]: row[2:7] for row in rows if row[0] != "distill="}
+    assert sorted(found) == ON_FEATURES
+    for name, (ce_weight, weight, warmup, ends, adapter) in found.items():
+        distill = shipped(name)
+        term = distill.terms[name]
+        assert [float(cell) for cell in (ce_weight, weight, warmup)] == [
+            distill.ce_weight,
+            term.weight,
+            term.warmup_epochs,
+        ]
+        assert ends == ("all" if term.ends is None else str(*term.ends))
+        assert adapter == ("none" if term.adapter is None else term.adapter.func.__name__)
+        assert (term.student, term.teacher, term.stop_epoch) == (None, None, None)
 
 
 # -- training --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torchvision import models
 
 from compress.distill import adapters
 from compress.distill.adapters import Shape
+from compress.distill.distill import Distill
 from compress.distill.feature_term import FeatureTerm
 from compress.distill.features import at, hcl, hint, reviewkd, sp
 from compress.distill.taps import shapes_of, stage_ends
@@ -288,17 +289,21 @@ def test_stages_are_matched_from_the_deepest() -> None:
 
 def test_what_is_given_for_one_network_must_be_given_for_the_other() -> None:
     image = (3, 32, 32)
-    with pytest.raises(InputError, match=r"^student=\[layer1\]: needs teacher too"):
-        term(student=["layer1"])
-    with pytest.raises(InputError, match=r"^teacher=\[a\]: must be as many modules as student, \[a, b\]"):
-        term(student=["a", "b"], teacher=["a"])
-    with pytest.raises(InputError, match=r"^ends=\[\]: must name at least one"):
-        term(ends=[])
-    wrong = term(student=["layer1"], teacher=["layr1"])
+    for wrong, told in (
+        ({"student": ["layer1"]}, r"student=\[layer1\]: needs terms.a.teacher too"),
+        (
+            {"student": ["a", "b"], "teacher": ["a"]},
+            r"teacher=\[a\]: must be as many modules as terms.a.student, \[a, b",
+        ),
+        ({"ends": []}, r"ends=\[\]: must name at least one"),
+    ):
+        with pytest.raises(InputError, match=rf"^terms\.a\.{told}"):
+            Distill(stages=["finetune"], ce_weight=1.0, terms={"a": term(**wrong)})
+    misspelt = term(student=["layer1"], teacher=["layr1"])
     with pytest.raises(
         InputError, match=r"^teacher=\[layr1\]: layr1: no module of this network; did you mean layer1"
     ):
-        wrong.pair(zoo("resnet20"), zoo("resnet20"), image)
+        misspelt.pair(zoo("resnet20"), zoo("resnet20"), image)
 
 
 def test_a_loss_of_ones_own_is_tried_before_a_run() -> None:

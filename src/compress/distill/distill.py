@@ -61,6 +61,9 @@ class Distill:
                 raise SettingError(f"{OWN}{name}={value}: must name at least one, as kd does")
         if "ce" in self.terms:
             raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
+        for name, term in self.on_features.items():
+            with settings_under(f"terms.{name}"):
+                term.check()
         stops = [term.stop_epoch for term in self.terms.values() if term.stop_epoch is not None]
         if self.ce_weight == 0 and len(stops) == len(self.terms):
             raise SettingError(
@@ -88,6 +91,23 @@ class Distill:
             for line in term.doubts(classes, epochs)
         ]
 
+    @property
+    def on_features(self) -> dict[str, FeatureTerm]:
+        """The terms that compare feature maps."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, FeatureTerm)}
+
+    def pairings(self, student: nn.Module, teacher: nn.Module, shape: tuple[int, int, int]) -> dict[str, Pairing]:
+        """What these terms compare in two networks for images of `shape` (C, H, W), with new adapters.
+
+        Raises:
+            SettingError: the modules are not there, or their maps do not fit each other.
+        """
+        found = {}
+        for name, term in self.on_features.items():
+            with settings_under(f"terms.{name}"):
+                found[name] = term.pair(student, teacher, shape)
+        return found
+
     def objective(
         self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]
     ) -> "Distillation":
@@ -97,14 +117,11 @@ class Distill:
         random weights.
 
         Raises:
-            SettingError: the modules whose features are compared are not there or do not fit each other.
+            SettingError: as `pairings`.
         """
-        pairings = {}
-        for name, term in self.terms.items():
-            if isinstance(term, FeatureTerm):
-                with settings_under(f"terms.{name}"):
-                    pairings[name] = term.pair(student, teacher, shape)
-                log.info("%s: compares %s", name, pairings[name])
+        pairings = self.pairings(student, teacher, shape)
+        for name, pairing in pairings.items():
+            log.info("%s: compares %s", name, pairing)
         return Distillation(
             teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms, pairings
         )

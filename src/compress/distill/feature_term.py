@@ -48,7 +48,11 @@ class FeatureTerm(Scheduled):
     teacher: list[str] | None = None  # module paths, as many
     ends: list[FromTheEnd] | None = None  # of the ends of stages, -1 is the deepest; None: all that both have
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """
+        Raises:
+            SettingError: the modules are given for one network only, or not as many for both, or none is chosen.
+        """
         given = {name: paths for name, paths in (("student", self.student), ("teacher", self.teacher)) if paths}
         if len(given) == 1:
             ((name, paths),) = given.items()
