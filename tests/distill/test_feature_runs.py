@@ -188,6 +188,7 @@ def test_adapters_are_resumed_bit_for_bit_and_are_in_no_network(digit_data: Memo
         (tmp_path / name).mkdir()
     whole, objective = trained(digit_data, StageFolder(tmp_path / "whole"))
     untrained = distillation(pruned(), "hint", "reviewkd").adapters.state_dict()
+    assert {key.partition(".")[0] for key in untrained} == {"hint", "reviewkd"}
     for key, tensor in objective.adapters.state_dict().items():
         assert tensor.isfinite().all()
         if key.endswith("weight"):

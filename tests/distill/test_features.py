@@ -173,6 +173,15 @@ def test_a_network_without_chains_gives_its_children_and_a_pooling_is_no_stage()
     assert stage_ends(chain, (1, 8, 8)) == ["0", "1"]
 
 
+def test_a_chain_with_a_forward_of_its_own_is_a_block() -> None:
+    class Twice(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))  # type: ignore[no-any-return]
+
+    network = nn.Sequential(nn.Sequential(Twice(nn.Conv2d(1, 1, 3, 2, 1)), nn.ReLU()), nn.Conv2d(1, 2, 1))
+    assert stage_ends(network, (1, 8, 8)) == ["1"]  # its inner 4 x 4 is not seen
+
+
 def test_features_are_as_they_were_at_the_tap_in_a_network_that_works_in_place() -> None:
     """torchvision's resnet18: bn1 of a block is followed by an in-place ReLU, and so is the sum."""
     torch.manual_seed(0)
