@@ -308,6 +308,9 @@ def test_what_is_given_for_one_network_must_be_given_for_the_other() -> None:
     ):
         with pytest.raises(InputError, match=rf"^terms\.a\.{told}"):
             Distill(stages=["finetune"], ce_weight=1.0, terms={"a": term(**wrong)})
+    for name in ("a.b", "keys", "half"):
+        with pytest.raises(InputError, match=rf"^terms\.{name}: cannot name a term on features"):
+            Distill(stages=["finetune"], ce_weight=1.0, terms={name: term()})
     misspelt = term(student=["layer1"], teacher=["layr1"])
     with pytest.raises(
         InputError, match=r"^teacher=\[layr1\]: layr1: no module of this network; did you mean layer1"
@@ -316,6 +319,13 @@ def test_what_is_given_for_one_network_must_be_given_for_the_other() -> None:
 
 
 def test_a_loss_of_ones_own_is_tried_before_a_run() -> None:
+    def each(students: Any, teachers: Any) -> Any:
+        return [s - t for s, t in zip(students, teachers, strict=True)]
+
+    with pytest.raises(InputError, match=r"^terms\.own: must be a scalar tensor, not a list"):
+        Distill(stages=["finetune"], ce_weight=1.0, terms={"own": term(each)}).check(10)
+    with pytest.raises(InputError, match=r"^terms\.own: cannot be computed \(TypeError: "):
+        Distill(stages=["finetune"], ce_weight=1.0, terms={"own": term(adapter=nn.Conv2d)}).check(10)
     assert all(term(loss, **given).check_value().isfinite() for loss, given in ((at, {}), (sp, {"ends": [-1]})))
     state = torch.get_rng_state()
     for name in ("hint", "reviewkd"):

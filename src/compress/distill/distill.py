@@ -62,6 +62,8 @@ class Distill:
         if "ce" in self.terms:
             raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
         for name, term in self.on_features.items():
+            if "." in name or hasattr(nn.ModuleDict, name):
+                raise SettingError(f"{OWN}terms.{name}: cannot name a term on features, whose adapter is called so")
             with settings_under(f"terms.{name}"):
                 term.check()
         stops = [term.stop_epoch for term in self.terms.values() if term.stop_epoch is not None]
