@@ -287,6 +287,7 @@ def test_a_run_of_every_choice_and_of_a_sum(command: Command, tmp_path: Path) ->
     done = command("-m", *small, *fast, "teacher=self", *sweep)
     assert done.returncode == 0, done.stderr
     assert "reviewkd: compares [layer1, layer2, layer3] of the student with [layer1, layer2, layer3]" in done.stdout
+    assert "finetune: distill.terms.at.weight=1000: of maps of 64, 16, 4 pixels this loss is 16 times" in done.stdout
     assert "finetune: distill.terms.dkd.warmup_epochs=20: this stage trains for 1 only" in done.stdout
     for number, names in enumerate([*([choice] for choice in ON_LOGITS), *sums]):
         (row,) = [row for row in read_rows(tmp_path / "out" / str(number)) if row["stage"] == "finetune"]

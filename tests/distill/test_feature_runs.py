@@ -133,6 +133,12 @@ def test_wrong_modules_are_told_with_the_key_of_the_term() -> None:
         assert placed(error.value.lines[0], "distill").startswith(f"distill.{told}")
 
 
+def test_the_published_weight_of_attention_is_doubted_on_small_images() -> None:
+    (told,) = distillation(pruned(), "at", "hint").doubts()
+    assert placed(told, "distill").startswith("distill.terms.at.weight=1000: of maps of 64, 16, 4 pixels")
+    assert distillation(pruned(), "at", "sp", weight=62.5).doubts() == []
+
+
 def test_wrong_modules_are_told_before_the_run() -> None:
     at = ("teacher=self", "distill=at")
     (told,) = problems_of(compose_config(*at, "distill.terms.at.student=[layer7]"))

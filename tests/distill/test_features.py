@@ -14,9 +14,9 @@ from compress.distill import adapters
 from compress.distill.adapters import Shape
 from compress.distill.distill import Distill
 from compress.distill.feature_term import FeatureTerm
-from compress.distill.features import at, hcl, hint, reviewkd, sp
+from compress.distill.features import at, at_doubts, hcl, hint, reviewkd, sp
 from compress.distill.taps import shapes_of, stage_ends
-from compress.errors import InputError
+from compress.errors import InputError, placed
 from compress.models.resnet_cifar import resnet
 from compress.train.objective import tapped
 
@@ -209,6 +209,24 @@ def test_taps_that_give_no_map_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=f"^{told}"):
             shapes_of(network, [tap], (1, 8, 8))
+
+
+def test_the_weight_of_attention_is_doubted_where_maps_are_small() -> None:
+    assert (
+        at_doubts(1000, [1024, 256, 64])
+        == at_doubts(62.5, [64, 16, 4])
+        == at_doubts(1000, [3136, 784, 196, 49])
+        == []
+    )
+    (told,) = at_doubts(1000, [64, 16, 4, 1])
+    assert placed(told) == (
+        "weight=1000: of maps of 64, 16, 4, 1 pixels this loss is 16 times that of 1024, 256 and 64 pixels, for which "
+        "1000 was published; that is 62.5 here"
+    )
+    assert at_doubts(1000, [1]) == []  # constant
+    with torch.no_grad():
+        pooled = [F.interpolate(maps, scale_factor=4) for maps in (STUDENT, TEACHER)]
+    assert at([pooled[0]], [pooled[1]]).item() == pytest.approx(at([STUDENT], [TEACHER]).item() / 16)
 
 
 # -- adapters --------------------------------------------------------------------------------------------------

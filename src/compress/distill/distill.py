@@ -160,6 +160,15 @@ class Distillation:
         modules = {name: pairing.adapter for name, pairing in self.pairings.items() if pairing.adapter is not None}
         object.__setattr__(self, "adapters", nn.ModuleDict(modules))
 
+    def doubts(self) -> list[str]:
+        """Warnings about what is compared."""
+        return [
+            line.replace(OWN, f"{OWN}terms.{name}.")
+            for name, term in self.terms.items()
+            if isinstance(term, FeatureTerm)
+            for line in term.doubts_of(self.pairings[name])
+        ]
+
     @property
     def taps(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.student))

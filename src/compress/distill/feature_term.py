@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from compress.distill.adapters import Shape, Shapes
-from compress.distill.features import Maps
+from compress.distill.features import Maps, at, at_doubts
 from compress.distill.schedule import Scheduled
 from compress.distill.taps import shapes_of, stage_ends
 from compress.errors import OWN, InputError, SettingError
@@ -26,6 +27,7 @@ class Pairing:
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     adapter: nn.Module | None
+    pixels: tuple[int, ...]  # of each pair's smaller map
 
     def __str__(self) -> str:
         return f"{_listed(self.student)} of the student with {_listed(self.teacher)} of the teacher"
@@ -79,7 +81,13 @@ class FeatureTerm(Scheduled):
                 shapes.append(shapes_of(network, taps, image))
             except InputError as error:
                 raise SettingError(f"{OWN}{name}={_listed(taps)}: {error}") from None
-        return Pairing(tuple(paths[0]), tuple(paths[1]), self._adapter(*shapes))
+        pixels = tuple(min(s.height, t.height) * min(s.width, t.width) for s, t in zip(*shapes, strict=True))
+        return Pairing(tuple(paths[0]), tuple(paths[1]), self._adapter(*shapes), pixels)
+
+    def doubts_of(self, pairing: Pairing) -> list[str]:
+        """What of these settings is probably not meant, for what is compared."""
+        is_attention = (self.loss.func if isinstance(self.loss, partial) else self.loss) is at
+        return at_doubts(self.weight, pairing.pixels) if is_attention else []
 
     def check_value(self) -> Tensor:
         """The loss of made-up maps of two images; random numbers go on as if nothing had been drawn."""

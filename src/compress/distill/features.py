@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from compress.errors import OWN
+
 Maps = Sequence[Tensor]
+AT_WEIGHT, AT_PIXELS = 1000, (32 * 32, 16 * 16, 8 * 8)  # published together, for images of CIFAR
 HCL_SIZES = (4, 2, 1)  # of the pooled maps that are compared besides the whole ones
 
 
@@ -64,6 +67,21 @@ def hcl(student: Tensor, teacher: Tensor) -> Tensor:
     weights = [0.5**level for level in range(1 + len(pooled))]
     distances = [F.mse_loss(s, t) for s, t in [(student, teacher), *pooled]]
     return _sum(w * d for w, d in zip(weights, distances, strict=True)) / sum(weights)
+
+
+def at_doubts(weight: float, pixels: Sequence[int]) -> list[str]:
+    """What of the weight of `at` is probably not meant, for maps of so many pixels.
+
+    An attention map has length 1, so the mean over its pixels falls as they become more: on small images the same
+    weight is a stronger one.
+    """
+    factor = sum(1 / count for count in pixels if count > 1) / sum(1 / count for count in AT_PIXELS)
+    if not factor or 1 / 4 <= weight * factor / AT_WEIGHT <= 4:
+        return []
+    return [
+        f"{OWN}weight={weight:g}: of maps of {', '.join(map(str, pixels))} pixels this loss is {factor:.2g} times "
+        f"that of 1024, 256 and 64 pixels, for which {AT_WEIGHT} was published; that is {AT_WEIGHT / factor:.3g} here"
+    ]
 
 
 def _sum(values: Iterable[Tensor]) -> Tensor:
