@@ -212,12 +212,8 @@ def test_taps_that_give_no_map_are_refused() -> None:
 
 
 def test_the_weight_of_attention_is_doubted_where_maps_are_small() -> None:
-    assert (
-        at_doubts(1000, [1024, 256, 64])
-        == at_doubts(62.5, [64, 16, 4])
-        == at_doubts(1000, [3136, 784, 196, 49])
-        == []
-    )
+    for weight, pixels in ((1000, [1024, 256, 64]), (62.5, [64, 16, 4]), (1000, [3136, 784, 196, 49])):
+        assert at_doubts(weight, pixels) == []
     (told,) = at_doubts(1000, [64, 16, 4, 1])
     assert placed(told) == (
         "weight=1000: of maps of 64, 16, 4, 1 pixels this loss is 16 times that of 1024, 256 and 64 pixels, for which "
