@@ -216,8 +216,8 @@ def test_the_weight_of_attention_is_doubted_where_maps_are_small() -> None:
         assert at_doubts(weight, pixels) == []
     (told,) = at_doubts(1000, [64, 16, 4, 1])
     assert placed(told) == (
-        "weight=1000: of maps of 64, 16, 4, 1 pixels this loss is 16 times that of 1024, 256 and 64 pixels, for which "
-        "1000 was published; that is 62.5 here"
+        "weight=1000: of maps of 64, 16, 4, 1 pixels this loss is 16 times that of 1024, 256 and 64 pixels, for "
+        "which 1000 was published; that is 62.5 here"
     )
     assert at_doubts(1000, [1]) == []  # constant
     with torch.no_grad():
