@@ -24,6 +24,8 @@ from compress.io.files import read_rows
 from compress.train.objective import Outputs, total
 
 CHOICES = sorted(path.stem for path in (CONF / "distill").glob("*.yaml"))
+ON_FEATURES = ["at", "hint", "reviewkd", "sp"]
+ON_LOGITS = [choice for choice in CHOICES if choice not in ON_FEATURES]
 KD4 = partial(kd, temperature=4.0)
 
 
@@ -45,7 +47,7 @@ def test_the_table_of_the_documentation_has_every_choice_with_its_numbers() -> N
     table = page.split("## Losses")[1].split("\n### ")[0]
     rows = [[cell.strip("` ") for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:3] == "| `"]
     rows = [row for row in rows if row[0] != "distill="]
-    assert sorted(row[0] for row in rows) == CHOICES
+    assert sorted(row[0] for row in rows) == ON_LOGITS
     for choice, _, *numbers, _ in rows:
         distill = shipped(choice)
         ((name, term),) = distill.terms.items()
@@ -163,7 +165,7 @@ def test_the_weighted_sum_and_the_teachers_stillness() -> None:
     assert math.isfinite(value.item())
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", ON_LOGITS)
 def test_losses_are_computed_in_float32_under_autocast(choice: str) -> None:
     """To the bit what they are without it, of the logits as bf16 gives them."""
     student, teacher, labels = case("B", torch.bfloat16)
@@ -267,7 +269,7 @@ def test_mistakes_in_a_list_are_told() -> None:
         assert told.startswith(f"{wrong}: must be the name of a choice, or a list of names whose terms add up")
     assert mistakes(["model=[a,b]"]) != []
     (told,) = diagnose(["teacher=self", "distill=[kd,dits]"], problems_of)
-    assert told.startswith("distill=dits: unknown choice; did you mean dist? choices: dist, ")
+    assert told.startswith("distill=dits: unknown choice; did you mean dist? choices: at, dist, ")
 
 
 # -- runs
@@ -277,13 +279,17 @@ def test_a_run_of_every_choice_and_of_a_sum(command: Command, tmp_path: Path) ->
     """One sweep of real runs with one dense network; of each the last epoch's rows."""
     small = ("model.depth=8", "model.width=4", "dataset.held_out=0.1", "method=filter_magnitude", "experiment=quick")
     fast = ("device=cpu", "plots=false", "tensorboard=false", "finetune.epochs=1", "stages=[pretrain,prune,finetune]")
-    sweep = (f"distill={','.join(CHOICES)},[kd,dist]", "hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.dir=out")
+    sums = [["kd", "dist"], ON_FEATURES]
+    choices = [*ON_LOGITS, *(f"[{','.join(names)}]" for names in sums)]
+    sweep = (f"distill={','.join(choices)}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.dir=out")
     done = command("-m", *small, *fast, "teacher=self", *sweep)
     assert done.returncode == 0, done.stderr
+    assert "reviewkd: compares [layer1, layer2, layer3] of the student with [layer1, layer2, layer3]" in done.stdout
+    assert "finetune: distill.terms.at.weight=1000: of maps of 64, 16, 4 pixels this loss is 16 times" in done.stdout
     assert "finetune: distill.terms.dkd.warmup_epochs=20: this stage trains for 1 only" in done.stdout
-    for number, names in enumerate([*([choice] for choice in CHOICES), ["kd", "dist"]]):
+    for number, names in enumerate([*([choice] for choice in ON_LOGITS), *sums]):
         (row,) = [row for row in read_rows(tmp_path / "out" / str(number)) if row["stage"] == "finetune"]
         parts = {key.removeprefix("loss_"): value for key, value in row.items() if key.startswith("loss_")}
         assert set(parts) == {"ce", *names}
         assert all(math.isfinite(part) and part > 0 for part in parts.values()), (names, parts)
-        assert row["loss"] == pytest.approx(sum(parts.values()), abs=1e-5)
+        assert row["loss"] == pytest.approx(sum(parts.values()), abs=1e-5, rel=1e-6)

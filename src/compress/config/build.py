@@ -270,6 +270,8 @@ def build(config: JSON) -> Job:
         errors.call(_check_distill, distill, method, config)
     if data is not None and distill is not None:
         errors.call(_check_terms, distill, data.classes)
+    if data is not None and distill is not None and spec is not None and teacher is not None:
+        errors.call(_check_features, distill, spec, teacher, data)
     if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
         problems.append(f"control={config['control']}: prune is not among the stages of this run")
     if method is not None and config["control"] and method.traits.learns and method.traits.cuts == "weights":
@@ -389,3 +391,15 @@ def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
 def _check_terms(distill: Distill, classes: int) -> None:
     with settings_under("distill"):
         distill.check(classes)
+
+
+def _check_features(distill: Distill, spec: ModelSpec, teacher: Teacher, data: Data) -> None:
+    """Check where feature maps are compared, of networks as they are before pruning, which changes widths only. A
+    teacher that is read from a file is checked when it is read."""
+    taught_by = teacher.to_train or (spec if teacher.of_stage is not None else None)
+    if not distill.on_features or taught_by is None:
+        return
+    student = spec.without_pretrained().build(check_forward=False)
+    other = student if taught_by is spec else taught_by.without_pretrained().build(check_forward=False)
+    with settings_under("distill"):
+        distill.pairings(student, other, data.shape)

@@ -1,6 +1,7 @@
 """Distillation as the objective of a stage: cross entropy on the labels plus weighted loss terms on the teacher's
-logits."""
+logits and feature maps."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,31 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from compress.distill import relations
+from compress.distill.feature_term import FeatureTerm, Pairing
 from compress.distill.losses import standardised
-from compress.errors import OWN, InputError, SettingError, first_line
-from compress.schema.bounds import Count, Natural, NonNegative, Positive
+from compress.distill.schedule import Scheduled
+from compress.errors import OWN, InputError, SettingError, first_line, settings_under
+from compress.schema.bounds import NonNegative
 from compress.schema.settings import Recipe
-from compress.train.objective import CrossEntropy, Outputs, Terms, cross_entropy
+from compress.train.objective import CrossEntropy, Outputs, Terms, cross_entropy, tapped
+
+log = logging.getLogger(__name__)
 
 # (student logits (B, C), teacher logits (B, C), labels (B,)) -> scalar
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedTerm:
-    """A loss, its weight, and the epochs in which it counts."""
+class WeightedTerm(Scheduled):
+    """A loss on logits, its weight, and the epochs in which it counts."""
 
-    weight: Positive
     loss: Term
     standardise: bool = False  # the logits of both networks first: mean 0, deviation 1 in each image
-    warmup_epochs: Natural = 0  # the weight grows to its whole: epoch e of n has e / n of it
-    stop_epoch: Count | None = None  # the last epoch with this term
-
-    def weight_in(self, epoch: int) -> float:
-        """The weight in an epoch, counted from 1; constant within it, as published (DKD)."""
-        if self.stop_epoch is not None and epoch > self.stop_epoch:
-            return 0.0
-        return self.weight * min(epoch / max(self.warmup_epochs, 1), 1.0)
 
     def of(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """The loss without its weight: (B, C), (B, C), (B,) -> scalar."""
@@ -44,13 +40,7 @@ class WeightedTerm:
         return self.loss(student, teacher, labels)
 
     def doubts(self, classes: int, epochs: int) -> list[str]:
-        """What of these settings is probably not meant, in a training of so many epochs."""
-        found = []
-        if self.warmup_epochs > epochs:
-            found.append(
-                f"{OWN}warmup_epochs={self.warmup_epochs}: this stage trains for {epochs} only, so the term never "
-                "has its whole weight"
-            )
+        found = super().doubts(classes, epochs)
         if isinstance(self.loss, partial) and self.loss.func is relations.dist:
             lines = relations.doubts(self.loss.keywords, classes)
             found += [line.replace(OWN, f"{OWN}loss.") for line in lines]
@@ -66,13 +56,18 @@ class Distill:
 
     stages: list[Literal["sparsify", "finetune"]]
     ce_weight: NonNegative
-    terms: Mapping[str, WeightedTerm]
+    terms: Mapping[str, WeightedTerm | FeatureTerm]
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise SettingError(f"{OWN}terms={self.terms}: must name at least one, as kd does")
         if "ce" in self.terms:
             raise SettingError(f"{OWN}terms.ce: is the name of the cross entropy on the labels; take another")
+        for name, term in self.on_features.items():
+            if "." in name or hasattr(nn.ModuleDict, name):
+                raise SettingError(f"{OWN}terms.{name}: cannot name a term on features, whose adapter is called so")
+            with settings_under(f"terms.{name}"):
+                term.check()
         stops = [term.stop_epoch for term in self.terms.values() if term.stop_epoch is not None]
         if self.ce_weight == 0 and len(stops) == len(self.terms):
             raise SettingError(
@@ -80,7 +75,7 @@ class Distill:
             )
 
     def check(self, classes: int) -> None:
-        """Compute every term once, of made-up logits of two images.
+        """Compute every term once, of made-up logits or feature maps of two images.
 
         Raises:
             SettingError: a term refuses so few classes, cannot be computed, or is no scalar.
@@ -100,20 +95,45 @@ class Distill:
             for line in term.doubts(classes, epochs)
         ]
 
+    @property
+    def on_features(self) -> dict[str, FeatureTerm]:
+        """The terms that compare feature maps."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, FeatureTerm)}
+
+    def pairings(self, student: nn.Module, teacher: nn.Module, shape: tuple[int, int, int]) -> dict[str, Pairing]:
+        """What these terms compare in two networks for images of `shape` (C, H, W), with new adapters.
+
+        Raises:
+            SettingError: the modules are not there, or their maps do not fit each other.
+        """
+        found = {}
+        for name, term in self.on_features.items():
+            with settings_under(f"terms.{name}"):
+                found[name] = term.pair(student, teacher, shape)
+        return found
+
     def objective(
         self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]
     ) -> "Distillation":
         """The objective of a stage; `student` is the network that is trained there, pruned or not.
 
-        Objectives on features would use `student` and the image `shape` (C, H, W) to size their adapters; terms on
-        logits need neither.
+        The adapters of terms on features are made for the student as it is, at the image `shape` (C, H, W), and with
+        random weights.
+
+        Raises:
+            SettingError: as `pairings`.
         """
-        return Distillation(teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms)
+        pairings = self.pairings(student, teacher, shape)
+        for name, pairing in pairings.items():
+            log.info("%s: compares %s", name, pairing)
+        return Distillation(
+            teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms, pairings
+        )
 
 
-def _problems_of(term: WeightedTerm, logits: Tensor, labels: Tensor) -> list[str]:
+def _problems_of(term: WeightedTerm | FeatureTerm, logits: Tensor, labels: Tensor) -> list[str]:
     try:
-        value = term.of(logits, logits.flip(0), labels)
+        value = term.check_value() if isinstance(term, FeatureTerm) else term.of(logits, logits.flip(0), labels)
     except InputError as error:
         return list(error.problems)
     except Exception as error:  # a function of the user's can raise anything
@@ -129,25 +149,60 @@ def _kind(value: object) -> str:
 @dataclass(frozen=True)
 class Distillation:
     """An `Objective`. The teacher runs in eval mode without gradients, in the epochs in which a term needs it; all
-    terms are computed in float32."""
+    terms, and the adapters of those on features, are computed in float32."""
 
     teacher: nn.Module
     on_labels: CrossEntropy
     ce_weight: float
-    terms: Mapping[str, WeightedTerm]
-    taps: tuple[str, ...] = ()
-    adapters: nn.Module = field(default_factory=nn.ModuleDict)
+    terms: Mapping[str, WeightedTerm | FeatureTerm]
+    pairings: Mapping[str, Pairing] = field(default_factory=dict)  # of the terms on features
+    adapters: nn.ModuleDict = field(init=False)
+
+    def __post_init__(self) -> None:
+        modules = {name: pairing.adapter for name, pairing in self.pairings.items() if pairing.adapter is not None}
+        object.__setattr__(self, "adapters", nn.ModuleDict(modules))
+
+    def doubts(self) -> list[str]:
+        """Warnings about what is compared."""
+        return [
+            line.replace(OWN, f"{OWN}terms.{name}.")
+            for name, term in self.terms.items()
+            if isinstance(term, FeatureTerm)
+            for line in term.doubts_of(self.pairings[name])
+        ]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.student))
 
     def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
         weights = {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
-        with torch.no_grad():
-            teacher_logits = self.teacher(images) if any(weights.values()) else outputs.logits  # which no term sees
+        answer = self._ask(images) if any(weights.values()) else outputs  # which no term sees
         with torch.autocast(images.device.type, enabled=False):
-            student, teacher_logits = outputs.logits.float(), teacher_logits.float()
             terms = {
-                name: weight * self.terms[name].of(student, teacher_logits, labels)
-                if weight
-                else student.new_zeros(())  # a stopped term keeps its column
+                name: weight * self._value(name, outputs, answer, labels) if weight else self._stopped(name, outputs)
                 for name, weight in weights.items()
             }
-            return {"ce": self.ce_weight * self.on_labels.of(student, labels), **terms}
+            return {"ce": self.ce_weight * self.on_labels.of(outputs.logits.float(), labels), **terms}
+
+    def _ask(self, images: Tensor) -> Outputs:
+        """The teacher's outputs, and its features where a term compares them."""
+        taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
+        with torch.no_grad(), tapped(self.teacher, taps) as features:
+            return Outputs(self.teacher(images), features)
+
+    def _value(self, name: str, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """A term without its weight."""
+        term = self.terms[name]
+        if isinstance(term, FeatureTerm):
+            return term.loss(*self.pairings[name].maps(student.features, teacher.features))
+        return term.of(student.logits.float(), teacher.logits.float(), labels)
+
+    def _stopped(self, name: str, student: Outputs) -> Tensor:
+        """0, since a stopped term keeps its column. Its adapter stays in the graph: DDP waits for a gradient of every
+        parameter that had one in the first step."""
+        zero = student.logits.new_zeros((), dtype=torch.float32)
+        if name in self.adapters:
+            for parameter in self.adapters[name].parameters():
+                zero = zero + 0.0 * parameter.sum()
+        return zero

@@ -106,10 +106,12 @@ def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str) ->
     teacher = load_teacher(state).to(job.device)
     held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
     log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
-    for line in job.distill.doubts(job.data.classes, recipe.epochs):
-        log.warning("%s: %s", stage, placed(line, job.keys.distill))
     torch.manual_seed(derive_seed(job.seed, stage, "adapters"))
-    return job.distill.objective(recipe, teacher, model, job.data.shape)
+    with settings_under(job.keys.distill):
+        objective = job.distill.objective(recipe, teacher, model, job.data.shape)
+    for line in [*job.distill.doubts(job.data.classes, recipe.epochs), *objective.doubts()]:
+        log.warning("%s: %s", stage, placed(line, job.keys.distill))
+    return objective
 
 
 def load_teacher(state: RunState) -> nn.Module:
