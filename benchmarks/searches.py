@@ -152,6 +152,8 @@ def print_searches(folders: dict[str, Path], uniform: Found, options: argparse.N
         gains: dict[tuple[float, int], list[float | None]] = defaultdict(list)
         counts, seconds = [], []
         for at, path, summary in runs(folder):
+            if at not in uniform:
+                continue
             share = len(options.targets) if name.startswith("camc") else 1
             found = evaluated(path, at[0])
             for mark in options.evaluations:
