@@ -28,6 +28,7 @@ from tabulate import tabulate
 
 SPACE = ["method.lbound=0.2", "method.round_to=4"]
 SAMPLE = ["method=sample", "scorer=refit", *SPACE]
+UNIFORM = "finetuned, uniform"  # the control's network in the results of a run
 UNSEEN = (0.4, 0.6)  # targets between those that camc is trained on
 
 Found = dict[tuple[float, int], Any]  # (target, seed) -> figure
@@ -195,7 +196,7 @@ def print_tested(folders: dict[str, Path], options: argparse.Namespace) -> None:
         for (target, _), _, summary in runs(folder):
             for network, figures in summary["results"].items():
                 tested[network, target].append(figures["top1"])
-        for network in ("finetuned", "uniform"):
+        for network in ("finetuned", UNIFORM):
             cells = [shown(tested[network, target]).lstrip("+") for target in options.targets]
             if any(cells):
                 table.append([name if network == "finetuned" else "uniform", *cells])
