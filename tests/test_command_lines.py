@@ -42,6 +42,7 @@ LINES = (
     ["-m", "hydra.sweeper.max_batch_size=0", "seed=0,1"], ["search=evolution", "method=slimming"],
     ["method.default_budget=0"], ["method.default_budget={preserve_ratio: 7}"], ["method.default_budget=null"],
     ["method=metaprune", "method.gene=[1,2]"], ["method=supernet", "search.parents=99"], ["scorer=refit"],
+    ["method=sample", "search.draws=0"], ["method=sample", "scorer.images=0"], ["reward.references=x"],
 )  # fmt: skip
 
 

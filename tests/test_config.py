@@ -84,6 +84,9 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["distill=kd"], "distill is set without teacher=zoo, teacher=run or teacher=self"),
         (["teacher=zoo"], "teacher is set without distill=kd"),
         (["preserve_ratio=0.5", "percent=0.1"], "preserve_ratio=0.5 and percent=0.1: are two budgets"),
+        (["reward.references=x"], "reward.references=x: must be one of measured, published"),
+        (["method=sample", "search.draws=0"], "search.draws=0: must be >= 1"),
+        (["method=sample", "scorer.images=0"], "scorer.images=0: must be >= 1"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_rule(overrides: list[str], expected: str) -> None:

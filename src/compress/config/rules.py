@@ -1,7 +1,7 @@
 """Checks a composed config: its values against the signatures of the callables that it names, and settings that
 exclude or require each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from compress.io.files import JSON
@@ -110,7 +110,14 @@ def check(config: JSON) -> list[str]:
             else ("distill", "teacher=zoo, teacher=run or teacher=self")
         )
         problems.append(f"{has} is set without {lacks}; a teacher needs a loss and a loss a teacher")
-    return list(dict.fromkeys(problems))
+    return _told_once(problems)
+
+
+def _told_once(problems: Sequence[str]) -> list[str]:
+    """Each problem once: a method takes in the groups of `METHODS_WITH_GROUP`, whose problems are told by their own
+    keys."""
+    taken_in = {f"method.{line}" for line in problems if line.startswith(tuple(f"{g}." for g in METHODS_WITH_GROUP))}
+    return [line for line in dict.fromkeys(problems) if line not in taken_in]
 
 
 def check_compat(method: Mapping[str, Any]) -> list[str]:
