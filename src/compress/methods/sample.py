@@ -15,8 +15,8 @@ from compress.prune.counters import Counter
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
 from compress.schema.settings import Budget
-from compress.search.feasible import Feasible, feasible
-from compress.search.outcome import Search, decided, price_of
+from compress.search.feasible import Feasible
+from compress.search.outcome import Search, decided, within_budget
 from compress.search.scorers.scorer import MakeScorer, Scorer
 from compress.search.space import multiples_space
 
@@ -47,7 +47,7 @@ class Sample:
 
     def within(self, problem: Problem) -> Feasible:
         space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
-        return feasible(space, problem.budget, problem.graph, price_of(problem, self.counter), self.band)
+        return within_budget(problem, space, self.counter, self.band)
 
     def scorer_of(self, problem: Problem, learned: Path | None) -> Scorer:
         return self.scorer(problem)

@@ -16,7 +16,7 @@ from compress.prune.counters import Counter, counted_price
 from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.widths import Choices, rounding_step
 from compress.search.candidates import Candidate, Candidates, all_tie
-from compress.search.feasible import Feasible, Price, kept_channels
+from compress.search.feasible import Feasible, Price, feasible, kept_channels
 from compress.search.scorers.scorer import Scorer
 from compress.search.space import WidthSpace
 
@@ -111,6 +111,11 @@ def given(problem: Problem, space: WidthSpace, widths: tuple[int, ...], plan: Pl
 def group_choices(space: WidthSpace) -> Choices:
     """The allowed widths of every group, each once."""
     return [np.unique(space.options[place]) for place in space.places]
+
+
+def within_budget(problem: Problem, space: WidthSpace, counter: Counter, band: float | None) -> Feasible:
+    """What the budget, counted by `counter`, allows of `space`; as `feasible`, which says what it raises."""
+    return feasible(space, problem.budget, problem.graph, price_of(problem, counter), band)
 
 
 def price_of(problem: Problem, counter: Counter) -> Price:

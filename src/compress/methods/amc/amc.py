@@ -54,7 +54,7 @@ from compress.search.agent.observations import (
 from compress.search.agent.projected import ProjectedSettings
 from compress.search.agent.rewards import Outcome, Reward
 from compress.search.feasible import Feasible, feasible
-from compress.search.outcome import price_of
+from compress.search.outcome import within_budget
 from compress.search.scorers.refit import CalibrationSettings, RefitScorer
 from compress.search.space import multiples_space
 from compress.search.strategy import layer_form, read_strategy, widths_of
@@ -279,7 +279,7 @@ class Amc:
         """What the budget allows agents of other libraries (`compress.search.gym`)."""
         space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
         band = 0.0 if self.budget_mode == "exact" else None
-        return feasible(space, problem.budget, problem.graph, price_of(problem, "macs"), band)
+        return within_budget(problem, space, "macs", band)
 
     def scorer_of(self, problem: Problem, learned: Path | None) -> RefitScorer:
         return RefitScorer(problem, self.calibration, self.reward_images)

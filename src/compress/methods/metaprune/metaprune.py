@@ -31,8 +31,8 @@ from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, NonNegative, Share
 from compress.schema.settings import Budget, Recipe
 from compress.search.candidates import Gene
-from compress.search.feasible import Feasible, feasible
-from compress.search.outcome import Search, decided, given, price_of
+from compress.search.feasible import Feasible
+from compress.search.outcome import Search, decided, given, within_budget
 from compress.search.scorers.scorer import Scorer
 from compress.search.scorers.supernet import SupernetScorer, SupernetScoring, prefix_plan
 from compress.search.space import WidthSpace, multiples_space, shares_space
@@ -114,7 +114,7 @@ class MetaPrune:
 
     def within(self, problem: Problem) -> Feasible:
         space = self._space(problem.model, problem.graph)
-        return feasible(space, problem.budget, problem.graph, price_of(problem, self.counter), self.band)
+        return within_budget(problem, space, self.counter, self.band)
 
     def _given_widths(self, problem: Problem) -> tuple[int, ...]:
         assert self.gene is not None

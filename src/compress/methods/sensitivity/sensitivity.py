@@ -27,8 +27,8 @@ from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
 from compress.schema.settings import Budget
 from compress.search.candidates import Candidate
-from compress.search.feasible import Feasible, feasible
-from compress.search.outcome import decision_of, price_of
+from compress.search.feasible import Feasible
+from compress.search.outcome import decision_of, within_budget
 from compress.search.scorers.scorer import MakeScorer, Scorer, Widths
 from compress.search.sensitivity import RULES, Curve, Measure, Rule, Table, one_narrower, widths_to_score
 from compress.search.space import Genes, WidthSpace, multiples_space
@@ -68,7 +68,7 @@ class Sensitivity:
 
     def _within(self, problem: Problem) -> Feasible:
         space = self._space(problem.graph)
-        return feasible(space, problem.budget, problem.graph, price_of(problem, self.counter), BAND)
+        return within_budget(problem, space, self.counter, BAND)
 
     # -- sparsify: the table --------------------------------------------------------------------------------------
 
