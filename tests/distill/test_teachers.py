@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, compose_config, make_recipe
+from conftest import CPU, Command, compose_config, make_recipe
 from test_splits import Guarded
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +27,7 @@ from compress.distill.losses import kd
 from compress.distill.teacher import RunTeacher, WeightedTeacher, ZooTeacher
 from compress.errors import InputError
 from compress.graph.plan import Plan
+from compress.io.files import read_rows
 from compress.io.paths import MODEL
 from compress.io.stage_folder import StageFolder, read_progress
 from compress.io.tensors import read_header, write_weights
@@ -162,7 +163,8 @@ def test_a_teacher_is_never_trained_and_in_no_file(digit_data: MemoryData, tmp_p
 
 
 def problems(*overrides: str) -> list[str]:
-    return problems_of(compose_config(*SMALL, "distill=kd", *overrides))
+    loss = () if any(text.startswith("distill=") for text in overrides) else ("distill=kd",)
+    return problems_of(compose_config(*SMALL, *loss, *overrides))
 
 
 def test_the_sparsely_trained_network_teaches_its_pruned_version(tmp_path: Path) -> None:
@@ -408,3 +410,50 @@ def test_a_run_stops_before_it_trains_where_its_teacher_is_another(older: Path, 
         )  # fmt: skip
     assert data.reads == {"test": 1}
     assert not list((folder / "cache").glob("pretrain*"))
+
+
+# -- in methods that search
+
+TINY = (
+    *SMALL, "model.width=8", "preserve_ratio=0.6", "experiment=quick", "plots=false", "tensorboard=false",
+    "dataset.held_out=0.4", "hydra.run.dir=out", "distill=kd", "eval.latency_seconds=0.01",
+)  # fmt: skip
+OTHER = ("teacher=zoo", "model@teacher.model=resnet20", "teacher.model.depth=8", "teacher.model.width=4")
+SEARCHING = {
+    "supernet": ("method.training.epochs=1", "method.rule=sandwich"),
+    "metaprune": ("method.training.epochs=1",),
+    "amc": ("method.search.episodes=3", "method.projected.draws=2"),
+    "camc": ("method.targets=[0.6,0.8]", "method.search.episodes=4", "method.projected.draws=2"),
+    "sample": (),
+    "sensitivity": (),
+}
+
+
+@pytest.mark.parametrize(
+    "method", ["supernet", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SEARCHING)[1:])]
+)
+def test_a_teacher_joins_what_a_search_trains(method: str, command: Command, tmp_path: Path) -> None:
+    """The pruned network, and a supernet; no search by itself. All files say how the images were normalised."""
+    trains = method in ("supernet", "metaprune")
+    stages = "[sparsify,finetune]" if trains else "[finetune]"
+    done = command(f"method={method}", *TINY, *OTHER, *SEARCHING[method], f"distill.stages={stages}")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out")
+    taught = {row["stage"] for row in rows if "teacher_agreement" in row and row["loss_kd"] > 0}
+    assert taught == ({"sparsify", "finetune"} if trains else {"finetune"})
+    files = [tmp_path / "out" / MODEL, *(tmp_path / "outputs" / "cache").glob(f"*/{MODEL}")]
+    assert len(files) >= 4
+    assert all(saved_normalisation(read_header(file)) == OURS for file in files)
+
+
+@pytest.mark.parametrize("method", ["amc", "camc", "sample", "sensitivity"])
+def test_no_teacher_joins_a_search_that_trains_no_weights(method: str) -> None:
+    told = problems("teacher=self", f"method={method}", "distill.stages=[sparsify]")
+    assert f"distill.stages=[sparsify]: method={method} trains no weights in sparsify" in told[0]
+
+
+def test_maps_of_a_supernet_are_no_maps_to_compare() -> None:
+    given = ("method=supernet", "model.width=8", "preserve_ratio=0.6", "teacher=zoo", "distill=[kd,at]")
+    (told,) = problems(*given, "distill.stages=[sparsify,finetune]")
+    assert told.startswith("distill=kd+at: the supernet that method=supernet trains in sparsify has other widths at")
+    assert problems(*given, "distill.stages=[finetune]") == []
