@@ -455,5 +455,7 @@ def test_no_teacher_joins_a_search_that_trains_no_weights(method: str) -> None:
 def test_maps_of_a_supernet_are_no_maps_to_compare() -> None:
     given = ("method=supernet", "model.width=8", "preserve_ratio=0.6", "teacher=zoo", "distill=[kd,at]")
     (told,) = problems(*given, "distill.stages=[sparsify,finetune]")
-    assert told.startswith("distill=kd+at: in sparsify method=supernet trains a network of its own, not the one whose")
+    assert told.startswith(
+        "distill=kd+at: in sparsify method=supernet trains a network of its own, not the one whose"
+    )
     assert problems(*given, "distill.stages=[finetune]") == []
