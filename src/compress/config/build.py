@@ -407,8 +407,8 @@ def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
         if stage == "sparsify" and method.traits.trains == "own" and distill.on_features:
             of_maps, name = next(iter(distill.on_features)), config["method"]["name"]
             raise InputError(
-                f"distill={config['distill']['name']}: in sparsify method={name} trains a network of its own, not the "
-                f"one whose maps {of_maps} compares; use terms on logits, or distill.stages=[finetune]"
+                f"distill={config['distill']['name']}: in sparsify method={name} trains a network of its own, not "
+                f"the one whose maps {of_maps} compares; use terms on logits, or distill.stages=[finetune]"
             )
         if stage not in config["stages"]:
             raise InputError(
