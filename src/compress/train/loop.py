@@ -6,7 +6,7 @@ generator state. With several processes each rank trains on its shard of every b
 loop is the same on every rank, and rank 0 alone writes.
 
 The metrics row of an epoch (`_Loop._epoch`) has `loss`, the mean of the objective over the images; with several terms
-also each of them, as `loss_<name>`.
+also each of them, as `loss_<name>`; and the means of the figures of `MeasuredTerms`, by their names.
 """
 
 import logging
@@ -32,7 +32,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
-from compress.train.objective import Objective, Tapped, Terms, outputs_of, total, with_heads
+from compress.train.objective import Objective, Tapped, Terms, figures_of, outputs_of, total, with_heads
 from compress.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,12 @@ class _EpochMeans:
     loss: float
     top1: float  # in percent
     terms: dict[str, float]
+    figures: dict[str, float]
 
     def row(self) -> JSON:
         terms = {f"loss_{name}": round(value, 6) for name, value in self.terms.items()} if len(self.terms) > 1 else {}
-        return {"loss": round(self.loss, 6), **terms, "train_top1": round(self.top1, 4)}
+        figures = {name: round(value, 6) for name, value in self.figures.items()}
+        return {"loss": round(self.loss, 6), **terms, **figures, "train_top1": round(self.top1, 4)}
 
 
 def train(training: Training) -> JSON:
@@ -292,28 +294,32 @@ class _Loop:
 
 
 class _Tally:
-    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, correct predictions, images."""
+    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, figures beside them, correct
+    predictions, images."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, correct predictions, images
-        self._terms: dict[str, Tensor] = {}
+        self._counts = torch.zeros(2, device=device, dtype=torch.float64)  # correct predictions, images
+        self._sums = torch.zeros((), device=device, dtype=torch.float64)  # in the end (1 + terms + figures,)
+        self._terms: tuple[str, ...] = ()
+        self._figures: tuple[str, ...] = ()
 
     def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, count: int) -> None:
-        """Add a shard of which `count` images count. All ranks add the same term names, also with an empty shard."""
-        for name, term in terms.items():
-            zero = self._sums.new_zeros(())
-            self._terms[name] = self._terms.get(name, zero) + (term.detach() * count if count else zero)
+        """Add a shard of which `count` images count. All ranks add the same names, also with an empty shard."""
+        figures = figures_of(terms)
+        self._terms, self._figures = tuple(terms), tuple(figures)
+        values = torch.stack([loss.detach(), *(v.detach() for v in (*terms.values(), *figures.values()))])
+        self._sums = self._sums + (values * count if count else torch.zeros_like(values)).double()
         if count:
-            self._sums[0] += loss.detach() * count
-            self._sums[1] += (logits.detach().argmax(1) == labels).sum()
-            self._sums[2] += count
+            self._counts[0] += (logits.detach().argmax(1) == labels).sum()
+            self._counts[1] += count
 
     def means(self, team: Team) -> _EpochMeans:
         """All-reduced over the ranks."""
-        sums = torch.stack([*self._sums, *self._terms.values()])
-        loss, right, images, *terms = team.all_reduce(sums).tolist()
-        means = {name: value / images for name, value in zip(self._terms, terms, strict=True)}
-        return _EpochMeans(loss / images, 100 * right / images, means)
+        right, images, *sums = team.all_reduce(torch.cat([self._counts, self._sums.reshape(-1)])).tolist()
+        loss, *others = [value / images for value in sums]
+        terms = dict(zip(self._terms, others[: len(self._terms)], strict=True))
+        figures = dict(zip(self._figures, others[len(self._terms) :], strict=True))
+        return _EpochMeans(loss, 100 * right / images, terms, figures)
 
 
 def _layout(training: Training) -> torch.memory_format:
