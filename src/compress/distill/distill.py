@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from compress.distill import relations
 from compress.distill.feature_term import FeatureTerm, Pairing
+from compress.distill.kept_logits import KeptLogits
 from compress.distill.losses import standardised
 from compress.distill.schedule import Scheduled
 from compress.errors import OWN, InputError, SettingError, first_line, settings_under
-from compress.schema.bounds import NonNegative
+from compress.schema.bounds import NonNegative, Positive
 from compress.schema.settings import Recipe
 from compress.train.objective import CrossEntropy, Outputs, Terms, cross_entropy, tapped
 
@@ -57,6 +58,10 @@ class Distill:
     stages: list[Literal["sparsify", "finetune"]]
     ce_weight: NonNegative
     terms: Mapping[str, WeightedTerm | FeatureTerm]
+    # Whether the teacher's logits are kept, for all students: off; on: of every view; auto: where that costs no more
+    # than asking the teacher.
+    cache: Literal["auto", "on", "off"] = "off"
+    cache_limit_gb: Positive = 1.0  # larger tables are not kept
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -95,6 +100,12 @@ class Distill:
             for line in term.doubts(classes, epochs)
         ]
 
+    def asks(self, epochs: int) -> int:
+        """How many of the first epochs need the teacher."""
+        return max(
+            epochs if term.stop_epoch is None else min(epochs, term.stop_epoch) for term in self.terms.values()
+        )
+
     @property
     def on_features(self) -> dict[str, FeatureTerm]:
         """The terms that compare feature maps."""
@@ -113,9 +124,10 @@ class Distill:
         return found
 
     def objective(
-        self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]
+        self, recipe: Recipe, teacher: nn.Module | KeptLogits, student: nn.Module, shape: tuple[int, int, int]
     ) -> "Distillation":
-        """The objective of a stage; `student` is the network that is trained there, pruned or not.
+        """The objective of a stage; `student` is the network that is trained there, pruned or not. With kept logits
+        no term may compare feature maps.
 
         The adapters of terms on features are made for the student as it is, at the image `shape` (C, H, W), and with
         random weights.
@@ -123,6 +135,8 @@ class Distill:
         Raises:
             SettingError: as `pairings`.
         """
+        if isinstance(teacher, KeptLogits):
+            return Distillation(teacher, cross_entropy(recipe), self.ce_weight, self.terms)
         pairings = self.pairings(student, teacher, shape)
         for name, pairing in pairings.items():
             log.info("%s: compares %s", name, pairing)
@@ -148,10 +162,10 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True)
 class Distillation:
-    """An `Objective`. The teacher runs in eval mode without gradients, in the epochs in which a term needs it; all
-    terms, and the adapters of those on features, are computed in float32."""
+    """An `Objective`. The teacher runs in eval mode without gradients, in the epochs in which a term needs it, unless
+    its logits are kept; all terms, and the adapters of those on features, are computed in float32."""
 
-    teacher: nn.Module
+    teacher: nn.Module | KeptLogits
     on_labels: CrossEntropy
     ce_weight: float
     terms: Mapping[str, WeightedTerm | FeatureTerm]
@@ -172,12 +186,20 @@ class Distillation:
         ]
 
     @property
+    def is_kept(self) -> bool:
+        """Whether it looks the teacher's logits up, by the views of the images."""
+        return isinstance(self.teacher, KeptLogits)
+
+    @property
     def taps(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.student))
 
-    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
+    def __call__(
+        self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float, views: Tensor | None = None
+    ) -> Terms:
+        """As `Objective`; kept logits are looked up by the `views` (B,) of the images."""
         weights = {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
-        answer = self._ask(images) if any(weights.values()) else outputs  # which no term sees
+        answer = self._ask(images, views) if any(weights.values()) else outputs  # which no term sees
         with torch.autocast(images.device.type, enabled=False):
             terms = {
                 name: weight * self._value(name, outputs, answer, labels) if weight else self._stopped(name, outputs)
@@ -185,8 +207,11 @@ class Distillation:
             }
             return {"ce": self.ce_weight * self.on_labels.of(outputs.logits.float(), labels), **terms}
 
-    def _ask(self, images: Tensor) -> Outputs:
+    def _ask(self, images: Tensor, views: Tensor | None) -> Outputs:
         """The teacher's outputs, and its features where a term compares them."""
+        if isinstance(self.teacher, KeptLogits):
+            assert views is not None, "a training with kept logits is by view"
+            return Outputs(self.teacher.of(views))
         taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
         with torch.no_grad(), tapped(self.teacher, taps) as features:
             return Outputs(self.teacher(images), features)

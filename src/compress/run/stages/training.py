@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.distill.distill import Distill, Distillation
+from compress.distill.kept_logits import KeptLogits
 from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
@@ -19,6 +21,7 @@ from compress.measure.accuracy import accuracy
 from compress.models.spec import ModelSpec
 from compress.prune.saved_network import save_network
 from compress.run.job import Job, RunState
+from compress.run.stages.logits import Lesson, kept_logits
 from compress.schema.settings import Recipe
 from compress.train.loop import NO_HOOKS, Hooks, Training, train
 from compress.train.objective import Objective, cross_entropy
@@ -42,7 +45,7 @@ def train_network(
     Raises:
         SettingError: training diverged; names the key of the recipe in the config.
     """
-    history = _trained(state, model, recipe, _objective(state, model, recipe, stage), stage, work, hooks)
+    history = _trained(state, model, recipe, _objective(state, model, recipe, stage, work), stage, work, hooks)
     if hooks.keep_best:
         best = copy.deepcopy(model)
         best.load_state_dict(history.pop("best_weights"))
@@ -85,6 +88,7 @@ def _trained(
         device=job.device,
         hooks=hooks,
         team=state.team,
+        by_view=isinstance(objective, Distillation) and objective.is_kept,
     )
     with settings_under(recipe_key(job, stage, recipe)):
         return train(training)
@@ -99,19 +103,49 @@ def recipe_key(job: Job, stage: str, recipe: Recipe) -> str:
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
-def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str) -> Objective:
+def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str, work: StageFolder) -> Objective:
     job = state.job
     if job.distill is None or stage not in job.distill.stages:
         return cross_entropy(recipe)
-    teacher = load_teacher(state).to(job.device)
-    held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
-    log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
+    teacher, top1 = _kept_or_loaded(state, job.distill, recipe, stage, work)
+    log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, top1)
     torch.manual_seed(derive_seed(job.seed, stage, "adapters"))
     with settings_under(job.keys.distill):
         objective = job.distill.objective(recipe, teacher, model, job.data.shape)
     for line in [*job.distill.doubts(job.data.classes, recipe.epochs), *objective.doubts()]:
         log.warning("%s: %s", stage, placed(line, job.keys.distill))
     return objective
+
+
+def _kept_or_loaded(
+    state: RunState, distill: Distill, recipe: Recipe, stage: str, work: StageFolder
+) -> tuple[KeptLogits | nn.Module, float]:
+    """The teacher's kept logits, or itself, and its held-out top-1 in percent."""
+    job = state.job
+    lesson = Lesson(
+        stage=stage,
+        recipe=recipe,
+        seed=job.seed,
+        distill=distill,
+        data=job.data,
+        device=job.device,
+        work=work,
+        teacher=lambda: load_teacher(state).to(job.device),
+        depends={"teacher": _teacher_key(state), "data": training_images(job)},
+    )
+    with settings_under(job.keys.distill):
+        kept = kept_logits(lesson, state.team)
+    if kept is not None:
+        return kept
+    teacher = lesson.teacher()
+    return teacher, accuracy(teacher, job.data.ordered("held_out", 512, job.device)).top1
+
+
+def _teacher_key(state: RunState) -> str:
+    """The digest of the teacher's file, or the name of the folder of the stage that computed it."""
+    teacher = state.job.teacher
+    assert teacher is not None
+    return teacher.digest() or state.done[teacher.of_stage or "teacher"].name
 
 
 def load_teacher(state: RunState) -> nn.Module:
@@ -124,7 +158,9 @@ def teaching(job: Job, stage: str) -> JSON:
     """The cache key's part on the teacher, if it joins this stage. Which other stages it joins is left out."""
     if job.distill is None or stage not in job.distill.stages:
         return {}
-    distill = {key: value for key, value in job.asked["distill"].items() if key != "stages"}
+    # kept logits are those that the teacher would answer, up to float noise
+    elsewhere = ("stages", "cache", "cache_limit_gb")
+    distill = {key: value for key, value in job.asked["distill"].items() if key not in elsewhere}
     return {"distill": distill, "teacher": _teacher_settings(job)}
 
 
