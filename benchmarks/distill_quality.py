@@ -3,7 +3,7 @@
     python benchmarks/distill_quality.py digits
     python benchmarks/distill_quality.py cifar10 --root DATA --checkpoint resnet20.th
 
-digits: resnet20 cut to 0.2 of its MACs by filter_magnitude; no teacher, its dense self, resnet56; KD, DIST; five seeds.
+digits: resnet20 cut to 0.2 of its MACs by filter_magnitude; no teacher, its dense self, resnet56; KD, DIST; 5 seeds.
 cifar10: the public resnet20 (option-A shortcuts) cut to 0.5; no teacher, or its dense self by KD; three seeds.
 
 The commands are printed; interrupted, the same one goes on. The end is a table of test top-1 of the last epoch, mean
@@ -37,7 +37,7 @@ def cifar10(options: argparse.Namespace) -> list[list[str]]:
         [
             "dataset=cifar10", f"dataset.root={options.root}", "experiment=public_resnet",
             f"model.checkpoint={options.checkpoint}", "method=filter_magnitude", "preserve_ratio=0.5",
-            f"finetune.epochs={options.epochs or 3}", "teacher=self", "distill=kd", f"seed={seeds(options, 3)}",
+            f"finetune.epochs={options.epochs or 2}", "teacher=self", "distill=kd", f"seed={seeds(options, 3)}",
             "distill.stages=[],[finetune]",
         ]
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"))
     parser.add_argument("--jobs", action="store_true", help="only print the commands")
     parser.add_argument("settings", nargs="*", help="more settings of compress")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.part == "cifar10" and not (options.root and options.checkpoint):
         parser.error("cifar10 needs --root and --checkpoint")
     code = run(digits(options) if options.part == "digits" else cifar10(options), options)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compress.distill import relations
 from compress.distill.feature_term import FeatureTerm, Pairing
-from compress.distill.kept_logits import KeptLogits
+from compress.distill.kept_logits import LAYOUT, KeptLogits
 from compress.distill.losses import standardised
 from compress.distill.schedule import Scheduled
 from compress.errors import OWN, InputError, SettingError, first_line, settings_under
@@ -140,9 +140,8 @@ class Distill:
         pairings = self.pairings(student, teacher, shape)
         for name, pairing in pairings.items():
             log.info("%s: compares %s", name, pairing)
-        return Distillation(
-            teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms, pairings
-        )
+        teacher = teacher.eval().requires_grad_(False).to(memory_format=LAYOUT)
+        return Distillation(teacher, cross_entropy(recipe), self.ce_weight, self.terms, pairings)
 
 
 def _problems_of(term: WeightedTerm | FeatureTerm, logits: Tensor, labels: Tensor) -> list[str]:
@@ -214,7 +213,7 @@ class Distillation:
             return Outputs(self.teacher.of(views))
         taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
         with torch.no_grad(), tapped(self.teacher, taps) as features:
-            return Outputs(self.teacher(images), features)
+            return Outputs(self.teacher(images.contiguous(memory_format=LAYOUT)), features)
 
     def _value(self, name: str, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """A term without its weight."""

@@ -26,6 +26,7 @@ from compress.io.stage_folder import StageFolder
 
 log = logging.getLogger(__name__)
 
+LAYOUT = torch.channels_last  # of a teacher and its images: the faster one, which is safe without gradients
 NAME = "logits.npy"
 BATCH = 512  # images that the teacher is given at a time
 SAVE_SECONDS = 10.0  # between two savings of progress
@@ -60,7 +61,7 @@ def fill(
     """Write the teacher's logits of the sorted `views` (n,) of `data`; goes on where a killed process was."""
     path = work.folder / NAME
     path.touch()
-    teacher.eval().to(device).to(memory_format=torch.channels_last)  # the faster one, safe without gradients
+    teacher.eval().to(device).to(memory_format=LAYOUT)
     with open(path, "r+b") as file, torch.no_grad():
         start, row = _begun(file, path, (len(views), classes)), 4 * classes
         done, crc = _resumed(work, file, start, row)
@@ -72,7 +73,7 @@ def fill(
 
         file.seek(start + done * row)
         for images in data.views_in_order(views[done:], BATCH, device):
-            logits = teacher(images.contiguous(memory_format=torch.channels_last)).float().cpu()
+            logits = teacher(images.contiguous(memory_format=LAYOUT)).float().cpu()
             assert logits.shape == (len(images), classes)
             content = logits.contiguous().numpy().tobytes()
             file.write(content)
@@ -91,7 +92,7 @@ def _begun(file: BinaryIO, path: Path, shape: tuple[int, int]) -> int:
     start, size = file.tell(), 4 * shape[0] * shape[1]
     room = shutil.disk_usage(path.parent).free + 512 * os.fstat(file.fileno()).st_blocks
     if size > room:
-        raise OSError(errno.ENOSPC, f"the disk has no room for {size / 1e6:,.0f} MB", str(path))
+        raise OSError(errno.ENOSPC, f"the disk has no room for {size / 1e6:,.1f} MB", str(path))
     file.truncate(start + size)
     return start
 

@@ -301,10 +301,14 @@ class _Loop:
         """Logits (B, C), and the weighted terms whose sum is minimised."""
         recipe, device = self.training.recipe, self.training.device
         images = images.contiguous(memory_format=self.layout)
-        with _autocast(recipe, device), guarded(recipe, device):
-            outputs = outputs_of(*self.ddp_module(images))
-            objective: Callable[..., Terms] = self.training.objective
-            terms = objective(outputs, labels, images, at, *views)
+        objective: Callable[..., Terms] = self.training.objective
+        # adapters may hold such convolutions too; a teacher, which gets no gradient, need not pay for the guard
+        has_adapters = any(True for _ in self.training.objective.adapters.parameters())
+        with _autocast(recipe, device):
+            with guarded(recipe, device):
+                outputs = outputs_of(*self.ddp_module(images))
+            with guarded(recipe, device) if has_adapters else nullcontext():
+                terms = objective(outputs, labels, images, at, *views)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
 
 

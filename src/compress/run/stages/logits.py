@@ -187,9 +187,9 @@ def _too_large(lesson: Lesson, views: int) -> str:
     """Why a table of so many views is not kept; "" if it is small enough."""
     limit, size = lesson.distill.cache_limit_gb, megabytes(views, lesson.data.classes) / 1e3
     if size > limit:
-        return f"{views:,} views of the training images take {size:.2f} GB, {OWN}cache_limit_gb={limit:g} allows less"
+        return f"{views:,} views of the training images take {size:.3g} GB, {OWN}cache_limit_gb={limit:g} allows less"
     if lesson.device.type == "cuda" and 2e9 * size > (free := torch.cuda.mem_get_info(lesson.device)[0]):
         return (
-            f"{views:,} views of the training images take {size:.2f} GB, more than half of the GPU's {free / 1e9:.2f}"
+            f"{views:,} views of the training images take {size:.3g} GB, more than half of the GPU's {free / 1e9:.3g}"
         )
     return ""
