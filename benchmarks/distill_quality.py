@@ -3,7 +3,8 @@
     python benchmarks/distill_quality.py digits
     python benchmarks/distill_quality.py cifar10 --root DATA --checkpoint resnet20.th
 
-digits: resnet20 cut to 0.2 of its MACs by filter_magnitude; no teacher, its dense self, resnet56; KD, DIST; 5 seeds.
+digits: resnet20 cut to 0.2 of its MACs by filter_magnitude; no teacher, its dense self, or one of twice the width; by
+KD and by DIST; five seeds.
 cifar10: the public resnet20 (option-A shortcuts) cut to 0.5; no teacher, or its dense self by KD; three seeds.
 
 The commands are printed; interrupted, the same one goes on. The end is a table of test top-1 of the last epoch, mean
@@ -23,12 +24,14 @@ COLUMNS = "pruned,finetuned,epochs,params,macs"
 
 
 def digits(options: argparse.Namespace) -> list[list[str]]:
-    """The sweep without a teacher, and that of two teachers by two losses."""
+    """A sweep without a teacher, and one for each of two teachers by two losses."""
     common = [
         "method=filter_magnitude", "preserve_ratio=0.2", f"pretrain.epochs={options.epochs or 10}",
         f"finetune.epochs={options.epochs or 10}", f"seed={seeds(options, 5)}",
     ]  # fmt: skip
-    return [common, [*common, "teacher=self,zoo", "distill=kd,dist"]]
+    taught = [*common, "distill=kd,dist"]
+    wide = ["teacher=zoo", "model@teacher.model=resnet20", "teacher.model.width=32"]
+    return [common, [*taught, "teacher=self"], [*taught, *wide]]
 
 
 def cifar10(options: argparse.Namespace) -> list[list[str]]:

@@ -1,7 +1,8 @@
 """What is minimised: named terms, features of taps, adapters that are trained beside the network and then dropped."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from compress.io.stage_folder import StageFolder, read_progress
 from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.parallel.helper_processes import Crew
+from compress.train import loop
 from compress.train.loop import Hooks, Training, train
 from compress.train.objective import CrossEntropy, Outputs, Tapped, outputs_of, total
 
@@ -60,6 +62,34 @@ def test_a_step_on_two_terms_by_hand(tmp_path: Path) -> None:
     assert rows[0]["loss_ce"] == pytest.approx(means["ce"], abs=1e-6)
     assert rows[0]["loss_small"] == pytest.approx(means["small"], abs=1e-6)
     assert rows[0]["loss"] == pytest.approx(sum(means.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize("adapters", [0, 1])
+def test_the_guard_of_weight_gradients_is_on_what_is_trained(
+    adapters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on a teacher: looking at each of its calls would cost up to a seventh of its time."""
+    depth: list[int] = [0]
+    seen: list[int] = []
+
+    @contextmanager
+    def guarded(*_: Any) -> Iterator[None]:
+        depth[0] += 1
+        yield
+        depth[0] -= 1
+
+    class Looking(Two):
+        def __call__(self, *args: Any) -> Mapping[str, Tensor]:
+            seen.append(depth[0])
+            return super().__call__(*args)
+
+    monkeypatch.setattr(loop, "guarded", guarded)
+    model = linear()
+    model.register_forward_pre_hook(lambda *_: seen.append(depth[0]) if model.training else None)
+    objective = Looking(adapters=nn.ModuleDict({"a": nn.Linear(1, 1).double()} if adapters else {}))
+    recipe = make_recipe(epochs=1, batch_size=6)
+    run(model, Scripted(drawn_batches(6), held_out_scores(0)), recipe, tmp_path, objective=objective)
+    assert seen == [1, adapters]
 
 
 def test_a_single_term_is_what_is_minimised_and_needs_no_second_column(tmp_path: Path) -> None:
