@@ -22,7 +22,7 @@ from compress.parallel.collectives import ALONE, Team
 from compress.parallel.helper_processes import Crew
 from compress.train import loop
 from compress.train.loop import Hooks, Training, train
-from compress.train.objective import CrossEntropy, Outputs, Tapped, outputs_of, total
+from compress.train.objective import CrossEntropy, MeasuredTerms, Outputs, Tapped, outputs_of, total
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,29 @@ def test_a_single_term_is_what_is_minimised_and_needs_no_second_column(tmp_path:
     )
     assert "loss" in rows[0]
     assert not [key for key in rows[0] if key.startswith("loss_")]
+
+
+@dataclass(frozen=True)
+class Telling(Two):
+    """And the mean of the labels, which in the second epoch is not told any more."""
+
+    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Mapping[str, Tensor]:
+        terms = super().__call__(outputs, labels, images, epoch)
+        return MeasuredTerms(terms, {"label": labels.double().mean()} if epoch < 1 else {})
+
+
+def test_figures_beside_the_terms_are_means_over_the_images_and_not_minimised(tmp_path: Path) -> None:
+    batches, recipe = drawn_batches(6, 2), make_recipe(epochs=2, batch_size=6)
+    ends, rows = [], list[Any]()
+    for name, objective in (("plain", Two()), ("telling", Telling())):
+        (tmp_path / name).mkdir()
+        model, data = linear(), Scripted(batches, held_out_scores(0, 0))
+        run(model, data, recipe, tmp_path, objective=objective, work=StageFolder(tmp_path / name, rows.append))
+        ends.append(model[1].weight.detach())
+    assert torch.equal(*ends)
+    labels = torch.cat([labels for _, labels in batches]).double()
+    assert rows[2]["label"] == pytest.approx(labels.mean().item(), abs=1e-6)
+    assert not [row for row in (rows[0], rows[1], rows[3]) if "label" in row]
 
 
 # -- features and adapters -------------------------------------------------------------------------------------

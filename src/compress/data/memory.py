@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from compress.data.base import (
     WHOLE_BATCH,
     Batch,
+    Normalisation,
     Part,
     Shard,
     check_labels,
@@ -83,7 +84,7 @@ class MemoryData:
         self.classes = classes
         self.shape = (channels, image_size or height, image_size or width)
         self._read = read
-        self._mean, self._std = mean, std
+        self.normalisation = Normalisation(mean=list(mean), std=list(std))
         self._pad, self._flip = settings["pad"], settings["flip"]
         self._held_out, self._split_seed = settings["held_out"], settings["split_seed"]
 
@@ -106,7 +107,7 @@ class MemoryData:
     def _digest(self) -> str:
         pixels = self._pixels
         contents = (pixels.train_x, pixels.train_y, pixels.test_x, pixels.test_y, self._split["held_out"])
-        return digest(self.name, str([self._mean, self._std]), *contents)
+        return digest(self.name, str([self.normalisation.mean, self.normalisation.std]), *contents)
 
     def fingerprint(self) -> str:
         return self._digest
@@ -135,7 +136,8 @@ class MemoryData:
 
     def _normal(self, images: Tensor) -> Tensor:
         """uint8 -> float, scaled to [0, 1] and normalised per channel; same shape."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self._mean, self._std))
+        by = (self.normalisation.mean, self.normalisation.std)
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in by)
         return (images.float() / 255 - mean) / std
 
     @property

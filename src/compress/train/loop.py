@@ -6,7 +6,7 @@ generator state. With several processes each rank trains on its shard of every b
 loop is the same on every rank, and rank 0 alone writes.
 
 The metrics row of an epoch (`_Loop._epoch`) has `loss`, the mean of the objective over the images; with several terms
-also each of them, as `loss_<name>`.
+also each of them, as `loss_<name>`; and the means of the figures of `MeasuredTerms`, by their names.
 """
 
 import logging
@@ -32,7 +32,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
-from compress.train.objective import Objective, Tapped, Terms, outputs_of, total, with_heads
+from compress.train.objective import Objective, Tapped, Terms, figures_of, outputs_of, total, with_heads
 from compress.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -114,10 +114,12 @@ class _EpochMeans:
     loss: float
     top1: float  # in percent
     terms: dict[str, float]
+    figures: dict[str, float]
 
     def row(self) -> JSON:
         terms = {f"loss_{name}": round(value, 6) for name, value in self.terms.items()} if len(self.terms) > 1 else {}
-        return {"loss": round(self.loss, 6), **terms, "train_top1": round(self.top1, 4)}
+        figures = {name: round(value, 6) for name, value in self.figures.items()}
+        return {"loss": round(self.loss, 6), **terms, **figures, "train_top1": round(self.top1, 4)}
 
 
 def image_seed(seed: int, stage: str, epoch: int) -> int:
@@ -313,17 +315,20 @@ class _Loop:
 
 
 class _Tally:
-    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, correct predictions, images."""
+    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, figures beside them, correct
+    predictions, images."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, correct predictions, images
         self._terms: dict[str, Tensor] = {}
+        self._figures: dict[str, Tensor] = {}
 
     def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, count: int) -> None:
         """Add a shard of which `count` images count. All ranks add the same term names, also with an empty shard."""
-        for name, term in terms.items():
-            zero = self._sums.new_zeros(())
-            self._terms[name] = self._terms.get(name, zero) + (term.detach() * count if count else zero)
+        for sums, values in ((self._terms, terms), (self._figures, figures_of(terms))):
+            for name, value in values.items():
+                zero = self._sums.new_zeros(())
+                sums[name] = sums.get(name, zero) + (value.detach() * count if count else zero)
         if count:
             self._sums[0] += loss.detach() * count
             self._sums[1] += (logits.detach().argmax(1) == labels).sum()
@@ -331,10 +336,12 @@ class _Tally:
 
     def means(self, team: Team) -> _EpochMeans:
         """All-reduced over the ranks."""
-        sums = torch.stack([*self._sums, *self._terms.values()])
-        loss, right, images, *terms = team.all_reduce(sums).tolist()
-        means = {name: value / images for name, value in zip(self._terms, terms, strict=True)}
-        return _EpochMeans(loss / images, 100 * right / images, means)
+        sums = torch.stack([*self._sums, *self._terms.values(), *self._figures.values()])
+        loss, right, images, *others = team.all_reduce(sums).tolist()
+        means = [value / images for value in others]
+        terms = dict(zip(self._terms, means[: len(self._terms)], strict=True))
+        figures = dict(zip(self._figures, means[len(self._terms) :], strict=True))
+        return _EpochMeans(loss / images, 100 * right / images, terms, figures)
 
 
 def _layout(training: Training) -> torch.memory_format:

@@ -24,6 +24,18 @@ AUXILIARY_WEIGHT = 0.3
 Terms = Mapping[str, Tensor]
 
 
+class MeasuredTerms(dict[str, Tensor]):
+    """Terms, and scalars of the same images that are not minimised but told, in columns of their own names."""
+
+    def __init__(self, terms: Terms, figures: Mapping[str, Tensor]) -> None:
+        super().__init__(terms)
+        self.figures = figures
+
+
+def figures_of(terms: Terms) -> Mapping[str, Tensor]:
+    return terms.figures if isinstance(terms, MeasuredTerms) else {}
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Outputs of a network for a batch of images."""
@@ -47,7 +59,8 @@ class Objective(Protocol):
     def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
         """Scalar terms by name, each a mean over the images times its weight: labels (B,), images (B, C, H, W).
 
-        The names must be the same at every step. `epoch` is the time in epochs since the start of the training: 2.5
+        The names must be the same at every step. `MeasuredTerms` tell more than what is minimised; its figures may be
+        others in another epoch. `epoch` is the time in epochs since the start of the training: 2.5
         is the middle of the third epoch.
         """
 
@@ -78,7 +91,7 @@ def with_heads(terms: Terms, outputs: Outputs, labels: Tensor, recipe: Recipe) -
         f"head_{number}": AUXILIARY_WEIGHT * on_labels.of(head, labels)
         for number, head in enumerate(outputs.heads, 1)
     }
-    return {**terms, **heads}
+    return MeasuredTerms({**terms, **heads}, figures_of(terms))
 
 
 def total(terms: Terms) -> Tensor:

@@ -44,6 +44,7 @@ Which = Literal["all", "met", "none"]
 class Lesson:
     """A training that a teacher joins."""
 
+    called: str = ""  # the teacher, where there are several
     stage: str
     recipe: Recipe
     seed: int
@@ -66,6 +67,12 @@ class Lesson:
         drawn = [self.data.drawn_views(self.recipe.batch_size, seed, self.device).cpu() for seed in seeds]
         views: Tensor = torch.cat(drawn).unique()
         return views
+
+    def begun(self) -> dict[str, Which]:
+        """What the training began with, by teacher."""
+        file = self.work.folder / CHOICE
+        found: dict[str, Which] = read_json(file) if file.is_file() else {}
+        return found
 
     @property
     def images(self) -> int:
@@ -106,7 +113,7 @@ def _found(lesson: Lesson) -> tuple[Which, Path, float] | None:
     """What `kept_logits` is to open, in a finished folder of the cache."""
     which = _chosen(lesson)
     if lesson.distill.cache != "off":
-        write_json(lesson.work.folder / CHOICE, {"views": which})
+        write_json(lesson.work.folder / CHOICE, {**lesson.begun(), lesson.called: which})
     if which == "none":
         return None
     views = lesson.met() if which == "met" else None
@@ -114,8 +121,9 @@ def _found(lesson: Lesson) -> tuple[Which, Path, float] | None:
         "logits", _depends(lesson, views), lambda work: _computed(lesson, work, views), redo=False, on_row=_no_rows
     )
     log.info(
-        "%s: the teacher is not asked: %s are kept, %.1f MB, which saves about %.1f s an epoch",
+        "%s: the teacher%s is not asked: %s are kept, %.1f MB, which saves about %.1f s an epoch",
         lesson.stage,
+        f" {lesson.called}" if lesson.called else "",
         f"its logits of all {lesson.views} views of an image" if views is None else "its logits of the views to come",
         finished.result["megabytes"],
         finished.result["seconds"] * lesson.images / finished.result["views"],
@@ -160,9 +168,8 @@ def _chosen(lesson: Lesson) -> Which:
         if why:
             raise SettingError(f"{OWN}cache=on: {why}; use auto or off")
         return "all"
-    if resumed and (lesson.work.folder / CHOICE).is_file():
-        begun: Which = read_json(lesson.work.folder / CHOICE)["views"]
-        return begun
+    if resumed and lesson.called in (begun := lesson.begun()):
+        return begun[lesson.called]
     return _worth_keeping(lesson, why)
 
 
