@@ -194,11 +194,12 @@ class Distillation:
         return tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.student))
 
     def __call__(
-        self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float, views: Tensor | None = None
+        self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float, answer: Outputs | None = None
     ) -> Terms:
-        """As `Objective`; kept logits are looked up by the `views` (B,) of the images."""
-        weights = {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
-        answer = self._ask(images, views) if any(weights.values()) else outputs  # which no term sees
+        """As `Objective`; `answer` is what `ask` has returned for these images, if it was called before."""
+        weights = self._weights(epoch)
+        if answer is None:
+            answer = self.ask(images, epoch)
         with torch.autocast(images.device.type, enabled=False):
             terms = {
                 name: weight * self._value(name, outputs, answer, labels) if weight else self._stopped(name, outputs)
@@ -206,8 +207,14 @@ class Distillation:
             }
             return {"ce": self.ce_weight * self.on_labels.of(outputs.logits.float(), labels), **terms}
 
-    def _ask(self, images: Tensor, views: Tensor | None) -> Outputs:
-        """The teacher's outputs, and its features where a term compares them."""
+    def _weights(self, epoch: float) -> dict[str, float]:
+        return {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
+
+    def ask(self, images: Tensor, epoch: float, views: Tensor | None = None) -> Outputs:
+        """The teacher's outputs, and its features where a term compares them; kept logits are looked up by the views
+        (B,) of the images. Where no term needs it, the images, which no term sees."""
+        if not any(self._weights(epoch).values()):
+            return Outputs(images)
         if isinstance(self.teacher, KeptLogits):
             assert views is not None, "a training with kept logits is by view"
             return Outputs(self.teacher.of(views))

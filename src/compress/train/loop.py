@@ -32,7 +32,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
-from compress.train.objective import Objective, Tapped, Terms, outputs_of, total, with_heads
+from compress.train.objective import Asking, Objective, Tapped, Terms, outputs_of, total, with_heads
 from compress.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Training:
     device: torch.device
     hooks: Hooks = NO_HOOKS
     team: Team = ALONE
-    # the objective is called with the views (B,) as a last argument; the data are then `compress.data.base.Viewed`
+    # the objective is asked with the views of the images; the data are `compress.data.base.Viewed` then
     by_view: bool = False
 
     @property
@@ -301,14 +301,12 @@ class _Loop:
         """Logits (B, C), and the weighted terms whose sum is minimised."""
         recipe, device = self.training.recipe, self.training.device
         images = images.contiguous(memory_format=self.layout)
-        objective: Callable[..., Terms] = self.training.objective
-        # adapters may hold such convolutions too; a teacher, which gets no gradient, need not pay for the guard
-        has_adapters = any(True for _ in self.training.objective.adapters.parameters())
+        objective: Any = self.training.objective
         with _autocast(recipe, device):
-            with guarded(recipe, device):
+            answer = (objective.ask(images, at, *views),) if isinstance(objective, Asking) else ()
+            with guarded(recipe, device):  # not a teacher, which gets no gradient: it would be a seventh slower
                 outputs = outputs_of(*self.ddp_module(images))
-            with guarded(recipe, device) if has_adapters else nullcontext():
-                terms = objective(outputs, labels, images, at, *views)
+                terms: Terms = objective(outputs, labels, images, at, *answer)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
 
 
