@@ -78,6 +78,8 @@ def test_a_teacher_is_asked_first_and_without_the_guard_of_weight_gradients(
         guards[0] -= 1
 
     class WithTeacher(Two):
+        by_view = False
+
         def ask(self, images: Tensor, epoch: float) -> str:
             seen.append(("teacher", guards[0]))
             return f"answer at {epoch}"

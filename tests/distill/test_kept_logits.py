@@ -149,7 +149,7 @@ def trained(data: MemoryData, folder: Path, objective: Distillation) -> dict[str
     folder.mkdir()
     training = Training(
         model=student, data=data, recipe=make_recipe(), objective=objective, work=StageFolder(folder), seed=3,
-        stage="finetune", device=CPU, by_view=objective.is_kept,
+        stage="finetune", device=CPU,
     )  # fmt: skip
     train(training)
     return student.state_dict()

@@ -185,7 +185,7 @@ class Distillation:
         ]
 
     @property
-    def is_kept(self) -> bool:
+    def by_view(self) -> bool:
         """Whether it looks the teacher's logits up, by the views of the images."""
         return isinstance(self.teacher, KeptLogits)
 
@@ -216,7 +216,7 @@ class Distillation:
         if not any(self._weights(epoch).values()):
             return Outputs(images)
         if isinstance(self.teacher, KeptLogits):
-            assert views is not None, "a training with kept logits is by view"
+            assert views is not None, "kept logits are looked up by view"
             return Outputs(self.teacher.of(views))
         taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
         with torch.no_grad(), tapped(self.teacher, taps) as features:

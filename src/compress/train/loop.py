@@ -74,8 +74,6 @@ class Training:
     device: torch.device
     hooks: Hooks = NO_HOOKS
     team: Team = ALONE
-    # the objective is asked with the views of the images; the data are `compress.data.base.Viewed` then
-    by_view: bool = False
 
     @property
     def figure(self) -> str:
@@ -270,10 +268,10 @@ class _Loop:
         return tally.means(team)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """This rank's shards of the batches of an epoch: images, labels and, with `by_view`, views."""
+        """This rank's shards of the batches of an epoch: images, labels and, if the objective needs them, views."""
         training = self.training
         batches: Callable[..., Iterator[tuple[Tensor, ...]]] = training.data.shuffled
-        if training.by_view:
+        if isinstance(training.objective, Asking) and training.objective.by_view:
             assert isinstance(training.data, Viewed)
             batches = training.data.shuffled_views
         seed, shard = image_seed(training.seed, training.stage, epoch), ddp.shard_argument(training.team)

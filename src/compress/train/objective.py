@@ -58,9 +58,12 @@ class Asking(Protocol):
     teacher's activations are gone then before the network's are there, which saves memory, and a twelfth of the step
     of a small network on a CPU."""
 
+    @property
+    def by_view(self) -> bool:
+        """Whether it must be told which view each image is; the data are `compress.data.base.Viewed` then."""
+
     def ask(self, images: Tensor, epoch: float, *views: Tensor) -> Any:
-        """What is then the last argument of the call: images (B, C, H, W). `views`, the number (B,) of the view that
-        each image is, is given in trainings `by_view`."""
+        """What is then the last argument of the call: images (B, C, H, W); with `by_view` also `views` (B,)."""
 
 
 @dataclass(frozen=True)

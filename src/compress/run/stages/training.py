@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.distill.distill import Distill, Distillation
+from compress.distill.distill import Distill
 from compress.distill.kept_logits import KeptLogits
 from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
@@ -88,7 +88,6 @@ def _trained(
         device=job.device,
         hooks=hooks,
         team=state.team,
-        by_view=isinstance(objective, Distillation) and objective.is_kept,
     )
     with settings_under(recipe_key(job, stage, recipe)):
         return train(training)
