@@ -32,7 +32,7 @@ from compress.distill.losses import kd
 from compress.io.stage_folder import StageFolder
 from compress.schema.settings import Recipe
 from compress.train.loop import Training, _Loop, _Tally
-from compress.train.objective import Objective, cross_entropy
+from compress.train.objective import Asking, Objective, cross_entropy
 
 CPU = torch.device("cpu")
 
@@ -60,11 +60,11 @@ def stepper(
     objective: Objective, student: nn.Module, data: MemoryData, batch: int, folder: Path
 ) -> Callable[[tuple[Tensor, ...]], None]:
     """A step of the loop of a training, on a batch of images, labels and views."""
-    by_view = getattr(objective, "is_kept", False)
+    by_view = isinstance(objective, Asking) and objective.by_view
     folder.mkdir()
     training = Training(
         model=student, data=data, recipe=recipe(batch), objective=objective, work=StageFolder(folder), stage="s",
-        seed=0, device=CPU, by_view=by_view,
+        seed=0, device=CPU,
     )  # fmt: skip
     loop, tally = _Loop(training), _Tally(CPU)
     student.train()

@@ -149,7 +149,7 @@ def trained(data: MemoryData, folder: Path, objective: Distillation) -> dict[str
     folder.mkdir()
     training = Training(
         model=student, data=data, recipe=make_recipe(), objective=objective, work=StageFolder(folder), seed=3,
-        stage="finetune", device=CPU, by_view=objective.is_kept,
+        stage="finetune", device=CPU,
     )  # fmt: skip
     train(training)
     return student.state_dict()
@@ -261,7 +261,7 @@ def test_a_training_goes_on_with_what_it_began_with(digit_data: MemoryData, tmp_
     again = kept_for(lesson(digit_data, tmp_path), ALONE)
     assert again is not None
     assert again[0].views is not None
-    assert read_json(tmp_path / "t.partial" / CHOICE) == {"views": "met"}
+    assert read_json(tmp_path / "t.partial" / CHOICE) == {"": "met"}
     fresh = kept_for(lesson(digit_data, tmp_path, folder="fresh.partial"), ALONE)
     assert fresh is not None
     assert fresh[0].views is None
@@ -280,8 +280,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     load = stage_training.load_teacher
 
-    def watched(state: Any) -> nn.Module:
-        teacher = load(state)
+    def watched(state: Any, name: str) -> nn.Module:
+        teacher = load(state, name)
         teacher.register_forward_hook(lambda module, args, output: found.append(len(args[0])))
         return teacher
 

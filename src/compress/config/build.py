@@ -409,9 +409,9 @@ def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
             )
         if stage == "sparsify" and method.traits.trains == "own" and distill.on_features:
             raise InputError(
-                f"distill={config['distill']['name']}: in sparsify method={config['method']['name']} trains a network "
-                f"of its own, not the one whose maps {next(iter(distill.on_features))} compares; use terms on logits, "
-                "or distill.stages=[finetune]"
+                f"distill={config['distill']['name']}: in sparsify method={config['method']['name']} trains a "
+                f"network of its own, not the one whose maps {next(iter(distill.on_features))} compares; use terms "
+                "on logits, or distill.stages=[finetune]"
             )
         if stage not in config["stages"]:
             raise InputError(

@@ -177,18 +177,18 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True)
 class Guide:
-    """A teacher in a training: its network or what is kept of its logits, the weight of all terms on its answers, and where the terms on features
-    compare it with the student."""
+    """A teacher in a training: its network or its kept logits, the weight of all terms on its answers, and where the
+    terms on features compare it with the student."""
 
     network: Answering
     weight: float = 1.0
     pairings: Mapping[str, Pairing] = field(default_factory=dict)  # of the terms on features
 
-    def ask(self, images: Tensor, views: Tensor | None) -> Outputs:
+    def ask(self, images: Tensor, views: Tensor | None = None) -> Outputs:
         """Its outputs, and its features where a term compares them; kept logits are looked up by the `views` (B,) of
         the images."""
         if isinstance(self.network, KeptLogits):
-            assert views is not None, "a training with kept logits is by view"
+            assert views is not None, "kept logits are looked up by view"
             return Outputs(self.network.of(views))
         taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
         with torch.no_grad(), tapped(self.network, taps) as features:
@@ -236,7 +236,7 @@ class Distillation:
         return list(dict.fromkeys(found))
 
     @property
-    def is_kept(self) -> bool:
+    def by_view(self) -> bool:
         """Whether it looks a teacher's logits up, by the views of the images."""
         return any(isinstance(guide.network, KeptLogits) for guide in self.teachers.values())
 
@@ -246,12 +246,17 @@ class Distillation:
         return tuple(dict.fromkeys(path for pairing in pairings for path in pairing.student))
 
     def __call__(
-        self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float, views: Tensor | None = None
+        self,
+        outputs: Outputs,
+        labels: Tensor,
+        images: Tensor,
+        epoch: float,
+        answers: Mapping[str, Outputs] | None = None,
     ) -> Terms:
-        """As `Objective`; kept logits are looked up by the `views` (B,) of the images."""
-        weights = {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
-        asked = self.teachers if any(weights.values()) else {}
-        answers = {called: guide.ask(images, views) for called, guide in asked.items()}
+        """As `Objective`; `answers` are what `ask` has returned for these images, if it was called before."""
+        weights = self._weights(epoch)
+        if answers is None:
+            answers = self.ask(images, epoch)
         with torch.autocast(images.device.type, enabled=False):
             raw = {name: self._value(name, outputs, answers, labels) for name, weight in weights.items() if weight}
             on_labels = self.on_labels.of(outputs.logits.float(), labels)
@@ -261,6 +266,15 @@ class Distillation:
             }
         figures = {f"raw_{name}": value.detach() for name, value in {"ce": on_labels, **raw}.items()}
         return MeasuredTerms({"ce": self.ce_weight * on_labels, **terms}, figures | _agreements(outputs, answers))
+
+    def _weights(self, epoch: float) -> dict[str, float]:
+        return {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
+
+    def ask(self, images: Tensor, epoch: float, views: Tensor | None = None) -> dict[str, Outputs]:
+        """What each teacher answers, by name, in the epochs in which a term needs it; `views` (B,) of the images are
+        needed where logits are kept."""
+        asked = self.teachers if any(self._weights(epoch).values()) else {}
+        return {called: guide.ask(images, views) for called, guide in asked.items()}
 
     def _value(self, name: str, student: Outputs, answers: Mapping[str, Outputs], labels: Tensor) -> Tensor:
         """A term without its weight, summed over the teachers with theirs."""

@@ -32,7 +32,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
-from compress.train.objective import Objective, Tapped, Terms, figures_of, outputs_of, total, with_heads
+from compress.train.objective import Asking, Objective, Tapped, Terms, figures_of, outputs_of, total, with_heads
 from compress.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,6 @@ class Training:
     device: torch.device
     hooks: Hooks = NO_HOOKS
     team: Team = ALONE
-    # the objective is called with the views (B,) as a last argument; the data are then `compress.data.base.Viewed`
-    by_view: bool = False
 
     @property
     def figure(self) -> str:
@@ -272,10 +270,10 @@ class _Loop:
         return tally.means(team)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """This rank's shards of the batches of an epoch: images, labels and, with `by_view`, views."""
+        """This rank's shards of the batches of an epoch: images, labels and, if the objective needs them, views."""
         training = self.training
         batches: Callable[..., Iterator[tuple[Tensor, ...]]] = training.data.shuffled
-        if training.by_view:
+        if isinstance(training.objective, Asking) and training.objective.by_view:
             assert isinstance(training.data, Viewed)
             batches = training.data.shuffled_views
         seed, shard = image_seed(training.seed, training.stage, epoch), ddp.shard_argument(training.team)
@@ -303,14 +301,12 @@ class _Loop:
         """Logits (B, C), and the weighted terms whose sum is minimised."""
         recipe, device = self.training.recipe, self.training.device
         images = images.contiguous(memory_format=self.layout)
-        objective: Callable[..., Terms] = self.training.objective
-        # adapters may hold such convolutions too; a teacher, which gets no gradient, need not pay for the guard
-        has_adapters = any(True for _ in self.training.objective.adapters.parameters())
+        objective: Any = self.training.objective
         with _autocast(recipe, device):
-            with guarded(recipe, device):
+            answer = (objective.ask(images, at, *views),) if isinstance(objective, Asking) else ()
+            with guarded(recipe, device):  # not a teacher, which gets no gradient: it would be a seventh slower
                 outputs = outputs_of(*self.ddp_module(images))
-            with guarded(recipe, device) if has_adapters else nullcontext():
-                terms = objective(outputs, labels, images, at, *views)
+                terms: Terms = objective(outputs, labels, images, at, *answer)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress.data.base import normalisation_of
-from compress.distill.distill import Answering, Distill, Distillation
+from compress.distill.distill import Answering, Distill
 from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
@@ -66,7 +66,7 @@ def train_own_network(
     """The same for a network that is not the run's: nothing of it is saved but progress. `objective` makes what is
     minimised of what would be without it."""
     hooks = replace(hooks, keep_best=False)
-    of_run = _objective(state, network, recipe, stage)
+    of_run = _objective(state, network, recipe, stage, work)
     return _trained(state, network, recipe, of_run if objective is None else objective(of_run), stage, work, hooks)
 
 
@@ -91,7 +91,6 @@ def _trained(
         device=job.device,
         hooks=hooks,
         team=state.team,
-        by_view=isinstance(objective, Distillation) and objective.is_kept,
     )
     with settings_under(recipe_key(job, stage, recipe)):
         return train(training)
@@ -111,7 +110,7 @@ def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str, wo
     if job.distill is None or stage not in job.distill.stages:
         return cross_entropy(recipe)
     teachers = {}
-    for name, teacher in job.teachers.items():
+    for name in job.teachers:
         called = name.removeprefix("teacher").strip()
         teachers[called], top1 = _kept_or_loaded(state, name, called, job.distill, recipe, stage, work)
         whose = f"teacher's ({called})" if called else "teacher's"
