@@ -408,10 +408,10 @@ def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
                 f"in sparsify, so no teacher can join it; use distill.stages=[finetune]"
             )
         if stage == "sparsify" and method.traits.trains == "own" and distill.on_features:
+            of_maps, name = next(iter(distill.on_features)), config["method"]["name"]
             raise InputError(
-                f"distill={config['distill']['name']}: in sparsify method={config['method']['name']} trains a "
-                f"network of its own, not the one whose maps {next(iter(distill.on_features))} compares; use terms "
-                "on logits, or distill.stages=[finetune]"
+                f"distill={config['distill']['name']}: in sparsify method={name} trains a network of its own, not "
+                f"the one whose maps {of_maps} compares; use terms on logits, or distill.stages=[finetune]"
             )
         if stage not in config["stages"]:
             raise InputError(

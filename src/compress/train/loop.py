@@ -315,29 +315,28 @@ class _Tally:
     predictions, images."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, correct predictions, images
-        self._terms: dict[str, Tensor] = {}
-        self._figures: dict[str, Tensor] = {}
+        self._counts = torch.zeros(2, device=device, dtype=torch.float64)  # correct predictions, images
+        self._sums = torch.zeros((), device=device, dtype=torch.float64)  # in the end (1 + terms + figures,)
+        self._terms: tuple[str, ...] = ()
+        self._figures: tuple[str, ...] = ()
 
     def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, count: int) -> None:
-        """Add a shard of which `count` images count. All ranks add the same term names, also with an empty shard."""
-        for sums, values in ((self._terms, terms), (self._figures, figures_of(terms))):
-            for name, value in values.items():
-                zero = self._sums.new_zeros(())
-                sums[name] = sums.get(name, zero) + (value.detach() * count if count else zero)
+        """Add a shard of which `count` images count. All ranks add the same names, also with an empty shard."""
+        figures = figures_of(terms)
+        self._terms, self._figures = tuple(terms), tuple(figures)
+        values = torch.stack([loss.detach(), *(v.detach() for v in (*terms.values(), *figures.values()))])
+        self._sums = self._sums + (values * count if count else torch.zeros_like(values)).double()
         if count:
-            self._sums[0] += loss.detach() * count
-            self._sums[1] += (logits.detach().argmax(1) == labels).sum()
-            self._sums[2] += count
+            self._counts[0] += (logits.detach().argmax(1) == labels).sum()
+            self._counts[1] += count
 
     def means(self, team: Team) -> _EpochMeans:
         """All-reduced over the ranks."""
-        sums = torch.stack([*self._sums, *self._terms.values(), *self._figures.values()])
-        loss, right, images, *others = team.all_reduce(sums).tolist()
-        means = [value / images for value in others]
-        terms = dict(zip(self._terms, means[: len(self._terms)], strict=True))
-        figures = dict(zip(self._figures, means[len(self._terms) :], strict=True))
-        return _EpochMeans(loss / images, 100 * right / images, terms, figures)
+        right, images, *sums = team.all_reduce(torch.cat([self._counts, self._sums.reshape(-1)])).tolist()
+        loss, *others = [value / images for value in sums]
+        terms = dict(zip(self._terms, others[: len(self._terms)], strict=True))
+        figures = dict(zip(self._figures, others[len(self._terms) :], strict=True))
+        return _EpochMeans(loss, 100 * right / images, terms, figures)
 
 
 def _layout(training: Training) -> torch.memory_format:
