@@ -169,10 +169,11 @@ def test_the_weighted_sum_and_the_teachers_stillness() -> None:
 def test_losses_are_computed_in_float32_under_autocast(choice: str) -> None:
     """To the bit what they are without it, of the logits as bf16 gives them."""
     student, teacher, labels = case("B", torch.bfloat16)
-    objective = shipped(choice).objective(make_recipe(), nn.Identity(), nn.Identity(), (1, 2, 2))
+    objective = shipped(choice).objective(make_recipe(), nn.Flatten(), nn.Identity(), (1, 2, 2))
+    images = teacher[:, :, None, None]  # to which the teacher answers with its logits
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = objective(Outputs(student), labels, teacher, 30.0)
-    plain = objective(Outputs(student.float()), labels, teacher.float(), 30.0)
+        mixed = objective(Outputs(student), labels, images, 30.0)
+    plain = objective(Outputs(student.float()), labels, images.float(), 30.0)
     assert {value.dtype for value in mixed.values()} == {torch.float32}
     assert {name: value.item() for name, value in mixed.items()} == {n: value.item() for n, value in plain.items()}
 

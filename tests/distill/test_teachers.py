@@ -38,7 +38,7 @@ from compress.run.expected import check_expected
 from compress.run.folder import config_hash
 from compress.run.job import Job, RunState
 from compress.run.pipeline import run, stage_keys
-from compress.run.stages.training import load_teachers, teaching
+from compress.run.stages.training import load_teacher, teaching
 from compress.run.store import Store
 from compress.schema.settings import TeacherSettings
 from compress.train.loop import Training, train
@@ -175,10 +175,11 @@ def test_the_sparsely_trained_network_teaches_its_pruned_version(tmp_path: Path)
         save_network(done[stage] / MODEL, build_net(4, seed), SPEC, Plan())
     for stage in done:
         job = build(compose_config(*SMALL, "method=slimming", "teacher=self", "distill=kd", f"teacher.stage={stage}"))
-        ((network, weight),) = load_teachers(RunState(job, done)).values()
+        ((name, teacher),) = job.teachers.items()
+        network = load_teacher(RunState(job, done), name)
         seed = list(done).index(stage)
         assert torch.equal(network.conv1.weight, build_net(4, seed).conv1.weight)
-        assert weight == 1
+        assert teacher.settings.weight == 1
 
 
 def test_the_stage_of_a_teacher_is_in_the_key_of_what_it_teaches() -> None:

@@ -33,6 +33,7 @@ from compress.prune.controls import controls_of
 from compress.prune.method import Method, Traits
 from compress.run.job import Job, Keys, make_problem
 from compress.run.stages import needs
+from compress.run.stages.logits import obstacle
 from compress.schema.check import find_target, shown
 from compress.schema.settings import (
     BUDGETS,
@@ -281,6 +282,8 @@ def build(config: JSON) -> Job:
         errors.call(_check_distill, distill, method, config)
     if data is not None and distill is not None:
         errors.call(_check_terms, distill, data.classes)
+    if data is not None and distill is not None and method is not None and not bad & {"pretrain", "finetune"}:
+        errors.call(_check_cache, distill, data, method, config)
     for key, teacher in teachers.items() if distill is not None else ():
         if data is not None and distill is not None and spec is not None:
             errors.call(_check_features, distill, spec, teacher.source, data)
@@ -439,6 +442,19 @@ def _check_stage_of(key: str, teacher: Teacher, method: Method, distill: Distill
 def _check_terms(distill: Distill, classes: int) -> None:
     with settings_under("distill"):
         distill.check(classes)
+
+
+def _check_cache(distill: Distill, data: Data, method: Method, config: JSON) -> None:
+    """Check that the teacher's logits can be kept for the trainings of its stages, if they must be. Their size is
+    checked before the training: it is not known before the images are read."""
+    finetune = _finetune_recipe(config, method)
+    recipes = {
+        "sparsify": [value for value in vars(method).values() if isinstance(value, Recipe)],
+        "finetune": [Recipe(**config["pretrain"]) if finetune.init == "scratch" else finetune],
+    }
+    found = [obstacle(distill, data, recipe) for stage in distill.stages for recipe in recipes[stage]]
+    if distill.cache == "on" and (why := next(filter(None, found), "")):
+        raise InputError(f"distill.cache=on: {why}; use auto or off")
 
 
 def _check_features(distill: Distill, spec: ModelSpec, teacher: Teacher, data: Data) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +58,29 @@ class Data(Protocol):
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         """At most `count` images of one part, drawn without replacement, not augmented; determined by the seed."""
+
+
+@runtime_checkable
+class Viewed(Protocol):
+    """What a `Data` has besides if its augmentation makes finitely many views of an image: they can be counted.
+
+    A view is a number, image * `views` + which of its views, where images are counted in `train`.
+    """
+
+    @property
+    def views(self) -> int:
+        """How many each image has."""
+
+    def shuffled_views(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What `shuffled` yields, and the views (B,), int64."""
+
+    def drawn_views(self, batch_size: int, seed: int, device: torch.device) -> Tensor:
+        """The views (N,) of an epoch of `shuffled_views`, in order; without making them."""
+
+    def views_in_order(self, views: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+        """The images (B, C, H, W) of any views (n,), in batches."""
 
 
 def normalisation_of(data: Data) -> Normalisation | None:

@@ -13,7 +13,7 @@ uninterrupted one does.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from compress.search.space import Genes, WidthSpace
 from compress.search.supernet.crops import Widths
 from compress.search.supernet.supernet import NARROWER, Supernet
 from compress.train.loop import NO_HOOKS, Hooks
-from compress.train.objective import CrossEntropy, MeasuredTerms, Objective, Outputs, Terms, figures_of
+from compress.train.objective import Asking, CrossEntropy, MeasuredTerms, Objective, Outputs, Terms, figures_of
 
 Reduction = Literal["sum", "mean"]
 Rule = Callable[[int, int], list[Widths]]  # epoch from 1, step of the epoch from 0 -> the widths of that step
@@ -86,10 +86,21 @@ class Sandwich:
     def __post_init__(self) -> None:
         assert not self.of_widest.taps, "maps of a supernet have other widths at every step"
 
-    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
+    @property
+    def by_view(self) -> bool:
+        return isinstance(self.of_widest, Asking) and self.of_widest.by_view
+
+    def ask(self, images: Tensor, epoch: float, *views: Tensor) -> tuple[Any, ...]:
+        """The last arguments of `of_widest`."""
+        return (self.of_widest.ask(images, epoch, *views),) if isinstance(self.of_widest, Asking) else ()
+
+    def __call__(
+        self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float, known: tuple[Any, ...] = ()
+    ) -> Terms:
         widest, narrower = outputs.logits, outputs.features[NARROWER]  # (B, classes), (candidates - 1, B, classes)
         scale = 1.0 if self.reduction == "sum" else 1 / (1 + len(narrower))
-        first = self.of_widest(Outputs(widest), labels, images, epoch)
+        of_widest: Callable[..., Terms] = self.of_widest
+        first = of_widest(Outputs(widest), labels, images, epoch, *known)
         terms = {"widest" if name == "ce" else name: scale * term for name, term in first.items()}
         soft = widest.detach().float().softmax(1)
         for index, logits in enumerate(narrower):
