@@ -7,8 +7,8 @@ graph, exact per channel, without special cases for residuals, concatenation or 
 
 `compress.graph.run` runs it; the operations that it knows are in `compress.graph.operations`, the layers in
 `compress.graph.modules`. An operation that is not understood freezes the channels it touches and is named in
-`ChannelGraph.frozen`: a layer left whole is better than one cut wrongly. Reshapes, slices and pads whose literal sizes
-would be stale after a cut freeze too.
+`ChannelGraph.frozen`: a layer left whole is better than one cut wrongly. Reshapes, slices and pads whose literal
+sizes would be stale after a cut freeze too.
 
 Related: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900, which walks from layer
 to layer with index mappings; executing the operations on ids needs no mapping per layer type.
@@ -111,17 +111,19 @@ def _groups(found: Record) -> tuple[ChannelGroup, ...]:
         by_axes[axis[starts[run] : ends[run]].tobytes()].append(run)
 
     layers = list(found.layers.values())
+    written = {layer.out_axis for layer in layers}  # names of groups are of layers, where one writes the channels
     groups: list[ChannelGroup] = []
     names: Counter[str] = Counter()
     for runs in by_axes.values():
-        first, length = starts[runs], ends[runs[0]] - starts[runs[0]]
-        indices = index[first[:, None] + np.arange(length)]  # (width, length)
-        on = axis[first[0] : first[0] + length]  # (length,)
+        begin, length = starts[runs], ends[runs[0]] - starts[runs[0]]
+        indices = index[begin[:, None] + np.arange(length)]  # (width, length)
+        on = axis[begin[0] : begin[0] + length]  # (length,)
         positions = {axes[at]: torch.from_numpy(indices[:, on == at]) for at in np.unique(on)}
         consumers = tuple(layer.name for layer in layers if layer.in_axis in positions)
         if not consumers:
             continue  # computed and never read
-        producer = axes[on[0]].tensor.rpartition(".")[0]
+        first = next((axes[at] for at in on if axes[at] in written), axes[on[0]])
+        producer = first.tensor.rpartition(".")[0]
         names[producer] += 1
         name = producer if names[producer] == 1 else f"{producer}#{names[producer]}"
         outputs = [positions[layer.out_axis].shape[1] for layer in layers if layer.out_axis in positions]
@@ -144,6 +146,8 @@ def _product_macs(found: Record, groups: Sequence[ChannelGroup]) -> dict[str, in
 
 
 def _frozen(found: Record) -> dict[str, str]:
-    """Layers whose outputs cannot be cut, and why; that of the network's own output is not reported."""
+    """Layers whose outputs cannot be cut, and other modules with weights that stay whole, and why; that of the
+    network's own output is not reported."""
     reasons = {layer.name: found.ids.reason(found.axes[layer.out_axis]) for layer in found.layers.values()}
-    return {name: why for name, why in reasons.items() if why is not None and why != IS_OUTPUT}
+    frozen = {name: why for name, why in reasons.items() if why is not None and why != IS_OUTPUT}
+    return {**found.whole, **frozen}

@@ -1,10 +1,10 @@
 """Sizes that know their channels: integers that a network computes with and that are numbers of channels.
 
-A size read from an activation (`b, c, h, w = x.shape`) changes when channels are cut, and so does an integer attribute
-of a module that is used as such a size (`self.heads`), since a cut lowers it. A `Count` is an int that remembers which
-channels it counts. Arithmetic on it stays exact by uniting channels: `c // 2` ties channel j of both halves, so that
-the quotient is the number of channels of a half after any cut. What cannot be kept exact gives a plain int and freezes
-the channels: their number must not change then.
+A size read from an activation (`b, c, h, w = x.shape`) changes when channels are cut, and so does an integer
+attribute of a module that is used as such a size (`self.heads`), since a cut lowers it. A `Count` is an int that
+remembers which channels it counts. Arithmetic on it stays exact by uniting channels: `c // 2` ties channel j of
+both halves, so that the quotient is the number of channels of a half after any cut. What cannot be kept exact gives
+a plain int and freezes the channels: their number must not change then.
 """
 
 import math
@@ -147,8 +147,11 @@ for _name in ("sub", "truediv", "mod", "pow"):
     setattr(Count, f"__r{_name}__", _fixed(_reflected(getattr(operator, _name))))
 for _name in ("lt", "le", "gt", "ge", "neg", "abs", "and_", "or_", "lshift", "rshift"):
     setattr(Count, f"__{_name.rstrip('_')}__", _fixed(getattr(operator, _name)))
-for _name, _function in {"int": int, "float": float, "round": round, "rfloordiv": _reflected(operator.floordiv),
-                         "divmod": divmod, "trunc": math.trunc, "ceil": math.ceil, "floor": math.floor}.items():  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "int": int, "float": float, "round": round, "rfloordiv": _reflected(operator.floordiv), "divmod": divmod,
+    "trunc": math.trunc, "ceil": math.ceil, "floor": math.floor,
+}  # fmt: skip
+for _name, _function in _FUNCTIONS.items():
     setattr(Count, f"__{_name}__", _fixed(_function))
 
 

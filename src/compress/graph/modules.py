@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.ids import spread
-from compress.graph.types import Axis, Layer
 from compress.graph.twin import DROPS
+from compress.graph.types import Axis, Layer
 from compress.graph.values import Ids, Operation, stand_in
 from compress.models.layers import ChannelPad, ChannelSelection, EmptyConv
 
@@ -93,6 +93,8 @@ def is_plain_activation(value: Any) -> bool:
 def opaque(run: "Run", name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
     """A layer that is in none of the tables. Its tensors are frozen too: other layers may share them."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
+    if own:
+        run.found.whole[name] = f"is a {type(module).__name__} that the channel graph does not know"
     for tensor, value in own.items():
         run.found.freeze(f"{name}.{tensor}" if name else tensor, value.shape, f"shares weights with {name!r}")
     on_meta = {tensor: nn.Parameter(new, False) if isinstance(tensor, nn.Parameter) else new
@@ -130,9 +132,7 @@ def _expect(count: int, x: Tensor, dim: int) -> None:
         raise ValueError(f"it takes {count} channels, and gets {x.shape[dim]}")
 
 
-def conv(
-    run: "Run", weight: str, shape: torch.Size, x: Tensor, window: Window, groups: int, bias: Any
-) -> Tensor:
+def conv(run: "Run", weight: str, shape: torch.Size, x: Tensor, window: Window, groups: int, bias: Any) -> Tensor:
     """A convolution (also of one or three dimensions) with a weight (out, in / groups, ...) of the network."""
     name = weight.rpartition(".")[0]
     per_group = shape[1]
@@ -210,9 +210,7 @@ def _norm(run: "Run", name: str, norm: nn.Module, x: Tensor, dim: int, attribute
     return run.sets.roots(x)
 
 
-def own_norm(
-    run: "Run", name: str, norm: nn.Module, x: Tensor, dim: int, numbers: Sequence[str]
-) -> Tensor:
+def own_norm(run: "Run", name: str, norm: nn.Module, x: Tensor, dim: int, numbers: Sequence[str]) -> Tensor:
     """A norm of somebody's own over dimension `dim`: its tensors have the channels, and so have the integer
     attributes among `numbers` that its forward has read."""
     channels = run.channels_along(x, dim, name)
@@ -266,7 +264,8 @@ def in_space(run: "Run", op: Operation, layer: str = "") -> Any:
     x = op.x
     over = next((int(letter) for letter in op.name if letter.isdigit()), x.dim() - 2)
     out = run.meta(op.function, op.args, op.kwargs)
-    if not isinstance(out, Tensor) or x.dim() != over + 2 or out.shape[:2] != x.shape[:2]:
+    known = isinstance(out, Tensor) and x.dim() == over + 2 and out.shape[:2] == x.shape[:2]
+    if not known or run.has_ids((op.args[1:], op.kwargs)):
         return run.unknown(op)
     return spread(run.channels_along(x, 1, layer or op.name), out.shape)
 

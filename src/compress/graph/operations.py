@@ -1,7 +1,7 @@
 """Every operation on tensors that a run on channel ids knows, by name.
 
-To add one: write a function of the run and the `Operation` that gives the ids of the result, beside those of its kind,
-and enter it there. What is in no table freezes what it touches (`Run.unknown`).
+To add one: write a function of the run and the `Operation` that gives the ids of the result, beside those of its
+kind, and enter it there. What is in no table freezes what it touches (`Run.unknown`).
 """
 
 from collections.abc import Callable, Mapping

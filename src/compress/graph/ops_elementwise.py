@@ -20,18 +20,19 @@ ONE_OPERAND = (
     "relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid",
     "hardtanh", "softplus", "selu", "celu", "logsigmoid", "softsign", "hardshrink", "softshrink", "tanhshrink",
     "threshold", "rrelu", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "feature_alpha_dropout", "clone", "detach", "contiguous", "clamp", "clamp_min", "clamp_max", "exp", "expm1", "log",
-    "log1p", "log2", "abs", "sqrt", "rsqrt", "square", "erf", "sin", "cos", "neg", "pos", "sign", "reciprocal", "invert",
-    "logical_not", "bitwise_not", "floor", "ceil", "round", "trunc", "nan_to_num", "isnan", "isinf", "isfinite",
-    "ones_like", "zeros_like", "rand_like", "randn_like", "empty_like", "full_like", "bernoulli", "uniform", "normal",
-    "zero", "fill", "float", "double", "half", "bfloat16", "type", "int", "long", "bool", "short", "byte", "cpu", "cuda", "data", "real", "retain_grad",
+    "feature_alpha_dropout", "clone", "detach", "contiguous", "clamp", "clamp_min", "clamp_max", "exp", "expm1",
+    "log", "log1p", "log2", "abs", "sqrt", "rsqrt", "square", "erf", "sin", "cos", "neg", "pos", "sign",
+    "reciprocal", "invert", "logical_not", "bitwise_not", "floor", "ceil", "round", "trunc", "nan_to_num",
+    "isnan", "isinf", "isfinite", "ones_like", "zeros_like", "rand_like", "randn_like", "empty_like",
+    "full_like", "bernoulli", "uniform", "normal", "zero", "fill", "float", "double", "half", "bfloat16",
+    "type", "int", "long", "bool", "short", "byte", "cpu", "cuda", "data", "real", "retain_grad",
     "stochastic_depth", "alias", "positive", "atan", "native_dropout",
 )  # fmt: skip
 OPERANDS = (
-    "add", "sub", "mul", "div", "pow", "float_power", "maximum", "minimum", "fmax", "fmin", "where", "lerp", "addcmul",
-    "addcdiv", "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_xor", "and", "or", "xor",
-    "masked_fill", "expand_as", "rsub", "floor_divide", "mod", "remainder", "fmod", "atan2", "copy",
-    "hypot", "xlogy", "bitwise_and", "bitwise_or",
+    "add", "sub", "mul", "div", "pow", "float_power", "maximum", "minimum", "fmax", "fmin", "where", "lerp",
+    "addcmul", "addcdiv", "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_xor", "and",
+    "or", "xor", "masked_fill", "expand_as", "rsub", "floor_divide", "mod", "remainder", "fmod", "atan2",
+    "copy", "hypot", "xlogy", "bitwise_and", "bitwise_or",
 )  # fmt: skip
 CREATIONS = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
 
@@ -80,7 +81,6 @@ def together(run: "Run", one: Tensor, two: Tensor) -> Tensor:
     for x in frozen:
         run.sets.freeze(x, ACROSS)
     return run.sets.roots(result).expand(shape)
-
 
 
 def unite_along(run: "Run", x: Tensor, dim: int) -> None:

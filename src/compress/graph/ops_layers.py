@@ -13,10 +13,11 @@ from compress.graph.values import Ids, Operation
 if TYPE_CHECKING:
     from compress.graph.run import Run
 
-IN_SPACE = tuple(
-    f"{name}{dims}d" for dims in (1, 2, 3)
-    for name in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
-) + ("interpolate", "upsample", "upsample_bilinear2d", "upsample_nearest2d", "grid_sample")  # fmt: skip
+POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
+IN_SPACE = (
+    *(f"{name}{dims}d" for dims in (1, 2, 3) for name in POOLS),
+    *("interpolate", "upsample", "upsample_bilinear2d", "upsample_nearest2d"),
+)
 
 
 def _conv(run: "Run", op: Operation) -> Any:
@@ -25,12 +26,8 @@ def _conv(run: "Run", op: Operation) -> Any:
     dims = int(op.function.__name__[-2])
     if name is None or not modules.is_weight(run, name) or x.dim() != dims + 2:
         return run.unknown_on_ids(op)
-    stride, padding, dilation, groups = (
-        plain(op.get(at, key, default=value)) for at, key, value in _CONV_DEFAULTS
-    )
-    window = modules.Window(
-        tuple(weight.shape[2:]), *(_each(value, dims) for value in (stride, padding, dilation))
-    )
+    stride, padding, dilation, groups = (plain(op.get(at, key, default=value)) for at, key, value in _CONV_DEFAULTS)
+    window = modules.Window(tuple(weight.shape[2:]), *(_each(value, dims) for value in (stride, padding, dilation)))
     return modules.conv(run, name, weight.shape, run.activation(x), window, groups, op.get(2, "bias"))
 
 
@@ -39,8 +36,10 @@ _CONV_DEFAULTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1), (6, "
 
 def _each(value: Any, dims: int) -> Any:
     """One number for every dimension, or one each."""
-    return value if isinstance(value, str) or (isinstance(value, tuple | list) and len(value) == dims) else (
-        (value,) * dims if isinstance(value, int) else tuple(value) * dims
+    return (
+        value
+        if isinstance(value, str) or (isinstance(value, tuple | list) and len(value) == dims)
+        else ((value,) * dims if isinstance(value, int) else tuple(value) * dims)
     )
 
 

@@ -31,15 +31,14 @@ def contracted(run: "Run", a: Tensor, b: Tensor, labels: tuple[str, str], out: s
         on = {own[dim] for dim in channel_dims(x)}
         if on - set(out):
             run.sets.freeze(x, SUMMED)
-        for at, label in enumerate(own):
-            if label not in out:
-                x = x.narrow(at, 0, 1)
-        kept = [at for at, label in enumerate(own) if label in out]
-        order = sorted((at for at in range(len(own)) if at in kept), key=lambda at: out.index(own[at]))
-        x = run.sets.roots(x).permute([*order, *(at for at in range(len(own)) if at not in kept)])
-        x = x[(..., *[0] * (len(own) - len(kept)))]
-        present = [own[at] for at in order]
-        aligned.append(x[tuple(slice(None) if label in present else None for label in out)])
+        kept = sorted((at for at, label in enumerate(own) if label in out), key=lambda at: out.index(own[at]))
+        x = run.sets.roots(x).permute([*kept, *(at for at in range(len(own)) if at not in kept)])
+        for _ in range(len(own) - len(kept)):
+            x = x.select(-1, 0)
+        for at, label in enumerate(out):
+            if label not in own:
+                x = x.unsqueeze(at)
+        aligned.append(x)
     result = together(run, *aligned)
     if set(sizes) - set(out):  # else it is pointwise
         for dim in channel_dims(result):
@@ -64,8 +63,8 @@ def matmul(run: "Run", a: Tensor, b: Tensor) -> Tensor:
 
 
 def _einsum(run: "Run", op: Operation) -> Any:
-    equation, *operands = op.args
-    operands = operands[0] if operands and isinstance(operands[0], tuple | list) else operands
+    equation, *given = op.args
+    operands = given[0] if given and isinstance(given[0], tuple | list) else given
     text = equation.replace(" ", "") if isinstance(equation, str) else "."
     inputs, arrow, out = text.partition("->")
     labels = inputs.split(",")

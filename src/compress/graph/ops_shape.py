@@ -16,7 +16,7 @@ from compress.graph.ids import channel_dims, extents, ids_along, unexpanded
 from compress.graph.ops_elementwise import together, unite_along
 from compress.graph.ops_reduce import dims_of
 from compress.graph.ops_sizes import sizes as sizes_of
-from compress.graph.values import Ids, Operation, ids_of, stand_in
+from compress.graph.values import Ids, Operation, ids_of
 
 if TYPE_CHECKING:
     from compress.graph.run import Run
@@ -59,9 +59,7 @@ def _refilled(run: "Run", x: Tensor, before: Sequence[int], sizes: list[Any], af
     return reshaped(run, x, written, "reshape", tuple(x.reshape(shape).shape))
 
 
-def reshaped(
-    run: "Run", x: Tensor, sizes: Sequence[Any], name: str, out: tuple[int, ...] | None = None
-) -> Tensor:
+def reshaped(run: "Run", x: Tensor, sizes: Sequence[Any], name: str, out: tuple[int, ...] | None = None) -> Tensor:
     """Reshape to `sizes`. Each dimension of channels must stay whole or be merged into one, whose size is -1 or their
     number; or be split, and then into one part that is -1 or a `Count` (the unit, such as heads) and others over
     which the channels are united."""
@@ -87,7 +85,7 @@ def reshaped(
 def _merged(run: "Run", x: Tensor, dim: int, size: Any, out: tuple[int, ...], at: int) -> bool:
     """A dimension of channels becomes one, or a part of one, of this size."""
     if not isinstance(size, Count):
-        return plain(size) == KEEP
+        return bool(plain(size) == KEEP)
     if run.sets.is_frozen(size.ids):
         return False
     if size.factor > 1 and len(size.ids) == x.shape[dim]:  # these channels times a number
@@ -95,9 +93,7 @@ def _merged(run: "Run", x: Tensor, dim: int, size: Any, out: tuple[int, ...], at
     return size.counts(ids_along(run.sets.roots(x).reshape(out), at))
 
 
-def _split(
-    run: "Run", x: Tensor, dim: int, sizes: dict[int, Any], out: tuple[int, ...], followed: list[Any]
-) -> bool:
+def _split(run: "Run", x: Tensor, dim: int, sizes: dict[int, Any], out: tuple[int, ...], followed: list[Any]) -> bool:
     """A dimension of channels becomes several. The first part that can follow a cut is the unit: the channels are
     united over all others."""
     for at, size in sizes.items():
@@ -180,18 +176,16 @@ def _consumed(part: Any) -> bool:
 
 def _sliced(run: "Run", x: Tensor, dim: int, part: slice) -> None:
     on_channels = dim in channel_dims(x)
-    for bound in (part.start, part.stop):
-        if isinstance(bound, Count):
-            below = ids_along(x, dim)[: int.__index__(bound)]
-            if not (on_channels and not run.sets.is_frozen(bound.ids) and bound.counts(below)):
-                bound.freeze()
-                bound = int.__index__(bound)
-        takes_all = bound in (None, 0) if bound is part.start else bound is None or plain(bound) >= x.shape[dim]
-        if on_channels and not isinstance(bound, Count) and not takes_all:
-            run.sets.freeze(x, WRITTEN.format("getitem"))
-    if on_channels and plain(part.step) not in (None, 1):
-        run.sets.freeze(x, WRITTEN.format("getitem"))
     run.freeze_counts([part.step])
+    follows = plain(part.step) in (None, 1)
+    for bound, takes_all in ((part.start, lambda at: at == 0), (part.stop, lambda at: at >= x.shape[dim])):
+        if on_channels and isinstance(bound, Count) and not run.sets.is_frozen(bound.ids):
+            if bound.counts(ids_along(x, dim)[: plain(bound)]):
+                continue
+        run.freeze_counts([bound])
+        follows = follows and (bound is None or takes_all(plain(bound)))
+    if on_channels and not follows:
+        run.sets.freeze(x, WRITTEN.format("getitem"))
 
 
 def _getitem(run: "Run", op: Operation) -> Any:
@@ -308,7 +302,12 @@ def _joined(run: "Run", parts: Sequence[Tensor], dim: int) -> Tensor:
         else:
             for part in parts:
                 run.sets.freeze(part, "is joined with something that has a fixed number of channels")
-    return torch.cat([run.sets.roots(part) for part in parts], dim)
+    few = [run.sets.roots(part) for part in parts]
+    for other in set(range(parts[0].dim())) - {dim}:  # to join few elements
+        if all(unexpanded(part).shape[other] == 1 for part in few):
+            few = [part.narrow(other, 0, 1) for part in few]
+    shape = [-1 if at == dim else size for at, size in enumerate(parts[0].shape)]
+    return torch.cat(few, dim).expand(shape)
 
 
 def _moved(run: "Run", op: Operation) -> Any:

@@ -1,7 +1,6 @@
 """What a run on channel ids records: the ids on every axis of every tensor, and the layers that were run."""
 
 from collections.abc import Callable
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,11 +22,14 @@ class Record:
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, tuple[int, Axis]] = {}
         self.scaled_by: dict[str, str] = {}
+        self.whole: dict[str, str] = {}  # modules with weights that are no layers of the graph, and why they stay whole
         # A tensor that several modules share goes by its first name.
         first: dict[int, str] = {}
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         self._name = {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
-        self.products: list[tuple[Tensor, int]] = []  # of activations: ids (n,), and the MACs of each of these channels
+        self.products: list[
+            tuple[Tensor, int]
+        ] = []  # of activations: ids (n,), and the MACs of each of these channels
         self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
         self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
@@ -78,6 +80,7 @@ class Record:
             dim = self._channel_axis(ids)
             if dim is None or any(axis.tensor == name for axis in self.axes):
                 self.ids.freeze(ids, BY_THEMSELVES)
+                self.whole.setdefault(name.rpartition(".")[0], BY_THEMSELVES)
                 self.freeze(name, ids.shape, BY_THEMSELVES)
             else:
                 rows = ids.movedim(dim, 0).flatten(1)
@@ -109,7 +112,7 @@ class Record:
     def snapshot(self) -> Callable[[], None]:
         """A function that forgets what was recorded since now."""
         sets = self.ids.snapshot()
-        own = {name: dict(getattr(self, name)) for name in ("axes", "layers", "norms", "scaled_by", "_open")}
+        own = {name: dict(getattr(self, name)) for name in ("axes", "layers", "norms", "scaled_by", "whole", "_open")}
         products = len(self.products)
 
         def forget() -> None:
@@ -128,5 +131,3 @@ class Record:
     def idle(self) -> list[str]:
         """Convolutions and linear layers that no run has called."""
         return sorted(self._idle)
-
-

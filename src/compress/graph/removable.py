@@ -27,9 +27,7 @@ Uses = Mapping[str, Sequence[int]]  # module name -> places of the calls that ca
 Readers = Sequence[Sequence[Call]]  # of every call on a tape
 
 
-def why_not_removable(
-    model: nn.Module, groups: Sequence[ChannelGroup], tapes: Sequence[Tape]
-) -> dict[str, str]:
+def why_not_removable(model: nn.Module, groups: Sequence[ChannelGroup], tapes: Sequence[Tape]) -> dict[str, str]:
     """For each group that is not removable the reason, as a relative clause.
 
     `tapes` are those of the forward in eval mode and, where it differs, in train mode.

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from compress.errors import InputError, first_line
 from compress.graph import modules, operations
-from compress.graph.counts import Count, counts_in, plain
+from compress.graph.counts import counts_in, plain
 from compress.graph.ids import channel_dims, unexpanded
 from compress.graph.record import BY_THEMSELVES, Record
 from compress.graph.tape import IMAGES, OUTPUT, Call, Tape
@@ -70,7 +70,7 @@ class Run(TorchFunctionMode):
             InputError: the network decides by values, or cannot take such images.
         """
         self.counted, self._tape = counted, [Call(IMAGES, "", ())]
-        images = torch.zeros((), dtype=torch.int64).expand(1, *shape).as_subclass(Ids)
+        images = stand_in((1, *shape))
         images.at = 0
         try:
             with torch.inference_mode(False), torch.no_grad(), random_numbers_kept(), self:
@@ -78,16 +78,21 @@ class Run(TorchFunctionMode):
         except InputError:
             raise
         except Exception as error:  # a network may raise anything
-            where = _user_line(traceback.extract_tb(error.__traceback__))
-            raise InputError(
-                f"{type(self.model).__name__} cannot be traced{where} ({first_line(error)}); move what depends on "
-                "values or shapes out of forward, into __init__ or into a module of its own"
-            ) from None
+            raise self._refusal(traceback.extract_tb(error.__traceback__), first_line(error)) from None
         results = [value for value in _leaves(output) if isinstance(value, Ids)]
         for ids in results:
             self.sets.freeze(ids, IS_OUTPUT)
         self._tape.append(Call(OUTPUT, "", tuple(ids.at for ids in results)))
         return tuple(self._tape)
+
+    def _refusal(self, stack: traceback.StackSummary, why: str) -> InputError:
+        """Names the innermost line that is neither torch's nor ours."""
+        frames = [frame for frame in stack if not frame.filename.startswith(HERE)]
+        where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+        return InputError(
+            f"{type(self.model).__name__} cannot be traced{where} ({why}); move what depends on values out of "
+            "forward, into __init__ or into a module of its own"
+        )
 
     # -- functions ---------------------------------------------------------------------------------------------
 
@@ -116,10 +121,8 @@ class Run(TorchFunctionMode):
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         name, in_place = operation_name(func)
         if name in VALUES:
-            raise InputError(
-                f"{type(self.model).__name__} cannot be traced{_user_line(traceback.extract_stack())} ({name.strip('_')!r} decides "
-                "by the values of activations); move what depends on values out of forward, into __init__ or into a "
-                "module of its own"
+            raise self._refusal(
+                traceback.extract_stack(), f"{name.strip('_')!r} decides by the values of activations"
             )
         if name in operations.ATTRIBUTES:
             return self._attribute(name, func, args, kwargs)
@@ -239,8 +242,10 @@ class Run(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 given = self._canonical(x) if isinstance(x, Ids) else stand_in(())
                 dims, length, at = channel_dims(given), channels_of(module), len(self._tape)
-                may_be = len(dims) == 1 and given.shape[dims[0]] == length and not modules.is_patched(
-                    self.model.get_submodule(name)
+                may_be = (
+                    len(dims) == 1
+                    and given.shape[dims[0]] == length
+                    and not modules.is_patched(self.model.get_submodule(name))
                 )
                 forget, known = (self.found.snapshot(), set(self.found.axes)) if may_be else (None, set())
                 self.norm_groups = []
@@ -349,9 +354,3 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield from _leaves(vars(value))
     else:
         yield value
-
-
-def _user_line(stack: Any) -> str:
-    """The innermost line that is neither torch's nor ours."""
-    frames = [frame for frame in stack if not frame.filename.startswith(HERE)]
-    return f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""

@@ -1,8 +1,8 @@
 """The copy of a network that is run on channel ids in its place: nothing that it writes is the network's own."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-import random
 
 import torch
 from torch import Tensor, nn
@@ -84,9 +84,15 @@ def number_attributes(twin: nn.Module, found: Record) -> None:
             attribute = f"{name}.{key}" if name else key
             if type(value) is int:
                 vars(module)[key] = count(attribute, value)
-            elif type(value) in (tuple, list, torch.Size) and 0 < len(value) <= LONGEST_TUPLE:
-                if all(type(item) is int for item in value):
-                    vars(module)[key] = type(value)([count(f"{attribute}#{at}", v) for at, v in enumerate(value)])
+            elif _holds_sizes(value):
+                vars(module)[key] = type(value)([count(f"{attribute}#{at}", v) for at, v in enumerate(value)])
+
+
+def _holds_sizes(value: object) -> bool:
+    short = (
+        isinstance(value, tuple | list) and type(value) in (tuple, list, torch.Size) and len(value) <= LONGEST_TUPLE
+    )
+    return short and all(type(item) is int for item in value)  # type: ignore[attr-defined]
 
 
 def set_training(twin: nn.Module, training: bool) -> None:

@@ -36,7 +36,7 @@ class Operation:
         return self.get(0, "input", "self")
 
 
-def stand_in(shape: Any, dtype: torch.dtype | None = None) -> Tensor:
+def stand_in(shape: Any, dtype: torch.dtype | None = None) -> Ids:
     """An activation of this shape with frozen channels. `dtype` is that of the real one, None for the network's."""
     ids = torch.zeros((), dtype=torch.int64).expand(tuple(shape)).as_subclass(Ids)
     ids.stands_for = dtype
@@ -52,6 +52,8 @@ _SAME = {
     "ndim": "dim", "nelement": "numel", "reshape_as": "view_as", "max_pool2d_with_indices": "max_pool2d",
     "_adaptive_avg_pool2d": "adaptive_avg_pool2d", "special_expit": "sigmoid", "expit": "sigmoid",
 }  # fmt: skip
+
+
 def ids_of(argument: Tensor) -> Tensor:
     """The ids of an argument of an operation. Anything but an activation has as many elements as ever."""
     return argument if isinstance(argument, Ids) else stand_in(argument.shape)

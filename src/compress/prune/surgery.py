@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from compress.errors import InputError
 from compress.graph.deepcopy import copy_replacing
-from compress.graph.plan import Plan
 from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS
+from compress.graph.plan import Plan
 from compress.graph.types import Axis, ChannelGraph
 from compress.models.layers import empty_conv_for
 
@@ -265,6 +265,8 @@ class Masks:
         saved = {name: self._parameters[name].data for name in masked | given.keys()}
         norms = {name: (dim, dropped[axis]) for name, (dim, axis) in self._graph.norms.items() if axis in dropped}
         self._is_on = True
+        fused = torch.backends.mha.get_fastpath_enabled()  # it would read the weights of norms past their forward
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             for name, value in given.items():
                 self._parameters[name].data = value.to(saved[name])
@@ -281,6 +283,7 @@ class Masks:
                 self._model.get_submodule(name).__dict__.pop("forward", None)
             for name, value in saved.items():
                 self._parameters[name].data = value
+            torch.backends.mha.set_fastpath_enabled(fused)
             self._is_on = False
 
     def _mask(self, axis: Axis, dropped: Tensor) -> None:
@@ -301,9 +304,7 @@ def masked(
     return Masks(model, graph)(plan, weights)
 
 
-def _as_cut(
-    norm: nn.Module, dim: int, dropped: Tensor, numbers: Mapping[str, int]
-) -> Callable[[Tensor], Tensor]:
+def _as_cut(norm: nn.Module, dim: int, dropped: Tensor, numbers: Mapping[str, int]) -> Callable[[Tensor], Tensor]:
     """The forward function of the cut norm, with its output at full shape: zeros for the dropped channels.
 
     `numbers` are how many indices go, by tensor or integer attribute."""

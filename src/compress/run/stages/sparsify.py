@@ -9,7 +9,7 @@ Writes: metrics.jsonl; model.safetensors and best.safetensors if the run's netwo
 
 Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `schedule=step`, 4 logs slimming's cfg as
 `prune` would decide it, 5 counts recurrent layers whole, 6 counts the candidates that a search scored, 7 reports
-what a constant policy would answer.
+what a constant policy would answer, 8 finds more groups (attention, shuffles, written attributes).
 """
 
 from torch import nn
@@ -73,4 +73,4 @@ def trains_network(job: Job) -> bool:
     return job.method.traits.trains != "nothing"
 
 
-STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=7, trains=trains_network)
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=8, trains=trains_network)
