@@ -278,6 +278,29 @@ def test_looking_changes_nothing(training: bool) -> None:
     assert model(torch.randn(2, *SHAPE)).shape == (2, 5)
 
 
+def squashed(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+class Doubles(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() * 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+@pytest.mark.parametrize("what", [squashed, Doubles()])
+def test_what_is_scripted_leaves_its_inputs_whole(what: Any) -> None:
+    scripted = torch.jit.script(what)
+    model = Net(lambda s, a, b: scripted(a)) if what is squashed else Net(lambda s, a, b: s.act(a), act=scripted)
+    graph = channel_graph(model, SHAPE)
+    assert widths(graph) == {"b": 16}
+    assert "passes through" in graph.frozen["a"]
+
+
+def test_a_tensor_made_of_a_number_of_channels_leaves_them_whole() -> None:
+    assert widths(check_law(Net(lambda s, a, b: a / torch.tensor(a.shape[1])))) == {"b": 16}
+
+
 def test_a_decision_by_values_is_told_with_its_line_however_deep() -> None:
     def body(s: Any, a: Tensor, b: Tensor) -> Tensor:
         return a if (a * b).abs().amax() < 1 else b  # this line

@@ -85,11 +85,6 @@ def is_patched(module: nn.Module) -> bool:
     )
 
 
-def is_plain_activation(value: Any) -> bool:
-    """Whether a layer gets a tensor that holds no channels of the network."""
-    return isinstance(value, Tensor) and not isinstance(value, Ids) and value.is_floating_point()
-
-
 def opaque(run: "Run", name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
     """A layer that is in none of the tables. Its tensors are frozen too: other layers may share them."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())

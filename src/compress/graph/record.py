@@ -22,7 +22,9 @@ class Record:
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, tuple[int, Axis]] = {}
         self.scaled_by: dict[str, str] = {}
-        self.whole: dict[str, str] = {}  # modules with weights that are no layers of the graph, and why they stay whole
+        self.whole: dict[
+            str, str
+        ] = {}  # modules with weights that are no layers of the graph, and why they stay whole
         # A tensor that several modules share goes by its first name.
         first: dict[int, str] = {}
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]

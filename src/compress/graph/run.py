@@ -8,6 +8,7 @@ counters. What decides by the values of activations is refused with the line.
 
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from compress.graph.ids import channel_dims, unexpanded
 from compress.graph.record import BY_THEMSELVES, Record
 from compress.graph.tape import IMAGES, OUTPUT, Call, Tape
 from compress.graph.twin import Flag, channels_of, is_channels, number_attributes, patch, random_numbers_kept, twin_of
-from compress.graph.values import BY_VALUE, Ids, Operation, operation_name, stand_in
+from compress.graph.values import BY_VALUE, Ids, Operation, ids_of, operation_name, stand_in
 
 IS_OUTPUT = "is the network's output"
 VALUES = {
@@ -73,7 +74,7 @@ class Run(TorchFunctionMode):
         images = stand_in((1, *shape))
         images.at = 0
         try:
-            with torch.inference_mode(False), torch.no_grad(), random_numbers_kept(), self:
+            with torch.inference_mode(False), torch.no_grad(), random_numbers_kept(), self._scripted(), self:
                 output = self.twin(images)
         except InputError:
             raise
@@ -100,6 +101,7 @@ class Run(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             if any(self._is_followed(value) for value in _leaves((args, kwargs))):
                 return self._function(func, args, kwargs or {})
+            self.freeze_counts((args, kwargs))  # a tensor made of a number is as long, or as large, after a cut
             return func(*self._real(args), **self._real(kwargs or {}))
 
     def _is_followed(self, value: Any) -> bool:
@@ -216,13 +218,36 @@ class Run(TorchFunctionMode):
             self.seen.append(Seen(call, operation, args[0] if args else None, result))
         return result
 
+    @contextmanager
+    def _scripted(self) -> Iterator[None]:
+        """Functions of torch.jit.script run outside of Python, where no mode sees them: each is one operation."""
+        kind = torch.jit.ScriptFunction
+        original = kind.__call__
+
+        def called(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.has_ids((args, kwargs)):
+
+                def scripted(*inputs: Any, **named: Any) -> Any:
+                    return original(function, *inputs, **named)
+
+                scripted.__name__ = function.name
+                with torch._C.DisableTorchFunction():
+                    return self._function(scripted, args, kwargs)
+            return original(function, *args, **kwargs)
+
+        kind.__call__ = called  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            kind.__call__ = original  # type: ignore[method-assign]
+
     # -- layers ------------------------------------------------------------------------------------------------
 
     def _leaf(self, name: str, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():
             inputs = tuple(value.at for value in _leaves((args, kwargs)) if isinstance(value, Ids))
             args, kwargs = self._on_ids(args), self._on_ids(kwargs)
-            args = tuple(stand_in(v.shape) if modules.is_plain_activation(v) else v for v in args)
+            args = tuple(ids_of(v) if isinstance(v, Tensor) else v for v in args)
             self.found.ran(name)
             try:
                 result = modules.call(self, name, self.model.get_submodule(name), args, kwargs)

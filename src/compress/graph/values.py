@@ -56,7 +56,9 @@ _SAME = {
 
 def ids_of(argument: Tensor) -> Tensor:
     """The ids of an argument of an operation. Anything but an activation has as many elements as ever."""
-    return argument if isinstance(argument, Ids) else stand_in(argument.shape)
+    if isinstance(argument, Ids):
+        return argument
+    return stand_in(argument.shape, None if argument.is_floating_point() else argument.dtype)
 
 
 # Methods of which `__name__` is one that asks for a value, and `name` another operation or none
