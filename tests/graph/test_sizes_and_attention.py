@@ -1,4 +1,4 @@
-"""Sizes, attributes, joins, attention and norms of somebody's own: the groups by hand, and the law for uneven plans."""
+"""Sizes, attributes, joins, attention, norms of somebody's own: groups by hand, and the law for uneven plans."""
 
 import random
 from collections.abc import Callable
@@ -14,8 +14,9 @@ from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.measure.macs import count_macs, count_params
+from compress.models.layers import Attention
 from compress.prune.cost import cost_model
-from compress.prune.surgery import cut, difference
+from compress.prune.surgery import CutCopy, cut, difference, masked
 
 SHAPE = (3, 8, 8)
 
@@ -143,7 +144,8 @@ KINDS: dict[str, tuple[dict[str, int], Net]] = {
     "decides by the number of channels": ({}, Net(lambda s, a, b: a + b if a.shape[1] > 8 else a)),
     "heads": (
         {"a": 16, "qkv": 4},
-        Net(by_heads, qkv=nn.Linear(16, 24), proj=nn.Linear(8, 16), heads=4, dim=2, table=nn.Parameter(torch.rand(4))),
+        Net(by_heads, qkv=nn.Linear(16, 24), proj=nn.Linear(8, 16), heads=4, dim=2,
+            table=nn.Parameter(torch.rand(4))),
     ),
     "heads, fused": ({"a": 16, "qkv": 4}, Net(fused, qkv=nn.Linear(16, 24), proj=nn.Linear(8, 16), heads=4)),
     "tokens and places": (
@@ -180,6 +182,71 @@ def test_a_plan_of_heads_leaves_whole_heads() -> None:
     assert torch.equal(small.table, model.get_parameter("table")[1:])
 
 
+class Tokens(nn.Module):
+    """Images of 8 px in patches, torch's encoder, and a head."""
+
+    def __init__(self, norm_first: bool = False, batch_first: bool = True, reads_weights: bool = False) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(3, 16, 2, 2), nn.Linear(16, 5)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 24, 0.0, norm_first=norm_first, batch_first=batch_first)
+        self.last, self.reads_weights = nn.MultiheadAttention(16, 4, batch_first=batch_first), reads_weights
+        self.batch_first = batch_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = self.layer(x if self.batch_first else x.transpose(0, 1))
+        y, weights = self.last(x, x, x, need_weights=self.reads_weights)
+        x = x + y * (1 + weights.mean()) if self.reads_weights else x + y
+        return self.head(x.mean(1 if self.batch_first else 0))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torchs_attention_is_cut_by_heads_and_by_its_stream(norm_first: bool, batch_first: bool) -> None:
+    model = Tokens(norm_first, batch_first)
+    graph = check_law(model)
+    assert widths(graph) == {"patch": 16, "layer.self_attn": 4, "layer.linear1": 24, "last": 4}
+    model.eval()
+    images = torch.randn(2, *SHAPE)
+    for plan in (Plan({"patch": range(0, 16, 2)}), Plan({"last": [3]}), Plan({"layer.self_attn": [0, 2]})):
+        small = cut(model, graph, plan)
+        with torch.no_grad(), masked(model, graph, plan):  # torch's fused encoder would not see the mask
+            assert torch.allclose(model(images), small(images), atol=1e-5)
+        assert torch.backends.mha.get_fastpath_enabled()
+        assert small.state_dict().keys() == model.state_dict().keys()
+        fresh = Tokens(norm_first, batch_first).eval()
+        again = cut(fresh, channel_graph(fresh, SHAPE), plan)
+        again.load_state_dict(small.state_dict())
+        assert torch.equal(again(images), small(images))
+        assert torch.allclose(CutCopy(model, graph)(plan).eval()(images), small(images), atol=1e-5)
+        check_law(small)
+
+
+def test_heads_whose_average_is_read_stay() -> None:
+    graph = check_law(Tokens(reads_weights=True))
+    assert widths(graph) == {"patch": 16, "layer.self_attn": 4, "layer.linear1": 24}
+    assert "averages over all heads" in graph.frozen["last.in_proj"]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_that_lost_nothing_is_torchs(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(16, 4, batch_first=batch_first).eval()
+    x, padding = torch.randn(5, 5, 16), torch.rand(5, 5) > 0.7
+    padding[:, 0] = False
+    causal = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    for options in ({}, {"need_weights": False}, {"average_attn_weights": False}, {"attn_mask": causal},
+                    {"key_padding_mask": padding, "attn_mask": causal}):  # fmt: skip
+        expected, got = whole(x, x, x, **options), Attention(whole)(x, x, x, **options)
+        assert torch.allclose(expected[0], got[0], atol=1e-6)
+        assert (got[1] is None) == (expected[1] is None)
+        assert got[1] is None or torch.allclose(expected[1], got[1], atol=1e-6)
+    other = torch.randn(5, 5, 16)
+    assert torch.allclose(whole(x, other, other)[0], Attention(whole)(x, other, other)[0], atol=1e-6)
+    with pytest.raises(ValueError, match="no mask for each head"):
+        Attention(whole)(x, x, x, attn_mask=torch.zeros(20, 5, 5))
+
+
 class RootMeanSquare(nn.Module):
     """A norm over channels as people write it."""
 
@@ -214,8 +281,9 @@ class Projects(nn.GroupNorm):
 
 
 @pytest.mark.parametrize(
-    ("norm", "free"), [(RootMeanSquare(), True), (ChannelsFirst(16), True), (OwnBatchNorm(16), True), (Projects(), False)]
-)  # fmt: skip
+    ("norm", "free"),
+    [(RootMeanSquare(), True), (ChannelsFirst(16), True), (OwnBatchNorm(16), True), (Projects(), False)],
+)
 def test_norms_of_somebodys_own(norm: nn.Module, free: bool) -> None:
     graph = check_law(Net(lambda s, a, b: s.norm(a) + b, norm=norm))
     assert ("a" in widths(graph)) == free

@@ -15,7 +15,7 @@ from compress.graph.ids import spread
 from compress.graph.twin import DROPS
 from compress.graph.types import Axis, Layer
 from compress.graph.values import Ids, Operation, stand_in
-from compress.models.layers import ChannelPad, ChannelSelection, EmptyConv
+from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
 
 if TYPE_CHECKING:
     from compress.graph.run import Run
@@ -161,9 +161,7 @@ def linear(run: "Run", weight: str, shape: torch.Size, x: Tensor, bias: Any) -> 
     _expect(shape[1], x, -1)
     run.found.put(weight, 1, run.channels_along(x, -1, name))
     outputs = _outputs(run, weight, 0, shape[0], bias)
-    uses = x.shape[:-1].numel()
-    axes = run.found.axis(weight, 0), run.found.axis(weight, 1)
-    run.found.layer(Layer(name, "linear", *axes, uses, 1, 0, 1), run.counted)
+    _layer(run, name, weight, uses=x.shape[:-1].numel())
     return outputs.expand(*x.shape[:-1], -1)
 
 
@@ -181,6 +179,56 @@ def _conv(run: "Run", name: str, module: Any, x: Tensor) -> Tensor | None:
 
 def _linear(run: "Run", name: str, module: nn.Linear, x: Tensor) -> Tensor:
     return linear(run, _within(name, "weight"), module.weight.shape, x, module.bias)
+
+
+def _attention(
+    run: "Run",
+    name: str,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    attn_mask: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> Any:
+    """Self-attention by whole heads: a head is its rows of q, k and v, its columns of the output's projection, and
+    one of `num_heads`. All read the channels of the stream."""
+    weight = module.in_proj_weight
+    bare = isinstance(module, Attention) or (
+        weight is not None and module.bias_k is None and not module.add_zero_attn
+    )
+    same = query.shape == key.shape == value.shape and query.dim() == 3
+    masks = [mask for mask in (key_padding_mask, attn_mask) if isinstance(mask, Tensor)]
+    if not (bare and same) or run.has_ids(masks) or any(mask.dim() == 3 for mask in masks):
+        return None
+    heads = run.found.issue(_within(name, "num_heads"), 0, module.num_heads)
+    rows = heads.repeat_interleave(module.head_dim)
+    for x in (query, key, value):
+        _expect(weight.shape[1], x, -1)
+        run.found.put(_within(name, "in_proj_weight"), 1, run.channels_along(x, -1, name))
+    run.found.put(_within(name, "in_proj_weight"), 0, rows.repeat(3))
+    if module.in_proj_bias is not None:
+        run.found.put(_within(name, "in_proj_bias"), 0, rows.repeat(3))
+    _layer(run, _within(name, "in_proj"), _within(name, "in_proj_weight"), query.shape[:-1].numel())
+    batch, tokens = query.shape[:2] if module.batch_first else (query.shape[1], query.shape[0])
+    run.found.products.append((heads, 2 * batch * tokens**2 * module.head_dim * run.counted))
+    projection = _within(name, "out_proj.weight")
+    mixed = rows.expand(*query.shape[:-1], -1)
+    out = linear(run, projection, module.out_proj.weight.shape, mixed, module.out_proj.bias)
+    if not need_weights:
+        return out, None
+    of_heads = () if average_attn_weights else (module.num_heads,)
+    weights = stand_in((batch, *of_heads, tokens, tokens))
+    weights.guards = heads
+    return out, weights
+
+
+def _layer(run: "Run", name: str, weight: str, uses: int) -> None:
+    axes = run.found.axis(weight, 0), run.found.axis(weight, 1)
+    run.found.layer(Layer(name, "linear", *axes, uses, 1, 0, 1), run.counted)
 
 
 # -- norms ------------------------------------------------------------------------------------------------------
@@ -304,6 +352,7 @@ def _softmax(run: "Run", name: str, module: nn.Softmax, x: Tensor) -> Any:
 KNOWN: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (CONVOLUTIONS, _conv),
     (nn.Linear, _linear),
+    ((nn.MultiheadAttention, Attention), _attention),
     (CHANNELWISE_NORMS, _channelwise_norm),
     (nn.GroupNorm, _group_norm),
     ((nn.LayerNorm, nn.RMSNorm), _layer_norm),

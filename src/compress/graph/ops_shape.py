@@ -179,11 +179,10 @@ def _sliced(run: "Run", x: Tensor, dim: int, part: slice) -> None:
     run.freeze_counts([part.step])
     follows = plain(part.step) in (None, 1)
     for bound, takes_all in ((part.start, lambda at: at == 0), (part.stop, lambda at: at >= x.shape[dim])):
-        if on_channels and isinstance(bound, Count) and not run.sets.is_frozen(bound.ids):
-            if bound.counts(ids_along(x, dim)[: plain(bound)]):
-                continue
-        run.freeze_counts([bound])
-        follows = follows and (bound is None or takes_all(plain(bound)))
+        may_follow = on_channels and isinstance(bound, Count) and not run.sets.is_frozen(bound.ids)
+        if not (may_follow and bound.counts(ids_along(x, dim)[: plain(bound)])):
+            run.freeze_counts([bound])
+            follows = follows and (bound is None or takes_all(plain(bound)))
     if on_channels and not follows:
         run.sets.freeze(x, WRITTEN.format("getitem"))
 

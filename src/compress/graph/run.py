@@ -28,6 +28,7 @@ from compress.graph.twin import Flag, channels_of, is_channels, number_attribute
 from compress.graph.values import BY_VALUE, Ids, Operation, ids_of, operation_name, stand_in
 
 IS_OUTPUT = "is the network's output"
+AVERAGED = "has weights of attention that are read, and these are averages over all heads"
 VALUES = {
     *(f"__{name}__" for name in BY_VALUE), "item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "nonzero",
     "unique", "masked_select", "bincount",
@@ -82,7 +83,7 @@ class Run(TorchFunctionMode):
             raise self._refusal(traceback.extract_tb(error.__traceback__), first_line(error)) from None
         results = [value for value in _leaves(output) if isinstance(value, Ids)]
         for ids in results:
-            self.sets.freeze(ids, IS_OUTPUT)
+            self.sets.freeze(self._canonical(ids), IS_OUTPUT)
         self._tape.append(Call(OUTPUT, "", tuple(ids.at for ids in results)))
         return tuple(self._tape)
 
@@ -194,6 +195,8 @@ class Run(TorchFunctionMode):
         return ids
 
     def _canonical(self, ids: Ids) -> Ids:
+        if ids.guards is not None:
+            self.sets.freeze(ids.guards, AVERAGED)
         roots = self.sets.roots(ids)
         if roots is ids:
             return ids
@@ -211,6 +214,7 @@ class Run(TorchFunctionMode):
                 return value
             ids = value.as_subclass(Ids)
             ids.at, ids.stands_for = at, getattr(value, "stands_for", None)
+            ids.guards = getattr(value, "guards", None)
             return ids
 
         result = pytree.tree_map(wrapped, result)
@@ -235,7 +239,7 @@ class Run(TorchFunctionMode):
                     return self._function(scripted, args, kwargs)
             return original(function, *args, **kwargs)
 
-        kind.__call__ = called  # type: ignore[method-assign]
+        kind.__call__ = called  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

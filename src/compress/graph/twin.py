@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from compress.graph.counts import Count
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.record import Record
-from compress.models.layers import ChannelPad, ChannelSelection, EmptyConv
+from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
 
-OWN_LAYERS = (ChannelPad, ChannelSelection, EmptyConv)
+OWN_LAYERS = (Attention, ChannelPad, ChannelSelection, EmptyConv)
 CONTAINERS = (
     nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Transformer,
     nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,

@@ -36,6 +36,11 @@ class Layer:
     stride: int  # in height, in pixels; 0 for a linear layer
     groups: int
 
+    @property
+    def weight(self) -> str:
+        """The name of its weight."""
+        return self.out_axis.tensor
+
 
 @dataclass(frozen=True)
 class ChannelGroup:

@@ -13,6 +13,9 @@ class Ids(Tensor):
 
     at: int = -1  # the place on the tape of the call that wrote it
     stands_for: torch.dtype | None = None  # None: the network's own
+    guards: Tensor | None = (
+        None  # ids that whatever uses the activation freezes: weights of attention, over all heads
+    )
     parameter: str = ""  # the name, where it is a parameter or buffer used by itself
 
 

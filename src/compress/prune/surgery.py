@@ -19,7 +19,7 @@ from compress.graph.deepcopy import copy_replacing
 from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS
 from compress.graph.plan import Plan
 from compress.graph.types import Axis, ChannelGraph
-from compress.models.layers import empty_conv_for
+from compress.models.layers import Attention, empty_conv_for
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
@@ -39,6 +39,7 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
     dropped = {small.get_submodule(owner): counts for owner, counts in numbers.items()}
     for module in small.modules():  # each still has the attributes of the full width
         set_attributes(module, attributes(module, own_shapes(module), dropped.get(module, {})))
+    _replace(small, {whole: Attention(whole) for whole in _attentions(small) if _is_narrowed(whole)})
     for group in graph.emptied(plan):
         _replace_emptied(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
     return small
@@ -100,6 +101,9 @@ class CutCopy:
         self._parameters = dict(model.named_parameters())
         shared = {name: _narrowed(tensor, {}) for name, tensor in self._parameters.items()}
         self.network = _copy_with(model, self._tensors, shared)
+        heads = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions if axis.dim == 0}
+        whole = _attentions(*(self.network.get_submodule(name) for name in heads))
+        _replace(self.network, {attention: Attention(attention) for attention in whole})
         self._own = named_tensors(self.network)
         twins = dict(self.network.named_modules())
         # Integer attributes that are on an axis of the graph, by module: a plan that drops nothing of one resets it
@@ -147,10 +151,29 @@ def _replace_emptied(model: nn.Module, names: Collection[str]) -> None:
             replacements[layer] = empty_conv_for(layer)
         elif isinstance(layer, nn.BatchNorm2d):
             replacements[layer] = nn.Identity().train(layer.training)
+    _replace(model, replacements)
+
+
+def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    if not replacements:
+        return
     for module in list(model.modules()):
         for key, child in module._modules.items():  # a shared layer has several names
-            if child in replacements:
+            if child is not None and child in replacements:
                 module._modules[key] = replacements[child]
+
+
+def _attentions(*models: nn.Module) -> list[nn.MultiheadAttention]:
+    found = (module for model in models for module in model.modules())
+    return [
+        module for module in found if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    ]
+
+
+def _is_narrowed(attention: nn.MultiheadAttention) -> bool:
+    """Whether torch's attention has not one width for its inputs and all its heads any more."""
+    rows, width = attention.in_proj_weight.shape
+    return not rows == 3 * width == 3 * attention.embed_dim
 
 
 def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | None = None) -> Tensor:
