@@ -178,11 +178,12 @@ def _sliced(run: "Run", x: Tensor, dim: int, part: slice) -> None:
     on_channels = dim in channel_dims(x)
     run.freeze_counts([part.step])
     follows = plain(part.step) in (None, 1)
-    for bound, takes_all in ((part.start, lambda at: at == 0), (part.stop, lambda at: at >= x.shape[dim])):
+    for bound, is_start in ((part.start, True), (part.stop, False)):
         may_follow = on_channels and isinstance(bound, Count) and not run.sets.is_frozen(bound.ids)
         if not (may_follow and bound.counts(ids_along(x, dim)[: plain(bound)])):
             run.freeze_counts([bound])
-            follows = follows and (bound is None or takes_all(plain(bound)))
+            takes_all = bound is None or (plain(bound) == 0 if is_start else plain(bound) >= x.shape[dim])
+            follows = follows and takes_all
     if on_channels and not follows:
         run.sets.freeze(x, WRITTEN.format("getitem"))
 

@@ -32,6 +32,7 @@ class Record:
         self.products: list[
             tuple[Tensor, int]
         ] = []  # of activations: ids (n,), and the MACs of each of these channels
+        self._parameters = {name for name, _ in model.named_parameters()}
         self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
         self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
@@ -82,7 +83,8 @@ class Record:
             dim = self._channel_axis(ids)
             if dim is None or any(axis.tensor == name for axis in self.axes):
                 self.ids.freeze(ids, BY_THEMSELVES)
-                self.whole.setdefault(name.rpartition(".")[0], BY_THEMSELVES)
+                if name in self._parameters:
+                    self.whole.setdefault(name.rpartition(".")[0], BY_THEMSELVES)
                 self.freeze(name, ids.shape, BY_THEMSELVES)
             else:
                 rows = ids.movedim(dim, 0).flatten(1)
