@@ -75,7 +75,7 @@ def test_per_seed_two_sparse_networks_one_dense_one_and_no_training_twice() -> N
 def test_a_teacher_in_no_stage_is_the_run_without_one() -> None:
     config = compose_config("experiment=distill_grid", *SMALL, "percent=0.05", "distill.stages=[]")
     none, plain = build(config), build({**config, "teacher": None, "distill": None})
-    assert none.teacher is None
+    assert none.teachers == {}
     assert none.distill is None
     assert stage_keys(none) == stage_keys(plain)
 

@@ -21,6 +21,7 @@ import compress
 import compress.models.torchvision  # before its way to fetch weights is replaced
 from compress.agents.ddpg import DDPG, DDPGSettings
 from compress.agents.preferences import PreferencePolicy, PreferenceSettings
+from compress.data.base import Normalisation
 from compress.distill.teacher import RunTeacher
 from compress.errors import InputError, SettingError
 from compress.graph.build import channel_graph
@@ -57,7 +58,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = SPEC.build()
     graph = channel_graph(model, SPEC.shape)
     plan = Plan({graph[0].name: range(3)})
-    save_network(folder / "model.safetensors", cut(model, graph, plan), SPEC, plan)
+    normalisation = Normalisation(mean=[0.3], std=[0.4])
+    save_network(folder / "model.safetensors", cut(model, graph, plan), SPEC, plan, normalisation)
     compress.load(folder)
     return folder / "model.safetensors"
 

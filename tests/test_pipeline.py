@@ -316,7 +316,7 @@ def test_the_dense_network_of_a_run_teaches_what_becomes_of_it(command: Command,
     assert not [key for row in rows if row["stage"] == "pretrain" for key in row if key.startswith("loss_")]
     refused = command(*small, "teacher=self", "distill=kd", "stages=[finetune]")
     assert refused.returncode == 2
-    assert "teacher=self: is the network of pretrain, which is not among the stages of this run" in refused.stderr
+    assert "teacher.stage=pretrain: pretrain is not among the stages of this run" in refused.stderr
 
 
 def test_a_teacher_changes_the_keys_of_the_trainings_that_it_joins_and_of_no_others() -> None:

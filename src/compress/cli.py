@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from compress.config.built_jobs import problems_of
 from compress.config.callback import use_callback
-from compress.config.command_line import hydra_arguments, missing_folders, mistakes
+from compress.config.command_line import hydra_arguments, missing_folders, mistakes, with_late_values
 from compress.config.compose import COMPOSE_ERRORS, compose_message
 from compress.config.diagnose import diagnose
 from compress.config.hydra_private import options
@@ -79,7 +79,10 @@ def _launch(session: Session) -> None:
     """Have Hydra compose the config and run it. If a launcher or sweeper fails after jobs have begun, the error is
     printed and the jobs that it did not run are left to `_end_sweep`."""
     session.reset_failures()
-    sys.argv[1:] = [*session.argv, *session.fixed_overrides()]  # Hydra reads its arguments from there
+    sys.argv[1:] = [
+        *with_late_values(session.argv),
+        *session.fixed_overrides(),
+    ]  # Hydra reads its arguments from there
     try:
         with use_callback(session):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(session.task)()

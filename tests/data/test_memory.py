@@ -205,6 +205,42 @@ def test_without_a_flip_no_image_is_mirrored() -> None:
     assert len({place[1:3] for place in seen}) > 10
 
 
+def test_a_view_is_numbered_by_image_shift_and_flip() -> None:
+    data = noise_data()
+    crops, number = every_crop(data), {at: n for n, at in enumerate(data.split()["train"].tolist())}
+
+    def view_of(image: Tensor) -> int:
+        at, dy, dx, flipped = crops[pixels_of(image).numpy().tobytes()]
+        return ((number[at] * 5 + dy) * 5 + dx) * 2 + flipped
+
+    assert data.views == 50
+    drawn = list(data.shuffled_views(16, 3, CPU))
+    for images, _, views in drawn:
+        assert [view_of(image) for image in images] == views.tolist()
+    assert torch.equal(torch.cat([views for _, _, views in drawn]), data.drawn_views(16, 3, CPU))
+    for (images, labels, _), (same, alike) in zip(drawn, data.shuffled(16, 3, CPU), strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, alike)
+    every = torch.arange(len(number) * 50)
+    assert [view_of(image) for images in data.views_in_order(every, 100, CPU) for image in images] == every.tolist()
+
+
+@pytest.mark.parametrize(("pad", "flip", "views"), [(4, True, 162), (4, False, 81), (0, True, 2), (0, False, 1)])
+def test_so_many_views_has_an_image(pad: int, flip: bool, views: int) -> None:
+    data = digits(image_size=None, mean=[0.3], std=[0.4], pad=pad, flip=flip, held_out=0.2, split_seed=0)
+    assert data.views == views
+    seen = data.drawn_views(64, 0, CPU)
+    assert (seen // views).sort().values.tolist() == list(range(len(data.split()["train"])))
+
+
+def test_shards_of_a_batch_have_their_views(digit_data: MemoryData) -> None:
+    whole = list(digit_data.shuffled_views(50, 7, CPU))
+    parts = [list(digit_data.shuffled_views(50, 7, CPU, (rank, 3))) for rank in range(3)]
+    for batch, *shards in zip(whole, *parts, strict=True):
+        for of in range(3):
+            assert torch.equal(batch[of], torch.cat([shard[of] for shard in shards]))
+
+
 @pytest.mark.parametrize("part", ["train", "held_out", "test"])
 def test_what_is_measured_is_not_augmented(part: str) -> None:
     data = noise_data()

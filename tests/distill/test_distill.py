@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from compress.config.build import make
 from compress.config.built_jobs import problems_of
-from compress.config.command_line import mistakes
+from compress.config.command_line import mistakes, with_late_values
 from compress.config.diagnose import diagnose
 from compress.distill.distill import Distill, WeightedTerm
 from compress.distill.losses import kd
@@ -169,10 +169,11 @@ def test_the_weighted_sum_and_the_teachers_stillness() -> None:
 def test_losses_are_computed_in_float32_under_autocast(choice: str) -> None:
     """To the bit what they are without it, of the logits as bf16 gives them."""
     student, teacher, labels = case("B", torch.bfloat16)
-    objective = shipped(choice).objective(make_recipe(), nn.Identity(), nn.Identity(), (1, 2, 2))
+    objective = shipped(choice).objective(make_recipe(), nn.Flatten(), nn.Identity(), (1, 2, 2))
+    images = teacher[:, :, None, None]  # to which the teacher answers with its logits
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = objective(Outputs(student), labels, teacher, 30.0)
-    plain = objective(Outputs(student.float()), labels, teacher.float(), 30.0)
+        mixed = objective(Outputs(student), labels, images, 30.0)
+    plain = objective(Outputs(student.float()), labels, images.float(), 30.0)
     assert {value.dtype for value in mixed.values()} == {torch.float32}
     assert {name: value.item() for name, value in mixed.items()} == {n: value.item() for n, value in plain.items()}
 
@@ -260,6 +261,18 @@ def test_a_list_of_choices_adds_up_their_terms() -> None:
         assert compose_config("teacher=self", f"distill={choice}")["distill"]["name"] == name
 
 
+def test_a_value_inside_of_a_swept_group_is_set_in_its_jobs() -> None:
+    line = ["-m", "distill=dist,[kd,dist]", "distill.terms.dist.weight=1", "distill.stages=[finetune]", "seed=1,2"]
+    swept = ["distill.terms.dist.weight=choice(1)", "distill.stages=choice([finetune])"]
+    assert with_late_values(line) == [*line[:2], *swept, "seed=1,2"]
+    more = ["-m", "teacher@teacher.first=zoo,self", "teacher.first.weight=2", "teacher.second.weight=2"]
+    assert with_late_values(more) == [*more[:2], "teacher.first.weight=choice(2)", more[3]]
+    alone = ["-m", "distill=dist", "distill.ce_weight=1", "seed=1,2"]
+    added = ["-m", "distill=dist,kd", "+distill.own=1", "distill.ce_weight=1,2"]
+    for unchanged in (alone, added, line[1:4], ["-m", "distill=dist,[kd"]):
+        assert with_late_values(unchanged) == unchanged
+
+
 def test_mistakes_in_a_list_are_told() -> None:
     assert mistakes(["distill=[kd,dist]"]) == mistakes(["-m", "distill=kd,[ kd, dist_t4 ],[dkd]"]) == []
     (told,) = mistakes(["distill=[kd,dist,kd]"])
@@ -281,7 +294,13 @@ def test_a_run_of_every_choice_and_of_a_sum(command: Command, tmp_path: Path) ->
     fast = ("device=cpu", "plots=false", "tensorboard=false", "finetune.epochs=1", "stages=[pretrain,prune,finetune]")
     sums = [["kd", "dist"], ON_FEATURES]
     choices = [*ON_LOGITS, *(f"[{','.join(names)}]" for names in sums)]
-    sweep = (f"distill={','.join(choices)}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.sweep.dir=out")
+    # with a setting inside of the swept group, which Hydra's composing before the sweep has not
+    sweep = (
+        f"distill={','.join(choices)}",
+        "distill.stages=[finetune]",
+        "hydra.sweep.subdir=${hydra.job.num}",
+        "hydra.sweep.dir=out",
+    )
     done = command("-m", *small, *fast, "teacher=self", *sweep)
     assert done.returncode == 0, done.stderr
     assert "reviewkd: compares [layer1, layer2, layer3] of the student with [layer1, layer2, layer3]" in done.stdout

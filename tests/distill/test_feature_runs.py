@@ -59,7 +59,8 @@ def test_a_pruned_student_learns_and_keeps_its_shape(names: Sequence[str]) -> No
     objective = distillation(student, *names)
     assert all(torch.equal(tensor, before[key]) for key, tensor in student.state_dict().items())
     assert set(objective.adapters) == set(names) & {"hint", "reviewkd"}
-    teacher = {key: tensor.clone() for key, tensor in objective.teacher.state_dict().items()}
+    taught_by = objective.teachers[""].network
+    teacher = {key: tensor.clone() for key, tensor in taught_by.state_dict().items()}
     images, labels = torch.randn(6, *IMAGE), torch.arange(6)
     trained = Tapped(student, objective).train()
     terms = objective(outputs_of(*trained(images)), labels, images, 0.0)
@@ -67,9 +68,13 @@ def test_a_pruned_student_learns_and_keeps_its_shape(names: Sequence[str]) -> No
     total({name: terms[name] for name in names}).backward()
     assert student.conv1.weight.grad.norm() > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.adapters.parameters())
-    assert all(torch.equal(tensor, teacher[key]) for key, tensor in objective.teacher.state_dict().items())
-    assert all(p.grad is None for p in objective.teacher.parameters())
-    assert not any(module._forward_hooks for module in (*student.modules(), *objective.teacher.modules()))
+    assert all(
+        torch.equal(tensor, teacher[key]) for key, tensor in objective.teachers[""].network.state_dict().items()
+    )
+    assert all(p.grad is None for p in objective.teachers[""].network.parameters())
+    assert not any(
+        module._forward_hooks for module in (*student.modules(), *objective.teachers[""].network.modules())
+    )
 
 
 def test_a_term_is_its_weight_times_the_loss_of_the_adapted_maps() -> None:
@@ -80,7 +85,7 @@ def test_a_term_is_its_weight_times_the_loss_of_the_adapted_maps() -> None:
     with torch.no_grad():
         terms = objective(outputs_of(*Tapped(student, objective).eval()(images)), labels, images, 3.0)
         first, second, third = _stages(student, images)
-        one, two, three = _stages(objective.teacher, images)
+        one, two, three = _stages(objective.teachers[""].network, images)
         (adapted,) = objective.adapters["hint"]([second])
     assert terms["hint"].item() == pytest.approx(100 * LOSSES["hint"]([adapted], [two]).item(), rel=1e-5)
     attention = LOSSES["at"]([first, second, third], [one, two, three])
@@ -112,7 +117,7 @@ def test_a_stopped_term_asks_nobody_and_leaves_zero_gradients() -> None:
     student = pruned()
     objective = distillation(student, "hint", stop_epoch=1)
     images, labels = torch.randn(6, *IMAGE), torch.arange(6)
-    objective.teacher.forward = None  # type: ignore[method-assign]
+    objective.teachers[""].network.forward = None  # type: ignore[method-assign]
     terms = objective(outputs_of(*Tapped(student, objective)(images)), labels, images, 1.0)
     assert terms["hint"].item() == 0
     terms["hint"].backward()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from conftest import zoo
 
 from compress.agents.preferences import PreferencePolicy, PreferenceSettings
+from compress.errors import SettingError
 from compress.graph.build import channel_graph
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import Accuracy
 from compress.prune.cost import cost_model
 from compress.search.agent.action_bounds import RoundedBounds
+from compress.search.agent.around import Moves, around
 from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.observations import CleanObserver, raw_features, scaled
 from compress.search.agent.projected import ProjectedSearch, ProjectedSettings, Projection, critic_of, told
@@ -23,8 +26,9 @@ from compress.search.agent.rewards import Reward, acc, acc_normalize
 from compress.search.space import multiples_space
 
 SETTINGS = ProjectedSettings(
-    draws=6, draw_sigma=0.35, proposals=32, elite=4, from_policy=0.7, changed=[0.15, 0.4, 1.0], sigma_rate=0.1,
-    least_sigma=0.06, critic="gp", optimism=0.5,
+    draws=6, draw_sigmas=[0.35, 0.7], proposals=32, elite=4, moves=Moves(0.4, 0.2, 0.2, 0.2),
+    changed=[0.15, 0.4, 1.0], mutation_prob=0.15, first_sigma=0.35, sigma_rate=0.1, least_sigma=0.06,
+    critic="gp", optimism=0.5,
 )  # fmt: skip
 POLICY = PreferenceSettings(hidden=32, lr=1e-2, steps=10, bound=1.5)
 TARGETS = [0.3, 0.5, 0.7]
@@ -231,17 +235,46 @@ def test_the_critic_is_made_again_from_what_is_saved(trained: Trained) -> None:
 
 def test_proposals_keep_to_the_shares_of_groups_that_change(trained: Trained) -> None:
     search, _ = trained
-    search.settings = replace(SETTINGS, changed=[0.15], from_policy=1.0)
-    around = search._around(0, 1.0, np.random.default_rng(0)) - search.policy.preferences(told("scalar", 0.3))
-    changed = (around != 0).sum(1)
+    own = search.policy.preferences(told("scalar", 0.3))
+    changed = (proposed(search, Moves(1, 0, 0, 0), changed=[0.15]) != own).sum(1)
     assert changed.min() >= 1
     assert 0.1 < changed.mean() / len(FULL) < 0.35
-    search.settings = SETTINGS
+
+
+def proposed(search: ProjectedSearch, moves: Moves, **changes: Any) -> Any:
+    """Preferences that are proposed for target 0.3."""
+    settings, space = replace(SETTINGS, moves=moves, **changes), search.projection.space
+    own, elite = search.policy.preferences(told("scalar", 0.3)), space.genes(search.elite(0))
+    return around(settings, space, own, elite, search.sigmas[0], np.random.default_rng(0))
+
+
+def test_crossovers_have_each_width_from_one_of_the_elite_and_mutants_most(trained: Trained) -> None:
+    search, _ = trained
+    elite = search.elite(0)
+    crossed, mutated = proposed(search, Moves(0, 0, 1, 0)), proposed(search, Moves(0, 0, 0, 1))
+    assert len(np.unique(crossed, axis=0)) > 10
+    assert all((elite == widths).any(0).all() for widths in map(one_of_elite, crossed, repeat(elite)))
+    places_kept = [(elite == widths).sum(1).max() for widths in map(one_of_elite, mutated, repeat(elite))]
+    assert len(FULL) / 2 < np.mean(places_kept) < len(FULL)
+
+
+def one_of_elite(wishes: Any, elite: Any) -> Any:
+    """The widths that preferences are of: known up to a factor, which makes most of them the elite's."""
+    levels = np.log(elite / FULL) - wishes  # constant along the places that are taken from the elite
+    level = np.median(levels[np.abs(levels - np.median(levels, axis=1, keepdims=True)).sum(1).argmin()])
+    return np.rint(np.exp(wishes + level) * FULL)
+
+
+def test_moves_are_made_as_often_as_they_are_asked_for() -> None:
+    drawn = Moves(0.4, 0.2, 0.2, 0.0).drawn(10_000, np.random.default_rng(0))
+    assert np.bincount(drawn, minlength=4) / 10_000 == pytest.approx([0.5, 0.25, 0.25, 0], abs=0.02)
+    with pytest.raises(SettingError, match="nothing is proposed"):
+        Moves(0, 0, 0, 0)
 
 
 def test_the_noise_follows_the_elite_and_never_ends(trained: Trained) -> None:
     search, rows = trained
-    assert rows[0]["sigma"] == SETTINGS.draw_sigma
+    assert rows[0]["sigma"] == pytest.approx(np.mean(SETTINGS.draw_sigmas))
     assert SETTINGS.least_sigma <= rows[-1]["sigma"] < rows[20]["sigma"]
     assert search.sigmas.min() >= SETTINGS.least_sigma
 

@@ -18,9 +18,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from compress.config import rules
-from compress.data.base import Data
+from compress.data.base import Data, Normalisation
 from compress.distill.distill import Distill
-from compress.distill.teacher import OwnNetworkError, Teacher
+from compress.distill.teacher import OwnNetworkError, Teacher, WeightedTeacher
 from compress.errors import InputError, SettingError, settings_under
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
@@ -33,8 +33,18 @@ from compress.prune.controls import controls_of
 from compress.prune.method import Method, Traits
 from compress.run.job import Job, Keys, make_problem
 from compress.run.stages import needs
+from compress.run.stages.logits import obstacle
 from compress.schema.check import find_target, shown
-from compress.schema.settings import BUDGETS, Budget, BudgetKind, EvalSettings, FinetuneRecipe, Recipe
+from compress.schema.settings import (
+    BUDGETS,
+    STAGE_ORDER,
+    Budget,
+    BudgetKind,
+    EvalSettings,
+    FinetuneRecipe,
+    Recipe,
+    TeacherSettings,
+)
 from compress.train.memory_format import training_format
 
 T = TypeVar("T")
@@ -180,25 +190,31 @@ def make_method(node: Mapping[str, Any]) -> Method:
     return method
 
 
-def make_teacher(node: Mapping[str, Any], data: Data | None, model: ModelSpec | None) -> Teacher | None:
-    """The teacher of a run. A class with a parameter `spec` gets the `model` of the teacher's config node, or without
-    one the network that the run compresses.
+def make_teacher(
+    key: str, node: Mapping[str, Any], data: Data | None, model: ModelSpec | None
+) -> WeightedTeacher | None:
+    """The teacher whose settings stand at `key`. A class with a parameter `spec` gets the `model` of the config node,
+    or without one the network that the run compresses.
 
     `data` or `model` is None if that part is wrong itself; then only what does not depend on it is checked.
     """
     kind = find_target(node["_target_"])
-    settings = {key: value for key, value in node.items() if key not in ("_target_", "name", "model")}
+    common = {name: value for name, value in node.items() if name in rules.TEACHER_KEYS}
+    settings = {name: value for name, value in node.items() if name not in (*common, "_target_", "name", "model")}
+    if isinstance(given := settings.get("normalisation"), Mapping):
+        settings["normalisation"] = Normalisation(**given)
     if "spec" in inspect.signature(kind).parameters:
-        settings["spec"] = make_spec(node["model"], data, "teacher.model") if "model" in node else model
+        settings["spec"] = make_spec(node["model"], data, f"{key}.model") if "model" in node else model
         if settings["spec"] is None:
             return None
-    with settings_under("teacher"):
-        teacher: Teacher = kind(**settings)
+    with settings_under(key):
+        teacher = WeightedTeacher(kind(**settings), TeacherSettings(**common))
         try:
             if data is not None:
-                teacher.check(data.classes, data.shape)
+                teacher.check(data)
         except OwnNetworkError as error:
-            hint = f"use teacher=zoo model@teacher.model=custom teacher.model._target_={shown(error.target)}"
+            choice = "teacher" if key == "teacher" else f"teacher@{key}"
+            hint = f"use {choice}=zoo model@{key}.model=custom {key}.model._target_={shown(error.target)}"
             raise SettingError(*(f"{line}; {hint}" for line in error.lines)) from None
         return teacher
 
@@ -246,14 +262,10 @@ def build(config: JSON) -> Job:
     distill: Distill | None = None
     if config.get("distill"):
         distill = build_part("distill", make, config["distill"], "distill")
-    teacher: Teacher | None = None
-    if config.get("teacher"):
-        teacher = build_part("teacher", make_teacher, config["teacher"], data, spec)
-    if teacher is not None and teacher.of_stage not in (None, *config["stages"]) and "stages" not in bad:
-        problems.append(
-            f"teacher={config['teacher']['name']}: is the network of {teacher.of_stage}, which is not among the "
-            "stages of this run"
-        )
+    teachers: dict[str, WeightedTeacher] = {}  # by key
+    for key, node in rules.teachers_in(config["teacher"]).items() if config.get("teacher") else ():
+        if (made := build_part("teacher", make_teacher, key, node, data, spec)) is not None:
+            teachers[key] = made
     budget, _ = rules.choose_budget(config)
     if budget is not None and budget.kind in bad:
         budget = None
@@ -270,8 +282,13 @@ def build(config: JSON) -> Job:
         errors.call(_check_distill, distill, method, config)
     if data is not None and distill is not None:
         errors.call(_check_terms, distill, data.classes)
-    if data is not None and distill is not None and spec is not None and teacher is not None:
-        errors.call(_check_features, distill, spec, teacher, data)
+    if data is not None and distill is not None and method is not None and not bad & {"pretrain", "finetune"}:
+        errors.call(_check_cache, distill, data, method, config)
+    for key, teacher in teachers.items() if distill is not None else ():
+        if data is not None and distill is not None and spec is not None:
+            errors.call(_check_features, distill, spec, teacher.source, data)
+        if method is not None and distill is not None and "stages" not in bad:
+            errors.call(_check_stage_of, key, teacher.source, method, distill, config)
     if "stages" not in bad and config["control"] and "prune" not in config["stages"]:
         problems.append(f"control={config['control']}: prune is not among the stages of this run")
     if method is not None and config["control"] and method.traits.learns and method.traits.cuts == "weights":
@@ -284,7 +301,7 @@ def build(config: JSON) -> Job:
     if uses_budget and data is not None and spec is not None and method is not None and budget is not None:
         budget = errors.call(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
     if not bad & {"pretrain", "method", "stages", "device"} and spec is not None and method is not None:
-        errors.call(_check_memory_formats, spec, teacher, method, config, device or torch.device("cpu"))
+        errors.call(_check_memory_formats, spec, teachers, method, config, device or torch.device("cpu"))
     problems += errors.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -294,7 +311,8 @@ def build(config: JSON) -> Job:
     assert method is not None
     assert budget is not None
     if distill is not None and not distill.stages:
-        teacher = distill = None  # which are checked like those that join a stage, but not trained or loaded
+        distill, teachers = None, {}  # which are checked like those that join a stage, but not trained or loaded
+    names = {key: key.replace(".", " ") for key in teachers}
     return Job(
         seed=config["seed"],
         device=device,
@@ -305,13 +323,20 @@ def build(config: JSON) -> Job:
         pretrain=Recipe(**config["pretrain"]),
         finetune=_finetune_recipe(config, method),
         evaluate=EvalSettings(**config["eval"]),
-        teacher=teacher,
+        teachers={names[key]: teacher for key, teacher in teachers.items()},
         distill=distill,
         controls=controls_of(config["control"], config["control_draws"]),
         stages=tuple(stage for stage in config["stages"] if stage != "sparsify" or method.traits.learns),
         force=frozenset(config["force"]),
         asked={group: _with_sources(config.get(group)) for group in rules.GROUPS},
-        keys=Keys(data="dataset", model="model", method="method", teacher_model="teacher.model", distill="distill"),
+        keys=Keys(
+            data="dataset",
+            model="model",
+            method="method",
+            distill="distill",
+            teachers={name: key for key, name in names.items()},
+            teacher_models={name: f"{key}.model" for key, name in names.items()},
+        ),
         devices=devices,
     )
 
@@ -336,14 +361,14 @@ def _budgets_of(method: Method | None, config: JSON) -> tuple[BudgetKind, ...]:
 
 
 def _check_memory_formats(
-    spec: ModelSpec, teacher: Teacher | None, method: Method, config: JSON, device: torch.device
+    spec: ModelSpec, teachers: Mapping[str, WeightedTeacher], method: Method, config: JSON, device: torch.device
 ) -> None:
     """Check that every network that is trained at full width can be trained in the memory format of its recipe. For
     a pruned network this is checked when it exists."""
     recipe = Recipe(**config["pretrain"])
     trained = [spec] if "pretrain" in config["stages"] and not spec.comes_trained else []
-    teacher_spec = teacher.to_train if teacher is not None else None
-    trained += [teacher_spec] if teacher_spec is not None and not teacher_spec.comes_trained else []
+    to_train = [teacher.source.to_train for teacher in teachers.values()]
+    trained += [network for network in to_train if network is not None and not network.comes_trained]
     checked = [("pretrain", recipe, network) for network in trained]
     if "sparsify" in config["stages"]:
         recipes = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
@@ -382,15 +407,54 @@ def _check_distill(distill: Distill, method: Method, config: JSON) -> None:
                 f"distill.stages=[{', '.join(distill.stages)}]: method={config['method']['name']} trains no weights "
                 f"in sparsify, so no teacher can join it; use distill.stages=[finetune]"
             )
+        if stage == "sparsify" and method.traits.trains == "own" and distill.on_features:
+            of_maps, name = next(iter(distill.on_features)), config["method"]["name"]
+            raise InputError(
+                f"distill={config['distill']['name']}: in sparsify method={name} trains a network of its own, not "
+                f"the one whose maps {of_maps} compares; use terms on logits, or distill.stages=[finetune]"
+            )
         if stage not in config["stages"]:
             raise InputError(
                 f"distill.stages=[{', '.join(distill.stages)}]: {stage} is not among the stages of this run"
             )
 
 
+def _check_stage_of(key: str, teacher: Teacher, method: Method, distill: Distill, config: JSON) -> None:
+    """Check that the stage whose network is the teacher leaves one, before the trainings that the teacher joins."""
+    if (stage := teacher.of_stage) is None:
+        return
+    asked, order = f"{key}.stage={stage}", list(STAGE_ORDER)
+    if stage == "sparsify" and not (method.traits.learns and method.traits.trains == "network"):
+        raise InputError(
+            f"{asked}: method={config['method']['name']} does not train the network in sparsify, so that none comes "
+            f"out of it; use {key}.stage=pretrain"
+        )
+    if stage not in config["stages"]:
+        raise InputError(f"{asked}: {stage} is not among the stages of this run")
+    for joined in distill.stages:
+        if order.index(joined) <= order.index(stage):
+            raise InputError(
+                f"{asked}: this network comes out of {stage}, too late for a teacher that joins {joined} "
+                f"(distill.stages=[{', '.join(distill.stages)}])"
+            )
+
+
 def _check_terms(distill: Distill, classes: int) -> None:
     with settings_under("distill"):
         distill.check(classes)
+
+
+def _check_cache(distill: Distill, data: Data, method: Method, config: JSON) -> None:
+    """Check that the teacher's logits can be kept for the trainings of its stages, if they must be. Their size is
+    checked before the training: it is not known before the images are read."""
+    finetune = _finetune_recipe(config, method)
+    recipes = {
+        "sparsify": [value for value in vars(method).values() if isinstance(value, Recipe)],
+        "finetune": [Recipe(**config["pretrain"]) if finetune.init == "scratch" else finetune],
+    }
+    found = [obstacle(distill, data, recipe) for stage in distill.stages for recipe in recipes[stage]]
+    if distill.cache == "on" and (why := next(filter(None, found), "")):
+        raise InputError(f"distill.cache=on: {why}; use auto or off")
 
 
 def _check_features(distill: Distill, spec: ModelSpec, teacher: Teacher, data: Data) -> None:

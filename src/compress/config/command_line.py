@@ -7,6 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+
 from compress.config.hydra_private import option_names, options
 from compress.io.files import printable
 
@@ -25,6 +29,30 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
         for a in argv
         if a not in NO_CHOICE
     ]
+
+
+def with_late_values(argv: Sequence[str]) -> list[str]:
+    """The command line of a sweep, in which a value inside of a swept group is swept too: of one value.
+
+    Hydra composes a sweep once without the swept groups, and refuses `distill.terms.dist.weight=1` there if `distill`
+    is swept; what is swept itself it sets in the jobs alone, where a choice without such a key is refused.
+    """
+    given = options(argv)
+    if not given.multirun:
+        return list(argv)
+    try:
+        overrides = OverridesParser.create().parse_overrides(given.overrides)
+    except HydraException:
+        return list(argv)  # Hydra refuses it too
+    groups = [o for o in overrides if o.is_sweep_override() and "." not in o.key_or_group]
+    swept = tuple(f"{group.package or group.key_or_group}." for group in groups)
+    late = {
+        str(o.input_line): f"{o.key_or_group}=choice({value})"
+        for o in overrides
+        if o.type is OverrideType.CHANGE and o.package is None and not o.is_sweep_override()
+        if o.key_or_group.startswith(swept) and (value := o.get_value_element_as_str())
+    }
+    return [late.get(text, text) for text in argv]
 
 
 def missing_folders(argv: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Composed configs as plain data, and the exceptions of composing."""
 
+import re
 from typing import Any
 
 import yaml
@@ -17,7 +18,11 @@ COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLE
 def compose_message(error: Exception) -> str:
     """The message of such an exception in one line: its first line, but all lines of a YAML error, as the later ones
     say where the mistake is."""
-    return " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
+    if isinstance(error, yaml.YAMLError):
+        return " ".join(str(error).split())
+    line = first_line(error)
+    absent = re.fullmatch(r"Could not override '(.+)'\.", line)
+    return f"{absent[1]}: is no setting of the choices made here" if absent else line
 
 
 def plain(config: DictConfig) -> JSON:

@@ -1,16 +1,19 @@
 """Checks a composed config: its values against the signatures of the callables that it names, and settings that
 exclude or require each other."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
 from compress.io.files import JSON
-from compress.schema.check import check_node, check_value, shown
-from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Figure, RunSettings
+from compress.schema.check import check_node, check_settings, check_value, shown
+from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Figure, RunSettings, TeacherSettings
 
 # Keys of config nodes that `build` or the resolvers read; the callable of the node does not take them.
 PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
+TEACHER_KEYS = tuple(field.name for field in fields(TeacherSettings))  # of any kind of teacher
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer")
 # Groups that only some methods use, with examples of such methods for the error message.
 METHODS_WITH_GROUP = {"reward": "amc, camc", "search": "sample, metaprune", "scorer": "sample, sensitivity"}
@@ -137,12 +140,38 @@ def check_network(path: str, node: Mapping[str, Any]) -> list[str]:
 
 def check_group(group: str, node: Mapping[str, Any]) -> list[str]:
     """Problems of the config node of a group, by the signature of its callable."""
+    if group == "teacher":
+        return _check_teachers(node)
     inner = {key: value for key, value in node.items() if key not in PIPELINE_KEYS}
     if "_target_" not in node:
         return [f"{group}._target_: must be given, the dotted path of a function or class"]
     if group == "model":
         return check_network("model", node)
-    if group == "teacher" and isinstance(inner.get("model"), Mapping):
-        return check_network("teacher.model", inner["model"])
-    given = {"spec"} if group == "teacher" else set()  # `build` passes the network
-    return check_compat(node) + check_node(group, inner, given=given)
+    return check_compat(node) + check_node(group, inner)
+
+
+def teachers_in(node: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The config nodes of teachers by where they stand: one at `teacher`, or several by name below it."""
+    inner = {key: value for key, value in node.items() if key != "name"}
+    several = inner and all(isinstance(value, Mapping) and "_target_" in value for value in inner.values())
+    if "model" in inner or not several:  # a kind of the user's that lacks its `_target_`
+        return {"teacher": node}
+    return {f"teacher.{name}": value for name, value in inner.items()}
+
+
+def _check_teachers(node: Mapping[str, Any]) -> list[str]:
+    return [line for path, each in teachers_in(node).items() for line in _check_teacher(path, each)]
+
+
+def _check_teacher(path: str, node: Mapping[str, Any]) -> list[str]:
+    """Problems of one teacher: of what any kind may be given, of its network if it has one, of its own settings."""
+    if "_target_" not in node:
+        return [f"{path}._target_: must be given, the dotted path of a function or class"]
+    if not re.fullmatch(r"teacher(\.\w+)?", path):
+        return [f"{path}: a name of a teacher has letters, digits and _ only"]
+    common = {key: value for key, value in node.items() if key in TEACHER_KEYS}
+    problems = check_settings(path, common, TeacherSettings)
+    if isinstance(node.get("model"), Mapping):
+        problems += check_network(f"{path}.model", node["model"])
+    own = {key: value for key, value in node.items() if key not in (*TEACHER_KEYS, *PIPELINE_KEYS, "model")}
+    return problems + check_node(path, own, given={"spec"})  # `build` passes the network

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,9 +16,20 @@ Shard = tuple[int, int]  # (rank, world size): the part of every batch that one 
 WHOLE_BATCH: Shard = (0, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What a network sees of a pixel in [0, 1]: (pixel - mean) / std, a value of each per channel."""
+
+    mean: list[float]
+    std: list[float]
+
+
 class Data(Protocol):
     """An image set in three parts. `held_out` is split off the official training images. Whatever trains, searches or
-    selects reads `train` and `held_out` only; `test` is read once per reported model."""
+    selects reads `train` and `held_out` only; `test` is read once per reported model.
+
+    It may have an attribute `normalisation`, a `Normalisation`: see `normalisation_of`.
+    """
 
     name: str
     classes: int
@@ -46,6 +58,35 @@ class Data(Protocol):
 
     def drawn(self, part: Part, count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
         """At most `count` images of one part, drawn without replacement, not augmented; determined by the seed."""
+
+
+@runtime_checkable
+class Viewed(Protocol):
+    """What a `Data` has besides if its augmentation makes finitely many views of an image: they can be counted.
+
+    A view is a number, image * `views` + which of its views, where images are counted in `train`.
+    """
+
+    @property
+    def views(self) -> int:
+        """How many each image has."""
+
+    def shuffled_views(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What `shuffled` yields, and the views (B,), int64."""
+
+    def drawn_views(self, batch_size: int, seed: int, device: torch.device) -> Tensor:
+        """The views (N,) of an epoch of `shuffled_views`, in order; without making them."""
+
+    def views_in_order(self, views: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+        """The images (B, C, H, W) of any views (n,), in batches."""
+
+
+def normalisation_of(data: Data) -> Normalisation | None:
+    """How the images of a set are normalised; None: a set of the user's own, which does not say."""
+    found: Normalisation | None = getattr(data, "normalisation", None)
+    return found
 
 
 def shard_slice(size: int, shard: Shard) -> slice:

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from compress.data.base import (
     WHOLE_BATCH,
     Batch,
+    Normalisation,
     Part,
     Shard,
     check_classes,
@@ -92,6 +93,7 @@ class ImageFolderData:
         check_classes(f"{OWN}root={train.parent}", self._plain.targets, len(self._plain.classes))
         self.classes = len(self._plain.classes)
         self.shape = (3, size, size)
+        self.normalisation = Normalisation(**norm)
         self._workers = workers
         self._share, self._seed = split
         check_held_out(self._share, torch.tensor(self._plain.targets).bincount().tolist())

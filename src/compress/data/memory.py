@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from compress.data.base import (
     WHOLE_BATCH,
     Batch,
+    Normalisation,
     Part,
     Shard,
     check_labels,
@@ -83,7 +84,7 @@ class MemoryData:
         self.classes = classes
         self.shape = (channels, image_size or height, image_size or width)
         self._read = read
-        self._mean, self._std = mean, std
+        self.normalisation = Normalisation(mean=list(mean), std=list(std))
         self._pad, self._flip = settings["pad"], settings["flip"]
         self._held_out, self._split_seed = settings["held_out"], settings["split_seed"]
 
@@ -106,7 +107,7 @@ class MemoryData:
     def _digest(self) -> str:
         pixels = self._pixels
         contents = (pixels.train_x, pixels.train_y, pixels.test_x, pixels.test_y, self._split["held_out"])
-        return digest(self.name, str([self._mean, self._std]), *contents)
+        return digest(self.name, str([self.normalisation.mean, self.normalisation.std]), *contents)
 
     def fingerprint(self) -> str:
         return self._digest
@@ -135,24 +136,55 @@ class MemoryData:
 
     def _normal(self, images: Tensor) -> Tensor:
         """uint8 -> float, scaled to [0, 1] and normalised per channel; same shape."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self._mean, self._std))
+        by = (self.normalisation.mean, self.normalisation.std)
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in by)
         return (images.float() / 255 - mean) / std
+
+    @property
+    def views(self) -> int:
+        return (2 * self._pad + 1) ** 2 * (2 if self._flip else 1)
 
     def shuffled(
         self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
     ) -> Iterator[Batch]:
+        for images, labels, _ in self.shuffled_views(batch_size, seed, device, shard):
+            yield images, labels
+
+    def shuffled_views(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = WHOLE_BATCH
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         x, y = self._resident("train", device)
-        random = torch.Generator(device).manual_seed(seed)
         crops = shifted_crops(x, self._pad)
-        for batch in torch.randperm(len(x), generator=random, device=device).split(batch_size):
+        for drawn in self._drawn_views(batch_size, seed, device):
             # Random numbers are drawn for the whole batch, so that the generators of all ranks stay in sync.
-            in_shard = shard_slice(len(batch), shard)
-            dy, dx = torch.randint(2 * self._pad + 1, (2, len(batch)), generator=random, device=device)[:, in_shard]
-            images = self._normal(crops[batch[in_shard], :, dy, dx])
+            views = drawn[shard_slice(len(drawn), shard)]
+            yield self._pictures(crops, views), y[views // self.views], views
+
+    def drawn_views(self, batch_size: int, seed: int, device: torch.device) -> Tensor:
+        return torch.cat(list(self._drawn_views(batch_size, seed, device)))
+
+    def _drawn_views(self, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
+        """The views of every batch of an epoch; no image is read but to count them."""
+        random = torch.Generator(device).manual_seed(seed)
+        shifts = 2 * self._pad + 1
+        for images in torch.randperm(len(self._split["train"]), generator=random, device=device).split(batch_size):
+            dy, dx = torch.randint(shifts, (2, len(images)), generator=random, device=device)
+            views = (images * shifts + dy) * shifts + dx
             if self._flip:
-                mirrored = torch.rand(len(batch), generator=random, device=device)[in_shard] < 0.5
-                images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-            yield images, y[batch[in_shard]]
+                views = 2 * views + (torch.rand(len(images), generator=random, device=device) < 0.5)
+            yield views
+
+    def views_in_order(self, views: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+        crops = shifted_crops(self._resident("train", device)[0], self._pad)
+        for batch in views.split(batch_size):
+            yield self._pictures(crops, batch.to(device))
+
+    def _pictures(self, crops: Tensor, views: Tensor) -> Tensor:
+        """The images (B, C, H, W), normalised, of views (B,)."""
+        mirrored, shifted = (views % 2 == 1, views // 2) if self._flip else (None, views)
+        shifts = 2 * self._pad + 1
+        images = self._normal(crops[shifted // shifts**2, :, shifted // shifts % shifts, shifted % shifts])
+        return images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
     def ordered(
         self, part: Part, batch_size: int, device: torch.device, shard: Shard = WHOLE_BATCH

@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from compress.distill import relations
 from compress.distill.feature_term import FeatureTerm, Pairing
+from compress.distill.kept_logits import LAYOUT, KeptLogits
 from compress.distill.losses import standardised
 from compress.distill.schedule import Scheduled
 from compress.errors import OWN, InputError, SettingError, first_line, settings_under
-from compress.schema.bounds import NonNegative
+from compress.schema.bounds import NonNegative, Positive
 from compress.schema.settings import Recipe
-from compress.train.objective import CrossEntropy, Outputs, Terms, cross_entropy, tapped
+from compress.train.objective import CrossEntropy, MeasuredTerms, Outputs, Terms, cross_entropy, tapped
 
 log = logging.getLogger(__name__)
 
 # (student logits (B, C), teacher logits (B, C), labels (B,)) -> scalar
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+Answering = nn.Module | KeptLogits  # a teacher, or what is kept of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,10 @@ class Distill:
     stages: list[Literal["sparsify", "finetune"]]
     ce_weight: NonNegative
     terms: Mapping[str, WeightedTerm | FeatureTerm]
+    # Whether the teacher's logits are kept, for all students: off; on: of every view; auto: where that costs no more
+    # than asking the teacher.
+    cache: Literal["auto", "on", "off"] = "off"
+    cache_limit_gb: Positive = 1.0  # larger tables are not kept
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -95,6 +101,12 @@ class Distill:
             for line in term.doubts(classes, epochs)
         ]
 
+    def asks(self, epochs: int) -> int:
+        """How many of the first epochs need the teacher."""
+        return max(
+            epochs if term.stop_epoch is None else min(epochs, term.stop_epoch) for term in self.terms.values()
+        )
+
     @property
     def on_features(self) -> dict[str, FeatureTerm]:
         """The terms that compare feature maps."""
@@ -113,22 +125,39 @@ class Distill:
         return found
 
     def objective(
-        self, recipe: Recipe, teacher: nn.Module, student: nn.Module, shape: tuple[int, int, int]
+        self,
+        recipe: Recipe,
+        teachers: Answering | Mapping[str, tuple[Answering, float]],
+        student: nn.Module,
+        shape: tuple[int, int, int],
     ) -> "Distillation":
-        """The objective of a stage; `student` is the network that is trained there, pruned or not.
+        """The objective of a stage; `student` is the network that is trained there, pruned or not. `teachers` is one
+        network, or several with their weights, by name; for any of them kept logits may stand, if no term compares
+        feature maps.
 
         The adapters of terms on features are made for the student as it is, at the image `shape` (C, H, W), and with
-        random weights.
+        random weights; each teacher has its own.
 
         Raises:
             SettingError: as `pairings`.
         """
-        pairings = self.pairings(student, teacher, shape)
-        for name, pairing in pairings.items():
-            log.info("%s: compares %s", name, pairing)
-        return Distillation(
-            teacher.eval().requires_grad_(False), cross_entropy(recipe), self.ce_weight, self.terms, pairings
-        )
+        given = {"": (teachers, 1.0)} if isinstance(teachers, nn.Module | KeptLogits) else teachers
+        guides = {}
+        for called, (network, weight) in given.items():
+            if isinstance(network, KeptLogits):
+                guides[called] = Guide(network, weight)
+                continue
+            pairings = self.pairings(student, network, shape)
+            for name, pairing in pairings.items():
+                log.info("%s: compares %s", beside(name, called), pairing)
+            still = network.eval().requires_grad_(False).to(memory_format=LAYOUT)
+            guides[called] = Guide(still, weight, pairings)
+        return Distillation(guides, cross_entropy(recipe), self.ce_weight, self.terms)
+
+
+def beside(name: str, teacher: str) -> str:
+    """The name of a term on the answers of one of several teachers."""
+    return f"{name} {teacher}" if teacher else name
 
 
 def _problems_of(term: WeightedTerm | FeatureTerm, logits: Tensor, labels: Tensor) -> list[str]:
@@ -147,62 +176,138 @@ def _kind(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """An `Objective`. The teacher runs in eval mode without gradients, in the epochs in which a term needs it; all
-    terms, and the adapters of those on features, are computed in float32."""
+class Guide:
+    """A teacher in a training: its network or its kept logits, the weight of all terms on its answers, and where the
+    terms on features compare it with the student."""
 
-    teacher: nn.Module
+    network: Answering
+    weight: float = 1.0
+    pairings: Mapping[str, Pairing] = field(default_factory=dict)  # of the terms on features
+
+    def ask(self, images: Tensor, views: Tensor | None = None) -> Outputs:
+        """Its outputs, and its features where a term compares them; kept logits are looked up by the `views` (B,) of
+        the images."""
+        if isinstance(self.network, KeptLogits):
+            assert views is not None, "kept logits are looked up by view"
+            return Outputs(self.network.of(views))
+        taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
+        with torch.no_grad(), tapped(self.network, taps) as features:
+            return Outputs(self.network(images.contiguous(memory_format=LAYOUT)), features)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """An `Objective`. The teachers run in eval mode without gradients, in the epochs in which a term needs them,
+    unless their logits are kept; all terms, and the adapters of those on features, are computed in float32.
+
+    With several teachers a term is the sum of its losses on the answers of each, times the weights of the teachers.
+    Of `kd` the gradient is then that of one teacher whose softened probabilities are the weighted mean (of weights
+    that add up to 1), which is how You et al., "Learning from Multiple Teacher Networks", KDD 2017, join teachers; a
+    sum of losses has a meaning for any other term as well, such as those on features.
+
+    Figures: `raw_<term>`, a term without its weight; `teacher_agreement`, the share of images on which the student's
+    first choice is the teacher's, with several teachers `teacher_agreement_<name>`.
+    """
+
+    teachers: Mapping[str, Guide]  # by name; "": the only one
     on_labels: CrossEntropy
     ce_weight: float
     terms: Mapping[str, WeightedTerm | FeatureTerm]
-    pairings: Mapping[str, Pairing] = field(default_factory=dict)  # of the terms on features
     adapters: nn.ModuleDict = field(init=False)
 
     def __post_init__(self) -> None:
-        modules = {name: pairing.adapter for name, pairing in self.pairings.items() if pairing.adapter is not None}
+        modules = {
+            beside(name, called): pairing.adapter
+            for called, guide in self.teachers.items()
+            for name, pairing in guide.pairings.items()
+            if pairing.adapter is not None
+        }
         object.__setattr__(self, "adapters", nn.ModuleDict(modules))
 
     def doubts(self) -> list[str]:
         """Warnings about what is compared."""
-        return [
+        found = [
             line.replace(OWN, f"{OWN}terms.{name}.")
             for name, term in self.terms.items()
             if isinstance(term, FeatureTerm)
-            for line in term.doubts_of(self.pairings[name])
+            for guide in self.teachers.values()
+            for line in term.doubts_of(guide.pairings[name])
         ]
+        return list(dict.fromkeys(found))
+
+    @property
+    def by_view(self) -> bool:
+        """Whether it looks a teacher's logits up, by the views of the images."""
+        return any(isinstance(guide.network, KeptLogits) for guide in self.teachers.values())
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.student))
+        pairings = [pairing for guide in self.teachers.values() for pairing in guide.pairings.values()]
+        return tuple(dict.fromkeys(path for pairing in pairings for path in pairing.student))
 
-    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
-        weights = {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
-        answer = self._ask(images) if any(weights.values()) else outputs  # which no term sees
+    def __call__(
+        self,
+        outputs: Outputs,
+        labels: Tensor,
+        images: Tensor,
+        epoch: float,
+        answers: Mapping[str, Outputs] | None = None,
+    ) -> Terms:
+        """As `Objective`; `answers` are what `ask` has returned for these images, if it was called before."""
+        weights = self._weights(epoch)
+        if answers is None:
+            answers = self.ask(images, epoch)
         with torch.autocast(images.device.type, enabled=False):
+            raw = {name: self._value(name, outputs, answers, labels) for name, weight in weights.items() if weight}
+            on_labels = self.on_labels.of(outputs.logits.float(), labels)
             terms = {
-                name: weight * self._value(name, outputs, answer, labels) if weight else self._stopped(name, outputs)
+                name: weight * raw[name] if weight else self._stopped(name, outputs)
                 for name, weight in weights.items()
             }
-            return {"ce": self.ce_weight * self.on_labels.of(outputs.logits.float(), labels), **terms}
+        figures = {f"raw_{name}": value.detach() for name, value in {"ce": on_labels, **raw}.items()}
+        return MeasuredTerms({"ce": self.ce_weight * on_labels, **terms}, figures | _agreements(outputs, answers))
 
-    def _ask(self, images: Tensor) -> Outputs:
-        """The teacher's outputs, and its features where a term compares them."""
-        taps = tuple(dict.fromkeys(path for pairing in self.pairings.values() for path in pairing.teacher))
-        with torch.no_grad(), tapped(self.teacher, taps) as features:
-            return Outputs(self.teacher(images), features)
+    def _weights(self, epoch: float) -> dict[str, float]:
+        return {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}
 
-    def _value(self, name: str, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """A term without its weight."""
+    def ask(self, images: Tensor, epoch: float, views: Tensor | None = None) -> dict[str, Outputs]:
+        """What each teacher answers, by name, in the epochs in which a term needs it; `views` (B,) of the images are
+        needed where logits are kept."""
+        asked = self.teachers if any(self._weights(epoch).values()) else {}
+        return {called: guide.ask(images, views) for called, guide in asked.items()}
+
+    def _value(self, name: str, student: Outputs, answers: Mapping[str, Outputs], labels: Tensor) -> Tensor:
+        """A term without its weight, summed over the teachers with theirs."""
+        first, *others = [
+            self._on_one(name, called, student, answer, labels, self.teachers[called].weight)
+            for called, answer in answers.items()
+        ]
+        return sum(others, first)
+
+    def _on_one(
+        self, name: str, called: str, student: Outputs, teacher: Outputs, labels: Tensor, weight: float
+    ) -> Tensor:
         term = self.terms[name]
         if isinstance(term, FeatureTerm):
-            return term.loss(*self.pairings[name].maps(student.features, teacher.features))
-        return term.of(student.logits.float(), teacher.logits.float(), labels)
+            maps = self.teachers[called].pairings[name].maps(student.features, teacher.features)
+            value = term.loss(*maps)
+        else:
+            value = term.of(student.logits.float(), teacher.logits.float(), labels)
+        return value if weight == 1 else weight * value
 
     def _stopped(self, name: str, student: Outputs) -> Tensor:
-        """0, since a stopped term keeps its column. Its adapter stays in the graph: DDP waits for a gradient of every
+        """0, since a stopped term keeps its column. Its adapters stay in the graph: DDP waits for a gradient of every
         parameter that had one in the first step."""
         zero = student.logits.new_zeros((), dtype=torch.float32)
-        if name in self.adapters:
-            for parameter in self.adapters[name].parameters():
-                zero = zero + 0.0 * parameter.sum()
+        for called in self.teachers:
+            if (adapter := beside(name, called)) in self.adapters:
+                for parameter in self.adapters[adapter].parameters():
+                    zero = zero + 0.0 * parameter.sum()
         return zero
+
+
+def _agreements(student: Outputs, answers: Mapping[str, Outputs]) -> dict[str, Tensor]:
+    """For every teacher the share of images of its first choice: logits (B, C) of each network -> scalars."""
+    choice = student.logits.detach().argmax(1)
+    agree = {called: (choice == answer.logits.argmax(1)).float().mean() for called, answer in answers.items()}
+    return {f"teacher_agreement_{called}".removesuffix("_"): share for called, share in agree.items()}

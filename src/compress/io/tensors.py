@@ -58,8 +58,8 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], header: JSON) -> No
 
 
 def read_header(path: Path) -> JSON:
-    """The header of a file of `write_weights`: `model`, `plan`, and possibly `masks` and `digest`. Its values are not
-    checked.
+    """The header of a file of `write_weights`: `model`, `plan`, and possibly `masks`, `normalisation` and `digest`.
+    Its values are not checked.
 
     Raises:
         InputError: the file is missing, truncated, or not written by a run.
@@ -74,7 +74,7 @@ def read_header(path: Path) -> JSON:
     except ValueError:
         content = None
     parts = content.keys() if isinstance(content, dict) else set()
-    if not {"model", "plan"} <= parts <= {"model", "plan", "masks", "digest"}:
+    if not {"model", "plan"} <= parts <= {"model", "plan", "masks", "normalisation", "digest"}:
         raise InputError(f"{path}: has no header of compress; only files that a run wrote can be rebuilt")
     return content  # type: ignore[no-any-return]
 

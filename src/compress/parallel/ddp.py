@@ -41,14 +41,13 @@ def smallest_batch(team: Team, model: nn.Module, device: torch.device) -> int:
     return max(2, team.world_size) if device.type == "cuda" else 2 * team.world_size
 
 
-def padded_shard(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Images, labels and the number of images that count. An empty shard becomes one image of zeros that counts as 0.
+def padded_shard(*shard: Tensor) -> tuple[Tensor, ...]:
+    """A shard of a batch: images, labels and what else there is of each image. Of an empty one, one image of zeros,
+    which is not to count.
 
     Every rank must take part in the collectives of a step, and not every network accepts an empty batch.
     """
-    if len(labels):
-        return images, labels, len(labels)
-    return images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1), 0
+    return shard if len(shard[0]) else tuple(part.new_zeros(1, *part.shape[1:]) for part in shard)
 
 
 def scaled_loss(team: Team, loss: Tensor, count: int, size: int) -> Tensor:

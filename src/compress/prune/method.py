@@ -22,10 +22,15 @@ from compress.train.objective import Objective
 
 class Train(Protocol):
     def __call__(
-        self, recipe: Recipe, hooks: Hooks, network: nn.Module | None = None, objective: Objective | None = None
+        self,
+        recipe: Recipe,
+        hooks: Hooks,
+        network: nn.Module | None = None,
+        objective: Callable[[Objective], Objective] | None = None,
     ) -> JSON:
         """Train in place; the history, with `epochs` and the held-out top-1. `objective` is for a network of the
-        method's own; by default the cross entropy on the labels."""
+        method's own: it makes what is minimised there of what the run minimises, the cross entropy on the labels or
+        distillation."""
 
 
 def _unavailable(*_: Any, **__: Any) -> Any:
@@ -51,7 +56,8 @@ class Problem:
     scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
-    # own, which no file of ours can rebuild: on the labels or by its objective, and keeping it is up to the method.
+    # own, which no file of ours can rebuild: by the same or what its objective makes of it, and keeping it is up to
+    # the method.
     train: Train = _unavailable
 
 

@@ -1,12 +1,15 @@
-"""A network in one safetensors file: weights and masks; in the header the model's settings and its pruning plan."""
+"""A network in one safetensors file: weights and masks; in the header the model's settings, its pruning plan, and how
+the images were normalised that it was trained on."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.data.base import Normalisation, check_normalisation
 from compress.errors import InputError, first_line
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan, plan_from_json
@@ -16,13 +19,17 @@ from compress.models.masks import apply_masks, is_masked, mask_name, masked_weig
 from compress.models.spec import ModelSpec, check_images, spec_from_json
 from compress.models.weights import load_strictly
 from compress.prune.surgery import cut
-from compress.schema.check import shown
+from compress.schema.check import check_settings, shown
 
 
-def save_network(path: Path, model: nn.Module, spec: ModelSpec, plan: Plan) -> None:
+def save_network(
+    path: Path, model: nn.Module, spec: ModelSpec, plan: Plan, normalisation: Normalisation | None = None
+) -> None:
     """Masks are stored as packed bits, under their names in the state dict; the header lists the masked layers."""
     weights = dict(model.state_dict())
     header: JSON = {"model": spec.to_json(), "plan": plan.to_json()}
+    if normalisation is not None:
+        header["normalisation"] = asdict(normalisation)
     # A layer used under two names is in the state dict under both.
     masked = [name for name, layer in model.named_modules(remove_duplicate=False) if is_masked(layer)]
     if masked:
@@ -48,6 +55,30 @@ def load_network(path: Path, fresh: Callable[[], nn.Module] | None = None) -> tu
         raise InputError(*(f"{path}: {shown(line, 1000)}" for line in lines)) from error
     except Exception as error:  # a foreign header or network can fail in any way
         raise InputError(f"{path}: cannot be rebuilt ({type(error).__name__}: {shown(first_line(error))})") from error
+
+
+def saved_normalisation(header: JSON) -> Normalisation | None:
+    """How the images of a saved network were normalised, by its header; None: it does not say, as those of older
+    versions.
+
+    Raises:
+        InputError: not numbers for every channel of its images.
+    """
+    content = header.get("normalisation")
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise InputError(f"normalisation={shown(content)}: must be a mean and an std")
+    problems = check_settings("normalisation", content, Normalisation)  # reads no `_target_`: a file is data
+    shape = header["model"].get("shape") if isinstance(header["model"], dict) else None
+    if not problems and isinstance(shape, list) and shape:
+        try:
+            check_normalisation(content["mean"], content["std"], shape[0])
+        except InputError as error:
+            problems = list(error.problems)
+    if problems:
+        raise InputError(*problems)
+    return Normalisation(**content)
 
 
 def _rebuilt(

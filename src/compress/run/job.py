@@ -10,7 +10,7 @@ from torch import nn
 
 from compress.data.base import Data
 from compress.distill.distill import Distill
-from compress.distill.teacher import Teacher
+from compress.distill.teacher import WeightedTeacher
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.paths import MODEL
@@ -31,8 +31,9 @@ class Keys:
     data: str
     model: str
     method: str
-    teacher_model: str
     distill: str
+    teachers: Mapping[str, str]  # by name of the teacher, as in `Job.teachers`
+    teacher_models: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Job:
     finetune: FinetuneRecipe
     evaluate: EvalSettings
     controls: tuple[Control, ...]
-    teacher: Teacher | None
+    teachers: Mapping[str, WeightedTeacher]  # "teacher", or if there are several "teacher <name>"; empty: none
     distill: Distill | None
     stages: tuple[str, ...]
     force: frozenset[str]
@@ -60,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class RunState:
-    """A job and the folders of its finished stages, by stage; `teacher` is the folder of the teacher's training.
+    """A job and the folders of its finished stages, by stage; the folder of a teacher's training is under its name.
 
     Each control has its own state, which shares the stages before `prune`. The state of the run itself has the stage
     folders of all controls in `controls`.

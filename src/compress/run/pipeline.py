@@ -27,6 +27,7 @@ from compress.prune.controls import Control
 from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder
 from compress.report.table.results import results_table
+from compress.run.expected import check_expected
 from compress.run.job import Job, RunState
 from compress.run.stages import STAGES
 from compress.run.stages.evaluate import device_name
@@ -111,7 +112,7 @@ class Step:
     stage: str
     control: Control | None
     after: tuple[str, ...]
-    of_teacher: bool = False
+    of_teacher: str | None = None  # the name of the teacher that this `pretrain` trains
 
     @property
     def name(self) -> str:
@@ -146,7 +147,7 @@ def prepared(job: Job, store: Store, crew: Crew) -> RunState:
     stages = tuple(stage for stage in job.stages if stage == "pretrain" or (stage == "sparsify" and trains))
     job = replace(job, stages=stages, controls=())
     if "sparsify" not in stages:
-        job = replace(job, teacher=None, distill=None)  # they would join later stages
+        job = replace(job, teachers={}, distill=None)  # they would join later stages
     _read_images(job)
     with crew.guarded():
         state = _fold(job, store, {"stages": {}}, lambda row: None, lambda: None, crew)
@@ -163,12 +164,16 @@ def _fold(
 ) -> RunState:
     """Run or reuse all steps; `save` is called whenever `summary` tells more."""
     folders: dict[str, Path] = {}
-    if job.teacher is not None and job.teacher.to_train is not None:
-        log.info("teacher: %s", job.teacher.to_train.describe())
-        teacher = Step("pretrain", None, (), of_teacher=True)
-        trained = _stage(store, teacher, RunState(teacher_job(job), {}), {}, False, _renamed(on_row, "teacher"), crew)
-        summary["stages"]["teacher"] = _stage_json(trained)
-        folders["teacher"] = trained.folder
+    for name, teacher in job.teachers.items():
+        if teacher.source.to_train is not None:
+            log.info("%s: %s", name, teacher.source.to_train.describe())
+            training = Step("pretrain", None, (), of_teacher=name)
+            alone = RunState(teacher_job(job, name), {})
+            trained = _stage(store, training, alone, {}, False, _renamed(on_row, name), crew)
+            summary["stages"][name] = _stage_json(trained)
+            folders[name] = trained.folder
+        if teacher.source.of_stage is None:
+            check_expected(job, name, folders.get(name), store)
     keys: dict[str, str] = {}
     redone: set[str] = set()
     for step in steps(job):
@@ -179,6 +184,9 @@ def _fold(
         keys[step.name], folders[step.name] = finished.key, finished.folder
         redone |= {step.name} if redo else set()
         summary["stages"][step.name] = _stage_json(finished)
+        for name, teacher in job.teachers.items():
+            if teacher.source.of_stage == step.name:
+                check_expected(job, name, finished.folder, store)
         if step.stage == "prune" and step.control is None:
             summary["budget"] = finished.result["budget"]
         elif step.stage == "prune":
@@ -195,7 +203,7 @@ def _renamed(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]
 
 def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState:
     """The state for a step: with the stage folders of the run, or of the step's control."""
-    shared = {name: folder for name, folder in folders.items() if name in ("teacher", "pretrain", "sparsify")}
+    shared = {name: folder for name, folder in folders.items() if name in (*job.teachers, "pretrain", "sparsify")}
 
     def of(control: Control | None) -> dict[str, Path]:
         names = {stage: Step(stage, control, ()).name for stage in ("prune", "finetune")}
@@ -213,14 +221,14 @@ class Order:
     """A training announced to the other ranks: the stage, and the state that it starts from."""
 
     stage: str
-    of_teacher: bool
+    of_teacher: str | None
     done: Mapping[str, Path]
     control: Control | None
 
 
 def assist(job: Job, order: Order, team: Team) -> None:
     """On ranks other than 0: run the same stage as rank 0, in a temporary folder."""
-    job = teacher_job(job) if order.of_teacher else job
+    job = job if order.of_teacher is None else teacher_job(job, order.of_teacher)
     with TemporaryDirectory(prefix="compress-") as folder:
         STAGES[order.stage].run(RunState(job, order.done, order.control, team=team), StageFolder(Path(folder)))
 

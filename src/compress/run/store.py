@@ -60,6 +60,10 @@ class Store:
         self.root, self._launch = root, launch
         root.mkdir(parents=True, exist_ok=True)
 
+    def holds(self, name: str, depends: Mapping[str, Any]) -> bool:
+        """Whether the stage with these dependencies is in the cache, whole."""
+        return read_result(self.root / f"{name}-{stage_key(name, depends)}") is not None
+
     def stage(
         self,
         name: str,

@@ -62,6 +62,15 @@ class FinetuneRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """What a teacher of any kind may be given. The defaults are for kinds whose YAML has none of these."""
+
+    weight: Positive = 1.0  # of all terms on its answers, beside those of other teachers
+    expect_top1: Annotated[float, Bound(ge=0, le=100)] | None = None  # in percent, on the test images
+    top1_tol: NonNegative = 0.0  # percentage points
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalSettings:
     """How a network is evaluated and measured."""
 

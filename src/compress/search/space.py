@@ -74,6 +74,13 @@ class WidthSpace:
         chosen: NDArray[np.int64] = np.concatenate(self.options)[genes + starts]
         return chosen
 
+    def genes(self, widths: Widths) -> Genes:
+        """The genes that give these widths, which must be options: (n, groups) -> (n, places)."""
+        firsts = [self.places.index(at) for at in range(len(self.options))]
+        found = [np.searchsorted(options, widths[:, at]) for options, at in zip(self.options, firsts, strict=True)]
+        genes: Genes = np.stack(found, axis=1)
+        return genes
+
     def random(self, count: int, generator: np.random.Generator) -> Genes:
         """Uniform over all genes, whatever they cost: (count, places)."""
         return generator.integers(0, self.sizes, (count, len(self.options)), dtype=np.int64)

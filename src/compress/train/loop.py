@@ -6,13 +6,13 @@ generator state. With several processes each rank trains on its shard of every b
 loop is the same on every rank, and rank 0 alone writes.
 
 The metrics row of an epoch (`_Loop._epoch`) has `loss`, the mean of the objective over the images; with several terms
-also each of them, as `loss_<name>`.
+also each of them, as `loss_<name>`; and the means of the figures of `MeasuredTerms`, by their names.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from compress.data.base import Data
+from compress.data.base import Data, Viewed
 from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
@@ -32,7 +32,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
-from compress.train.objective import Objective, Tapped, Terms, outputs_of, total, with_heads
+from compress.train.objective import Asking, Objective, Tapped, Terms, figures_of, outputs_of, total, with_heads
 from compress.train.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,17 @@ class _EpochMeans:
     loss: float
     top1: float  # in percent
     terms: dict[str, float]
+    figures: dict[str, float]
 
     def row(self) -> JSON:
         terms = {f"loss_{name}": round(value, 6) for name, value in self.terms.items()} if len(self.terms) > 1 else {}
-        return {"loss": round(self.loss, 6), **terms, "train_top1": round(self.top1, 4)}
+        figures = {name: round(value, 6) for name, value in self.figures.items()}
+        return {"loss": round(self.loss, 6), **terms, **figures, "train_top1": round(self.top1, 4)}
+
+
+def image_seed(seed: int, stage: str, epoch: int) -> int:
+    """The seed of the order and the augmentation of the images in an epoch of a stage, counted from 1."""
+    return derive_seed(seed, stage, epoch, "images")
 
 
 def train(training: Training) -> JSON:
@@ -254,23 +261,32 @@ class _Loop:
         count = len(training.data.split()["train"])
         steps = math.ceil(count / recipe.batch_size)
         least = ddp.smallest_batch(team, self.tapped, training.device)
-        order = derive_seed(training.seed, training.stage, epoch, "images")
-        batches = training.data.shuffled(recipe.batch_size, order, training.device, **ddp.shard_argument(team))
-        for step, (images, labels) in enumerate(batches):
+        for step, (images, labels, *views) in enumerate(self._batches(epoch)):
             size = ddp.full_batch_size(team, labels, min(recipe.batch_size, count - step * recipe.batch_size))
             if size < least and steps > 1:
                 continue
             training.hooks.begin_step(training.model, epoch, step)
-            self._step(images, labels, size, epoch - 1 + (step + 0.5) / steps, tally)
+            self._step((images, labels, *views), size, epoch - 1 + (step + 0.5) / steps, tally)
         return tally.means(team)
 
-    def _step(self, images: Tensor, labels: Tensor, size: int, at: float, tally: "_Tally") -> None:
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """This rank's shards of the batches of an epoch: images, labels and, if the objective needs them, views."""
+        training = self.training
+        batches: Callable[..., Iterator[tuple[Tensor, ...]]] = training.data.shuffled
+        if isinstance(training.objective, Asking) and training.objective.by_view:
+            assert isinstance(training.data, Viewed)
+            batches = training.data.shuffled_views
+        seed, shard = image_seed(training.seed, training.stage, epoch), ddp.shard_argument(training.team)
+        return batches(training.recipe.batch_size, seed, training.device, **shard)
+
+    def _step(self, batch: tuple[Tensor, ...], size: int, at: float, tally: "_Tally") -> None:
         """One step on this rank's shard of a batch of `size` images; `at` is the time in epochs since the start."""
         recipe, model = self.training.recipe, self.training.model
-        images, labels, count = ddp.padded_shard(images, labels)
+        images, labels, *views = ddp.padded_shard(*batch)
+        count = len(batch[1])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, at)
-        logits, terms = self._terms(images, labels, at)
+        logits, terms = self._terms(images, labels, at, *views)
         loss = total(terms)
         self.optimizer.zero_grad(set_to_none=True)
         ddp.scaled_loss(self.training.team, loss, count, size).backward()
@@ -281,39 +297,46 @@ class _Loop:
         apply_masks(model)
         tally.add(loss, terms, logits, labels, count)
 
-    def _terms(self, images: Tensor, labels: Tensor, at: float) -> tuple[Tensor, Terms]:
+    def _terms(self, images: Tensor, labels: Tensor, at: float, *views: Tensor) -> tuple[Tensor, Terms]:
         """Logits (B, C), and the weighted terms whose sum is minimised."""
         recipe, device = self.training.recipe, self.training.device
         images = images.contiguous(memory_format=self.layout)
-        with _autocast(recipe, device), guarded(recipe, device):
-            outputs = outputs_of(*self.ddp_module(images))
-            terms = self.training.objective(outputs, labels, images, at)
+        objective: Any = self.training.objective
+        with _autocast(recipe, device):
+            answer = (objective.ask(images, at, *views),) if isinstance(objective, Asking) else ()
+            with guarded(recipe, device):  # not a teacher, which gets no gradient: it would be a seventh slower
+                outputs = outputs_of(*self.ddp_module(images))
+                terms: Terms = objective(outputs, labels, images, at, *answer)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
 
 
 class _Tally:
-    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, correct predictions, images."""
+    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, figures beside them, correct
+    predictions, images."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, device=device, dtype=torch.float64)  # loss, correct predictions, images
-        self._terms: dict[str, Tensor] = {}
+        self._counts = torch.zeros(2, device=device, dtype=torch.float64)  # correct predictions, images
+        self._sums = torch.zeros((), device=device, dtype=torch.float64)  # in the end (1 + terms + figures,)
+        self._terms: tuple[str, ...] = ()
+        self._figures: tuple[str, ...] = ()
 
     def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, count: int) -> None:
-        """Add a shard of which `count` images count. All ranks add the same term names, also with an empty shard."""
-        for name, term in terms.items():
-            zero = self._sums.new_zeros(())
-            self._terms[name] = self._terms.get(name, zero) + (term.detach() * count if count else zero)
+        """Add a shard of which `count` images count. All ranks add the same names, also with an empty shard."""
+        figures = figures_of(terms)
+        self._terms, self._figures = tuple(terms), tuple(figures)
+        values = torch.stack([loss.detach(), *(v.detach() for v in (*terms.values(), *figures.values()))])
+        self._sums = self._sums + (values * count if count else torch.zeros_like(values)).double()
         if count:
-            self._sums[0] += loss.detach() * count
-            self._sums[1] += (logits.detach().argmax(1) == labels).sum()
-            self._sums[2] += count
+            self._counts[0] += (logits.detach().argmax(1) == labels).sum()
+            self._counts[1] += count
 
     def means(self, team: Team) -> _EpochMeans:
         """All-reduced over the ranks."""
-        sums = torch.stack([*self._sums, *self._terms.values()])
-        loss, right, images, *terms = team.all_reduce(sums).tolist()
-        means = {name: value / images for name, value in zip(self._terms, terms, strict=True)}
-        return _EpochMeans(loss / images, 100 * right / images, means)
+        right, images, *sums = team.all_reduce(torch.cat([self._counts, self._sums.reshape(-1)])).tolist()
+        loss, *others = [value / images for value in sums]
+        terms = dict(zip(self._terms, others[: len(self._terms)], strict=True))
+        figures = dict(zip(self._figures, others[len(self._terms) :], strict=True))
+        return _EpochMeans(loss, 100 * right / images, terms, figures)
 
 
 def _layout(training: Training) -> torch.memory_format:

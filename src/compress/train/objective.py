@@ -9,7 +9,7 @@ teacher's.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +22,18 @@ from compress.schema.settings import Recipe
 AUXILIARY_WEIGHT = 0.3
 
 Terms = Mapping[str, Tensor]
+
+
+class MeasuredTerms(dict[str, Tensor]):
+    """Terms, and scalars of the same images that are not minimised but told, in columns of their own names."""
+
+    def __init__(self, terms: Terms, figures: Mapping[str, Tensor]) -> None:
+        super().__init__(terms)
+        self.figures = figures
+
+
+def figures_of(terms: Terms) -> Mapping[str, Tensor]:
+    return terms.figures if isinstance(terms, MeasuredTerms) else {}
 
 
 @dataclass(frozen=True)
@@ -47,9 +59,24 @@ class Objective(Protocol):
     def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
         """Scalar terms by name, each a mean over the images times its weight: labels (B,), images (B, C, H, W).
 
-        The names must be the same at every step. `epoch` is the time in epochs since the start of the training: 2.5
+        The names must be the same at every step. `MeasuredTerms` tell more than what is minimised; its figures may be
+        others in another epoch. `epoch` is the time in epochs since the start of the training: 2.5
         is the middle of the third epoch.
         """
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """What an objective has besides if it looks at the images before the network does, as one with a teacher: the
+    teacher's activations are gone then before the network's are there, which saves memory, and a twelfth of the step
+    of a small network on a CPU."""
+
+    @property
+    def by_view(self) -> bool:
+        """Whether it must be told which view each image is; the data are `compress.data.base.Viewed` then."""
+
+    def ask(self, images: Tensor, epoch: float, *views: Tensor) -> Any:
+        """What is then the last argument of the call: images (B, C, H, W); with `by_view` also `views` (B,)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +105,7 @@ def with_heads(terms: Terms, outputs: Outputs, labels: Tensor, recipe: Recipe) -
         f"head_{number}": AUXILIARY_WEIGHT * on_labels.of(head, labels)
         for number, head in enumerate(outputs.heads, 1)
     }
-    return {**terms, **heads}
+    return MeasuredTerms({**terms, **heads}, figures_of(terms))
 
 
 def total(terms: Terms) -> Tensor:

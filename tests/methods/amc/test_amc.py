@@ -25,6 +25,7 @@ from compress.prune.budget import achieved
 from compress.prune.cost import cost_model
 from compress.prune.method import Problem
 from compress.schema.settings import Budget
+from compress.search.agent.around import Moves
 from compress.search.agent.episodes import SearchSettings
 from compress.search.agent.projected import ProjectedSettings
 from compress.search.agent.rewards import acc, acc_normalize
@@ -62,8 +63,9 @@ CAMC = Amc(
         hidden=32, actor_lr=1e-3, critic_lr=1e-2, discount=1.0, tau=0.01, batch_size=16, baseline_rate=0.5
     ),
     projected=ProjectedSettings(
-        draws=3, draw_sigma=0.35, proposals=16, elite=4, from_policy=0.7, changed=[0.15, 0.4, 1.0], sigma_rate=0.1,
-        least_sigma=0.06, critic="gp", optimism=0.5,
+        draws=3, draw_sigmas=[0.35, 0.7], proposals=16, elite=4, moves=Moves(0.4, 0.2, 0.2, 0.2),
+        changed=[0.15, 0.4, 1.0], mutation_prob=0.15, first_sigma=0.35, sigma_rate=0.1, least_sigma=0.06,
+        critic="gp", optimism=0.5,
     ),
     policy=PreferenceSettings(hidden=32, lr=1e-2, steps=10, bound=1.5),
     reward=partial(acc_normalize, references="measured", published={}),

@@ -18,7 +18,7 @@ from compress.data.memory import MemoryData
 from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_rows
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import BINS, add_l1, scale_statistics
+from compress.methods.slimming.penalty import BINS, Penalty, add_l1, scale_statistics
 from compress.methods.slimming.scales import norms_of, scales_of, shared_norms
 from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
@@ -92,6 +92,25 @@ def test_it_goes_through_momentum() -> None:
         add_l1(model, 0.01, linear=False)
         optimizer.step()
     assert model[0].weight.tolist() == pytest.approx([0.4971, -0.4971, 0, 1.9971])
+
+
+def test_the_gradients_that_meet_by_hand() -> None:
+    """Over the penalised scales: of the loss alone, a mean over the steps of an epoch; and of the penalty."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    model[3].weight.requires_grad_(False)
+    penalty = Penalty(0.01, linear=False, spared=("2",))
+    assert penalty.row() == {"task_gradient": 0.0, "l1_gradient": 0.0, "l1": 0.01}
+    for epoch, steps in enumerate(((1.0, 3.0), (5.0,)), 1):
+        penalty.begin_epoch(model, epoch)
+        for size in steps:
+            model[1].weight.grad = torch.tensor([3.0, 0.0, -4.0]) * size
+            model[2].weight.grad = torch.full((3,), 100.0)
+            penalty.add(model)
+        assert model[1].weight.grad.tolist() == pytest.approx([3 * size + 0.01, 0.01, -4 * size + 0.01])
+        assert model[2].weight.grad.tolist() == [100.0] * 3
+        row = penalty.row()
+        assert row["task_gradient"] == pytest.approx(5 * sum(steps) / len(steps))
+        assert row["l1_gradient"] == pytest.approx(0.01 * 3**0.5, rel=1e-5)
 
 
 # -- in the training loop --------------------------------------------------------------------------------------
@@ -172,6 +191,7 @@ def test_sparsify_trains_the_network_and_tells_how_sparse_it_is(digit_data: Memo
     assert [row["epoch"] for row in rows] == [1, 2]
     for row in rows:
         assert {"scale_median", "scale_small_share", "scales", "cfg", "held_out_top1"} <= set(row)
+        assert row["task_gradient"] > 0
         assert sum(row["scales"]["counts"]) == len(before)  # those of a residual stream too, each by itself
         assert len(row["scales"]["counts"]) == len(row["scales"]["edges"]) - 1 == BINS
         assert row["scales"]["edges"] == sorted(row["scales"]["edges"])

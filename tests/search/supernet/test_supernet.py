@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.data.memory import MemoryData
+from compress.distill.distill import Distill, WeightedTerm
+from compress.distill.losses import kd
 from compress.graph.build import channel_graph
 from compress.io.files import JSON
 from compress.io.stage_folder import StageFolder
@@ -28,7 +31,7 @@ from compress.search.supernet.skeleton import Skeleton
 from compress.search.supernet.supernet import NARROWER, Supernet
 from compress.search.supernet.weights import Shared
 from compress.train.loop import Hooks, Training, train
-from compress.train.objective import CrossEntropy, Objective, Outputs, Tapped, outputs_of
+from compress.train.objective import CrossEntropy, Objective, Outputs, Tapped, figures_of, outputs_of
 
 SHAPE = (1, 8, 8)
 UNSCORED = Hooks(score=lambda _: None, keep_best=False)
@@ -321,6 +324,27 @@ def test_the_sandwich_by_hand(reduction: rules.Reduction, scale: float) -> None:
     sum(list(terms.values())[1:]).backward()  # type: ignore[union-attr]
     assert widest.grad is None  # a teacher is not taught
     assert others.grad is not None
+
+
+def test_a_teacher_from_outside_teaches_the_widest_of_a_sandwich(tiny: nn.Module) -> None:
+    """And changes nothing of what the widest tells the others."""
+    torch.manual_seed(0)
+    widest, others = torch.randn(5, 10), torch.randn(3, 5, 10)
+    images, labels = torch.randn(5, 1, 8, 8), torch.arange(5)
+    loss = partial(kd, temperature=4.0)
+    distill = Distill(stages=["sparsify"], ce_weight=0.1, terms={"kd": WeightedTerm(weight=0.9, loss=loss)})
+    of_run = distill.objective(make_recipe(), tiny, nn.Identity(), (1, 8, 8))
+    outputs = Outputs(widest, {NARROWER: others})
+    taught, alone = (
+        rules.Sandwich("mean", of_widest)(outputs, labels, images, 0.0) for of_widest in (of_run, CrossEntropy())
+    )
+    assert list(taught) == ["widest", "kd", "narrowest", "drawn_1", "drawn_2"]
+    assert torch.allclose(taught["widest"], 0.1 * alone["widest"])
+    with torch.no_grad():
+        assert torch.allclose(taught["kd"], 0.25 * 0.9 * loss(widest, tiny.eval()(images), labels))
+    assert all(torch.equal(taught[name], alone[name]) for name in ("narrowest", "drawn_1", "drawn_2"))
+    assert "teacher_agreement" in figures_of(taught)
+    assert not figures_of(alone)
 
 
 def test_other_hooks_of_a_training_stay(tiny: nn.Module) -> None:

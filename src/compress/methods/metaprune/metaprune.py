@@ -42,7 +42,7 @@ from compress.search.supernet.skeleton import Skeleton
 from compress.search.supernet.supernet import Supernet
 from compress.search.supernet.weights import Shared
 from compress.train.loop import Hooks
-from compress.train.objective import Objective, cross_entropy
+from compress.train.objective import Objective
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +127,10 @@ class MetaPrune:
         supernet, space = self._supernet(problem), self._space(problem.model, problem.graph)
         rule = (single if self.rule == "single" else sandwich)(space, derive_seed(problem.seed, "supernet"))
         watch = Watch(problem, supernet, space, self._scoring())
-        smoothing = self.training.label_smoothing
-        objective: Objective = (
-            cross_entropy(self.training) if self.rule == "single" else Sandwich(self.reduction, smoothing)
-        )
+
+        def objective(of_run: Objective) -> Objective:
+            return of_run if self.rule == "single" else Sandwich(self.reduction, of_run)
+
         log.info(
             "sparsify: a supernet of %s parameters; its accuracy without recalibrated batch norms would be near "
             "chance, so that of five fixed genes is told, recalibrated, on held-out images",

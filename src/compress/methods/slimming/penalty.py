@@ -5,7 +5,9 @@ subgradient is added to the gradients instead of the penalty to the loss: after 
 processes and gradient clipping, so that none of these scales it.
 """
 
+import math
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +24,47 @@ def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[s
     """Add `strength * sign(gamma)` to the gradient of every scale that is not `spared` (by name of its batch norm) or
     frozen; sign(0) is 0."""
     with torch.no_grad():
-        for name, module in norms_of(model, linear).items():
-            gamma = module.weight
-            assert isinstance(gamma, Tensor)
-            if name in spared or not gamma.requires_grad:
-                continue
+        for gamma in penalised(model, linear, spared):
             step = strength * gamma.sign()
             gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
+
+
+def penalised(model: nn.Module, linear: bool, spared: Collection[str]) -> list[nn.Parameter]:
+    """The scales that `add_l1` pulls at, (C,) of each batch norm."""
+    found = {name: module.get_parameter("weight") for name, module in norms_of(model, linear).items()}
+    return [gamma for name, gamma in found.items() if name not in spared and gamma.requires_grad]
+
+
+@dataclass
+class Penalty:
+    """`add_l1` at every step of a training; over the steps of an epoch, how large the gradient was that it met.
+
+    The penalty is added whatever the loss is, so a loss of larger gradients, such as DIST at temperature 4, makes the
+    same strength a weaker one: the two lengths stand in the epoch's row. Both are over the penalised scales.
+    """
+
+    strength: float
+    linear: bool
+    spared: Collection[str] = ()
+    _lengths: list[Tensor] = field(default_factory=list)  # scalars on the device, which is not waited for
+    _scales: int = 0
+
+    def begin_epoch(self, model: nn.Module, epoch: int) -> None:
+        self._lengths.clear()
+
+    def add(self, model: nn.Module) -> None:
+        gammas = penalised(model, self.linear, self.spared)
+        gradients = [gamma.grad for gamma in gammas if gamma.grad is not None]
+        self._lengths.append(nn.utils.get_total_norm(gradients))
+        self._scales = sum(gamma.numel() for gamma in gammas)
+        add_l1(model, self.strength, self.linear, self.spared)
+
+    def row(self) -> JSON:
+        """`task_gradient`, the mean length of the loss's gradient, after clipping; `l1_gradient`, the length of what
+        is added, strength * sqrt(scales) where no scale is 0; and the strength `l1`."""
+        task = float(torch.stack(self._lengths).mean()) if self._lengths else 0.0
+        added = self.strength * math.sqrt(self._scales)
+        return {"task_gradient": float(f"{task:.6g}"), "l1_gradient": float(f"{added:.6g}"), "l1": self.strength}
 
 
 def scale_statistics(gammas: Tensor) -> JSON:

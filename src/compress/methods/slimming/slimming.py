@@ -8,7 +8,6 @@ well as the percentile (`prune.selection`); by default no layer loses all of its
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,7 +20,7 @@ from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import SPARSE, add_l1, scale_statistics
+from compress.methods.slimming.penalty import SPARSE, Penalty, scale_statistics
 from compress.methods.slimming.plots import plots
 from compress.methods.slimming.scales import (
     Scale,
@@ -97,7 +96,12 @@ class Slimming(Selection):
             return {**scale_statistics(gammas(trained, self.linear)), "cfg": cfgs}
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
-        hooks = Hooks(on_gradient=partial(add_l1, strength=self.l1, linear=self.linear, spared=spared), row=row)
+        penalty = Penalty(self.l1, self.linear, spared)
+
+        def epoch_row(trained: nn.Module) -> JSON:
+            return {**row(trained), **penalty.row()}
+
+        hooks = Hooks(begin_epoch=penalty.begin_epoch, on_gradient=penalty.add, row=epoch_row)
         try:
             history = problem.train(self.training, hooks)
         except InputError as error:  # the training diverged

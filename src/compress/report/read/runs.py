@@ -14,7 +14,7 @@ from compress.report.read.settings import settings_of
 from compress.schema.settings import STAGE_ORDER
 
 # A control shares these stages and networks with its run, and has others of its own.
-SHARED_STAGES = ("teacher", "pretrain", "sparsify")
+SHARED_STAGES = ("pretrain", "sparsify")
 SHARED_NETWORKS = ("dense", "sparsified")
 # Paths in a summary (`*`: any key) at which an object must stand if anything does.
 OBJECTS = (
@@ -69,7 +69,8 @@ class Run:
 
     def rows_named(self, stage: str) -> str:
         """What the rows of a stage of this run are called in metrics.jsonl."""
-        return stage if self.control is None or stage in SHARED_STAGES else f"{stage} {self.control}"
+        is_shared = self.control is None or stage in SHARED_STAGES or _is_teacher(stage)
+        return stage if is_shared else f"{stage} {self.control}"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _run(folder: Path, summary: JSON) -> Run:
         settings=settings_of(summary.get("config") or {}),
         results={name: row for name, row in results.items() if ", " not in name} or results,
         budget=summary.get("budget") or {},
-        stages={name: stage for name, stage in stages.items() if name in (*STAGE_ORDER, "teacher")},
+        stages={name: stage for name, stage in stages.items() if name in STAGE_ORDER or _is_teacher(name)},
         devices=int(number(summary.get("devices")) or 1),
         seconds=number(summary.get("seconds")),
         started=summary.get("started"),
@@ -175,11 +176,16 @@ def _run(folder: Path, summary: JSON) -> Run:
     return replace(run, controls=controls)
 
 
+def _is_teacher(stage: str) -> bool:
+    """Whether it is the training of a teacher: of the only one, or of one of several, which have names."""
+    return stage == "teacher" or stage.startswith("teacher ")
+
+
 def _control(run: Run, name: str, summary: JSON) -> Run:
     """A control of a run as a run of its own: the same dense network, another plan."""
     before = {network: row for network, row in run.results.items() if network in SHARED_NETWORKS}
     own = {key.removesuffix(f", {name}"): row for key, row in summary["results"].items() if key.endswith(f", {name}")}
-    shared = {stage: run.stages[stage] for stage in SHARED_STAGES if stage in run.stages}
+    shared = {stage: done for stage, done in run.stages.items() if stage in SHARED_STAGES or _is_teacher(stage)}
     others = [stage for stage in STAGE_ORDER if stage not in SHARED_STAGES]
     branch = {stage: (summary.get("stages") or {}).get(f"{stage} {name}") for stage in others}
     return Run(

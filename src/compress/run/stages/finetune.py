@@ -5,7 +5,8 @@ the training images, the teacher if it joins this stage, and the number of proce
 
 Writes: model.safetensors (last epoch), best.safetensors (best epoch by held-out top-1), metrics.jsonl.
 
-Version history: 1; 2 adds weight masks and training from scratch, 3 counts the warm-up as part of `hold_epochs`.
+Version history: 1; 2 adds weight masks and training from scratch, 3 counts the warm-up as part of
+`hold_epochs`, 4 saves how the images were normalised, and tells the raw terms and the agreement of a teacher.
 """
 
 import logging
@@ -14,6 +15,7 @@ from dataclasses import asdict, replace
 import torch
 from torch import nn
 
+from compress.data.base import normalisation_of
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.files import JSON
@@ -47,7 +49,7 @@ def finetune(state: RunState, work: StageFolder) -> JSON:
     for name, mask in masks.items():
         weight = model.get_parameter(f"{name}.weight")
         assert not bool(weight[~mask.to(weight.device)].any()), f"masked weights of {name} came back"
-    save_network(work.model, model, job.model, plan)
+    save_network(work.model, model, job.model, plan, normalisation_of(job.data))
     return {**result, "init": job.finetune.init, "recipe": asdict(recipe)}
 
 
@@ -98,4 +100,4 @@ def depends_on(job: Job) -> JSON:
     }
 
 
-STAGE = Stage(run=finetune, depends_on=depends_on, makes="finetuned network", version=3, trains=lambda job: True)
+STAGE = Stage(run=finetune, depends_on=depends_on, makes="finetuned network", version=4, trains=lambda job: True)

@@ -5,11 +5,13 @@ recipe, the seed, the training images, and the number of processes if above 1.
 
 Writes: model.safetensors; if it trained, best.safetensors (best epoch by held-out top-1) and metrics.jsonl.
 
-Version history: 1; 2 moves the first drop of `schedule=step`, 3 counts the warm-up as part of `hold_epochs`.
+Version history: 1; 2 moves the first drop of `schedule=step`, 3 counts the warm-up as part of `hold_epochs`,
+4 saves how the images were normalised.
 """
 
 import torch
 
+from compress.data.base import normalisation_of
 from compress.errors import settings_under
 from compress.graph.plan import Plan
 from compress.io.files import JSON
@@ -36,8 +38,8 @@ def pretrain(state: RunState, work: StageFolder) -> JSON:
         result = {"source": f"{job.model.args['arch']} {job.model.args['weights']}"}
     else:
         result = {"source": "trained", **train_network(state, model, job.pretrain, "pretrain", work, Plan())}
-    save_network(work.model, model, job.model, Plan())
+    save_network(work.model, model, job.model, Plan(), normalisation_of(job.data))
     return result
 
 
-STAGE = Stage(run=pretrain, depends_on=dense_depends_on, makes="dense network", version=3, trains=dense_trains)
+STAGE = Stage(run=pretrain, depends_on=dense_depends_on, makes="dense network", version=4, trains=dense_trains)

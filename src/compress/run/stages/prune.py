@@ -8,13 +8,15 @@ Writes: model.safetensors and plan.json (kept channels, widths, the method's own
 Version history: 1; 2 prunes more kinds of layers, 3 adds weight masks, refits and controls, 4 reports |gamma| of
 slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole, 6 reports the MACs of the
 dense network with the budget, 7 counts the candidates that a search scored
-and names the gene it found, 8 finds more groups (attention, shuffles, written attributes).
+and names the gene it found, 8 saves how the images were normalised, 9 finds more
+groups (attention, shuffles, written attributes).
 """
 
 import logging
 
 import torch
 
+from compress.data.base import normalisation_of
 from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.files import JSON, write_json
@@ -56,7 +58,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     small = cut(problem.model, problem.graph, decision.plan)
     relative_error = check_surgery(problem, small, decision.plan)
     set_masks(small, decision.masks)
-    save_network(work.model, small, state.job.model, decision.plan)
+    save_network(work.model, small, job.model, decision.plan, normalisation_of(job.data))
     write_json(
         work.plan, _plan_json(problem, decision) | ({"sparsity": sparsity_report(small)} if decision.masks else {})
     )
@@ -146,4 +148,4 @@ def depends_on(job: Job) -> JSON:
     }
 
 
-STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=8)
+STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=9)

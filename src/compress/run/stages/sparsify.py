@@ -9,11 +9,16 @@ Writes: metrics.jsonl; model.safetensors and best.safetensors if the run's netwo
 
 Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `schedule=step`, 4 logs slimming's cfg as
 `prune` would decide it, 5 counts recurrent layers whole, 6 counts the candidates that a search scored, 7 reports
-what a constant policy would answer, 8 finds more groups (attention, shuffles, written attributes).
+what a constant policy would answer, 8 has a teacher join the training of a supernet, tells the gradients of slimming,
+the raw terms and the agreement of a teacher, and saves how the images were normalised, 9 proposes crossovers and
+mutants to an agent, 10 finds more groups (attention, shuffles, written attributes).
 """
+
+from collections.abc import Callable
 
 from torch import nn
 
+from compress.data.base import normalisation_of
 from compress.errors import settings_under
 from compress.graph.plan import Plan
 from compress.io.files import JSON
@@ -34,7 +39,10 @@ def sparsify(state: RunState, work: StageFolder) -> JSON:
     """Check surgery on a plan of half the width, then let the method learn; save the network if it was trained."""
 
     def train(
-        recipe: Recipe, hooks: Hooks, network: nn.Module | None = None, objective: Objective | None = None
+        recipe: Recipe,
+        hooks: Hooks,
+        network: nn.Module | None = None,
+        objective: Callable[[Objective], Objective] | None = None,
     ) -> JSON:
         if network is not None:
             return train_own_network(state, network, recipe, "sparsify", work, hooks, objective)
@@ -50,7 +58,7 @@ def sparsify(state: RunState, work: StageFolder) -> JSON:
     with settings_under(state.job.keys.method):
         result = method.learn(problem, work)
     if method.traits.trains == "network":
-        save_network(work.model, problem.model, state.job.model, Plan())
+        save_network(work.model, problem.model, state.job.model, Plan(), normalisation_of(state.job.data))
     return result
 
 
@@ -73,4 +81,4 @@ def trains_network(job: Job) -> bool:
     return job.method.traits.trains != "nothing"
 
 
-STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=8, trains=trains_network)
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=10, trains=trains_network)

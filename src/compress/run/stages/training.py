@@ -3,12 +3,15 @@ that train."""
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from compress.data.base import normalisation_of
+from compress.distill.distill import Answering, Distill
 from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
@@ -19,6 +22,7 @@ from compress.measure.accuracy import accuracy
 from compress.models.spec import ModelSpec
 from compress.prune.saved_network import save_network
 from compress.run.job import Job, RunState
+from compress.run.stages.logits import Lesson, kept_logits
 from compress.schema.settings import Recipe
 from compress.train.loop import NO_HOOKS, Hooks, Training, train
 from compress.train.objective import Objective, cross_entropy
@@ -42,11 +46,11 @@ def train_network(
     Raises:
         SettingError: training diverged; names the key of the recipe in the config.
     """
-    history = _trained(state, model, recipe, _objective(state, model, recipe, stage), stage, work, hooks)
+    history = _trained(state, model, recipe, _objective(state, model, recipe, stage, work), stage, work, hooks)
     if hooks.keep_best:
         best = copy.deepcopy(model)
         best.load_state_dict(history.pop("best_weights"))
-        save_network(work.folder / "best.safetensors", best, state.job.model, plan)
+        save_network(work.folder / "best.safetensors", best, state.job.model, plan, normalisation_of(state.job.data))
     return history
 
 
@@ -57,11 +61,13 @@ def train_own_network(
     stage: str,
     work: StageFolder,
     hooks: Hooks,
-    objective: Objective | None = None,
+    objective: Callable[[Objective], Objective] | None = None,
 ) -> JSON:
-    """The same for a network that is not the run's: without the teacher, and nothing of it is saved but progress."""
+    """The same for a network that is not the run's: nothing of it is saved but progress. `objective` makes what is
+    minimised of what would be without it."""
     hooks = replace(hooks, keep_best=False)
-    return _trained(state, network, recipe, objective or cross_entropy(recipe), stage, work, hooks)
+    of_run = _objective(state, network, recipe, stage, work)
+    return _trained(state, network, recipe, of_run if objective is None else objective(of_run), stage, work, hooks)
 
 
 def _trained(
@@ -99,48 +105,102 @@ def recipe_key(job: Job, stage: str, recipe: Recipe) -> str:
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
 
 
-def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str) -> Objective:
+def _objective(state: RunState, model: nn.Module, recipe: Recipe, stage: str, work: StageFolder) -> Objective:
     job = state.job
     if job.distill is None or stage not in job.distill.stages:
         return cross_entropy(recipe)
-    teacher = load_teacher(state).to(job.device)
-    held_out = accuracy(teacher, job.data.ordered("held_out", 512, job.device))
-    log.info("%s: the teacher's held-out top-1 is %.2f %%", stage, held_out.top1)
+    teachers = {}
+    for name in job.teachers:
+        called = name.removeprefix("teacher").strip()
+        teachers[called], top1 = _kept_or_loaded(state, name, called, job.distill, recipe, stage, work)
+        whose = f"teacher's ({called})" if called else "teacher's"
+        log.info("%s: the %s held-out top-1 is %.2f %%", stage, whose, top1)
     torch.manual_seed(derive_seed(job.seed, stage, "adapters"))
     with settings_under(job.keys.distill):
-        objective = job.distill.objective(recipe, teacher, model, job.data.shape)
+        objective = job.distill.objective(recipe, teachers, model, job.data.shape)
     for line in [*job.distill.doubts(job.data.classes, recipe.epochs), *objective.doubts()]:
         log.warning("%s: %s", stage, placed(line, job.keys.distill))
     return objective
 
 
-def load_teacher(state: RunState) -> nn.Module:
-    teacher = state.job.teacher
-    assert teacher is not None
-    return teacher.load(state.done.get(teacher.of_stage or "teacher"))
+def _kept_or_loaded(
+    state: RunState, name: str, called: str, distill: Distill, recipe: Recipe, stage: str, work: StageFolder
+) -> tuple[tuple[Answering, float], float]:
+    """A teacher's kept logits, or itself, with its weight; and its held-out top-1 in percent."""
+    job, weight = state.job, state.job.teachers[name].settings.weight
+    lesson = Lesson(
+        called=called,
+        stage=stage,
+        recipe=recipe,
+        seed=job.seed,
+        distill=distill,
+        data=job.data,
+        device=job.device,
+        work=work,
+        teacher=lambda: load_teacher(state, name).to(job.device),
+        depends={"teacher": _answers_depend_on(state, name), "data": training_images(job)},
+    )
+    with settings_under(job.keys.distill):
+        kept = kept_logits(lesson, state.team)
+    if kept is not None:
+        table, top1 = kept
+        return (table, weight), top1
+    network = lesson.teacher()
+    return (network, weight), accuracy(network, job.data.ordered("held_out", 512, job.device)).top1
+
+
+def _answers_depend_on(state: RunState, name: str) -> JSON:
+    """The digest of the teacher's file, or the name of the folder of the stage that computed it; and how images are
+    converted for it."""
+    teacher = state.job.teachers[name]
+    network = teacher.source.digest() or state.done[teacher.source.of_stage or name].name
+    own = teacher.converts(state.job.data)
+    return {"network": network, "normalisation": None if own is None else asdict(own)}
+
+
+def load_teacher(state: RunState, name: str) -> nn.Module:
+    """The network of a teacher, in eval mode, for the images of the run."""
+    teacher = state.job.teachers[name]
+    return teacher.load(state.done.get(teacher.source.of_stage or name), state.job.data)
 
 
 def teaching(job: Job, stage: str) -> JSON:
-    """The cache key's part on the teacher, if it joins this stage. Which other stages it joins is left out."""
+    """The cache key's part on the teachers, if they join this stage. Which other stages they join is left out."""
     if job.distill is None or stage not in job.distill.stages:
         return {}
-    distill = {key: value for key, value in job.asked["distill"].items() if key != "stages"}
-    return {"distill": distill, "teacher": _teacher_settings(job)}
+    # kept logits are those that the teacher would answer, up to float noise
+    elsewhere = ("stages", "cache", "cache_limit_gb")
+    distill = {key: value for key, value in job.asked["distill"].items() if key not in elsewhere}
+    teachers = {name: _teacher_settings(job, name) for name in job.teachers}
+    return {"distill": distill, "teacher": teachers.get("teacher", teachers)}
 
 
-def _teacher_settings(job: Job) -> Any:
-    teacher = job.teacher
-    assert teacher is not None
-    if (digest := teacher.digest()) is not None:
+def _teacher_settings(job: Job, name: str) -> Any:
+    """What the answers of a teacher depend on, and their weight."""
+    teacher = job.teachers[name]
+    network = _network_of(job, name)
+    own = teacher.converts(job.data)
+    more = {
+        **({} if own is None else {"normalisation": asdict(own)}),
+        **({} if teacher.settings.weight == 1 else {"weight": teacher.settings.weight}),
+    }
+    return {"network": network, **more} if more else network
+
+
+def _network_of(job: Job, name: str) -> Any:
+    source = job.teachers[name].source
+    if (digest := source.digest()) is not None:
         return digest
-    return dense_depends_on(job if teacher.to_train is None else teacher_job(job))
+    if source.of_stage == "sparsify":
+        return {"of": source.of_stage}  # whose key is in those of all stages after it
+    return dense_depends_on(job if source.to_train is None else teacher_job(job, name))
 
 
-def teacher_job(job: Job) -> Job:
-    """The job with the teacher as its model, so that its pretrain stage trains the teacher."""
-    assert job.teacher is not None
-    assert job.teacher.to_train is not None
-    return replace(job, model=job.teacher.to_train, keys=replace(job.keys, model=job.keys.teacher_model))
+def teacher_job(job: Job, name: str) -> Job:
+    """The job with a teacher as its model, so that its pretrain stage trains the teacher."""
+    network = job.teachers[name].source.to_train
+    assert network is not None
+    return replace(job, model=network, keys=replace(job.keys, model=job.keys.teacher_models[name]))
 
 
 def devices_settings(job: Job) -> JSON:

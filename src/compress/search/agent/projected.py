@@ -6,9 +6,8 @@ one network that answers for any target, and no evaluation is spent twice.
 
 In the place of AMC's sequence of bounded decisions (He et al., ECCV 2018, arXiv:1802.03494) there is one decision for
 all groups (`compress.search.projection`), in the place of its action values a Gaussian process over strategies
-(`compress.search.critic`). Proposals around an elite with their own spread per group: Rubinstein and Kroese, "The
-Cross-Entropy Method", Springer 2004, chapter 5. The target is told to the policy as in Liu et al., IEEE SPL 2021,
-arXiv:2009.09724.
+(`compress.search.critic`). Proposals are in `compress.search.agent.around`. The target is told to the policy as in
+Liu et al., IEEE SPL 2021, arXiv:2009.09724.
 
 Every turn seeds its random numbers by (seed, turn), so that a resumed search equals an uninterrupted one.
 """
@@ -24,11 +23,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from compress.agents.preferences import PreferencePolicy
-from compress.errors import OWN, SettingError
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Bound, Count, NonNegative, Positive, Share
+from compress.search.agent.around import ProposalSettings, around, drawn
 from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.journal import note, standing
 from compress.search.agent.observations import Encoding
@@ -47,23 +46,16 @@ Random = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectedSettings:
+class ProjectedSettings(ProposalSettings):
     """Settings of the search; conf/method/amc.yaml explains each."""
 
     draws: Count
-    draw_sigma: Positive
-    proposals: Annotated[int, Bound(ge=1, most=10**5)]
     elite: Annotated[int, Bound(ge=1, most=10**5)]
-    from_policy: Annotated[float, Bound(ge=0, le=1)]
-    changed: list[Share]
+    first_sigma: Positive
     sigma_rate: Share
     least_sigma: Positive
     critic: Literal["gp", "none"]
     optimism: NonNegative
-
-    def __post_init__(self) -> None:
-        if not self.changed:
-            raise SettingError(f"{OWN}changed=[]: must name at least one share of the groups, such as 1.0")
 
 
 def told(encoding: Encoding, target: float) -> float:
@@ -117,7 +109,7 @@ class ProjectedSearch:
         self._told = np.array([told(encoding, target) for target in targets])
         self._highs = [target * env.full_macs for target in targets]
         places = len(projection.space.options)
-        self.sigmas = np.full((len(self.targets), places), settings.draw_sigma)  # of the noise, per target
+        self.sigmas = np.full((len(self.targets), places), settings.first_sigma)  # of the noise, per target
         self.scored: dict[Strategy, float] = {}  # accuracy in percent, in the order of scoring
         self.rewards: list[dict[Strategy, float]] = [
             {} for _ in targets
@@ -165,34 +157,27 @@ class ProjectedSearch:
 
     def _chosen(self, task: int, random: Random) -> tuple[Strategy | None, float]:
         """The strategy to score, None where nothing new was found, and the mean width of the noise."""
-        draws = self.turn // len(self.targets) < self.settings.draws
         for widening in range(WIDENINGS + 1):
             wider = 2.0**widening
-            preferences = self._drawn(wider, random) if draws else self._around(task, wider, random)
-            new = self._new(task, self.projection(preferences, self._highs[task]))
+            new = self._new(task, self.projection(self._proposals(task, wider, random), self._highs[task]))
             if len(new):
-                sigma = self.settings.draw_sigma if draws else float(self.sigmas[task].mean())
-                critic = None if draws else self.critic
+                sigma = float(np.mean(self.settings.draw_sigmas if self._draws else self.sigmas[task]))
+                critic = None if self._draws else self.critic
                 return most_promising(new, critic, self.settings.optimism), sigma * wider
         return None, 0.0
 
-    def _drawn(self, wider: float, random: Random) -> Preferences:
-        """Preferences around none: (proposals, places)."""
-        return random.normal(0, self.settings.draw_sigma * wider, (self.settings.proposals, self.sigmas.shape[1]))
+    def _proposals(self, task: int, wider: float, random: Random) -> Preferences:
+        """(proposals, places)."""
+        if self._draws:
+            return drawn(self.settings, self.sigmas.shape[1], wider, random)
+        own, space = self.policy.preferences(self._told[task]), self.projection.space
+        elite = self.elite(task) if self.rewards[task] else self.projection(own[None], self._highs[task])
+        return around(self.settings, space, own, space.genes(elite), self.sigmas[task] * wider, random)
 
-    def _around(self, task: int, wider: float, random: Random) -> Preferences:
-        """Preferences around the policy's and those of the target's elite, each with noise on some of the places:
-        (proposals, places)."""
-        settings, places = self.settings, self.sigmas.shape[1]
-        own = self.policy.preferences(self._told[task])
-        elite = self.elite(task) if self.rewards[task] else own[None]
-        by_policy = random.random(settings.proposals) < settings.from_policy
-        centres = np.where(by_policy[:, None], own, elite[random.integers(0, len(elite), settings.proposals)])
-        shares = np.array(settings.changed)[random.integers(0, len(settings.changed), settings.proposals)]
-        changes = random.random((settings.proposals, places)) < shares[:, None]
-        changes[np.arange(settings.proposals), random.integers(0, places, settings.proposals)] = True
-        noise: Preferences = random.normal(size=changes.shape) * self.sigmas[task] * wider
-        return centres + np.where(changes, noise, 0.0)
+    @property
+    def _draws(self) -> bool:
+        """Whether the turn is one of the first of its target, in which strategies are drawn."""
+        return self.turn < self.settings.draws * len(self.targets)
 
     def _new(self, task: int, proposals: Widths) -> Widths:
         """Those of proposals (n, groups) that were never scored, each once, in order. One that was scored for another
@@ -223,19 +208,23 @@ class ProjectedSearch:
         if self.critic is not None:
             self.critic.add(strategy, accuracy)
 
-    def elite(self, task: int) -> Preferences:
-        """Preferences of the strategies with the largest rewards of a target, best first: (n, places)."""
+    def elite(self, task: int) -> Widths:
+        """The strategies with the largest rewards of a target, best first: (n, groups)."""
         rewards = self.rewards[task]
         best = sorted(rewards, key=lambda strategy: -rewards[strategy])[: self.settings.elite]
-        return preferences_of_widths(self.projection.space, np.array(best))
+        return np.array(best, dtype=np.int64).reshape(len(best), len(self.env.full_widths))
+
+    def _wishes(self, task: int) -> Preferences:
+        """Preferences of the elite: (n, places)."""
+        return preferences_of_widths(self.projection.space, self.elite(task))
 
     def _imitate(self, task: int) -> None:
         """The policy learns from the elites of all targets; the noise of this one follows the spread of its own."""
-        elites = [(at, self.elite(at)) for at in range(len(self.targets)) if self.rewards[at]]
+        elites = [(at, self._wishes(at)) for at in range(len(self.targets)) if self.rewards[at]]
         asked = np.repeat(self._told[[at for at, _ in elites]], [len(elite) for _, elite in elites])
         self.policy.imitate(asked, np.concatenate([elite for _, elite in elites]))
         if self.turn > self.settings.draws * len(self.targets):
-            rate, spread = self.settings.sigma_rate, self.elite(task).std(0)
+            rate, spread = self.settings.sigma_rate, self._wishes(task).std(0)
             moved = self.sigmas[task] + rate * (spread - self.sigmas[task])
             self.sigmas[task] = np.maximum(moved, self.settings.least_sigma)
 

@@ -13,7 +13,7 @@ uninterrupted one does.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from compress.search.space import Genes, WidthSpace
 from compress.search.supernet.crops import Widths
 from compress.search.supernet.supernet import NARROWER, Supernet
 from compress.train.loop import NO_HOOKS, Hooks
-from compress.train.objective import Outputs, Terms
+from compress.train.objective import Asking, CrossEntropy, MeasuredTerms, Objective, Outputs, Terms, figures_of
 
 Reduction = Literal["sum", "mean"]
 Rule = Callable[[int, int], list[Widths]]  # epoch from 1, step of the epoch from 0 -> the widths of that step
@@ -71,22 +71,39 @@ def hooks(rule: Rule, others: Hooks = NO_HOOKS) -> Hooks:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The objective of `sandwich`: cross entropy of the widest on the labels, of the others on what the widest says.
+    """The objective of `sandwich`: the widest by the objective `of_widest`, the others by cross entropy on what the
+    widest says.
 
-    Terms: `widest`, `narrowest`, `drawn_1` and on.
+    So a teacher from outside teaches the widest alone, which teaches the others: Yu and Huang have none.
+    Terms: `widest` (on the labels), those of a teacher by their names, `narrowest`, `drawn_1` and on.
     """
 
     reduction: Reduction
-    label_smoothing: float = 0.0  # of the widest's labels
+    of_widest: Objective = field(default_factory=CrossEntropy)
     taps: tuple[str, ...] = (NARROWER,)
     adapters: nn.Module = field(default_factory=nn.ModuleDict)
 
-    def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
+    def __post_init__(self) -> None:
+        assert not self.of_widest.taps, "maps of a supernet have other widths at every step"
+
+    @property
+    def by_view(self) -> bool:
+        return isinstance(self.of_widest, Asking) and self.of_widest.by_view
+
+    def ask(self, images: Tensor, epoch: float, *views: Tensor) -> tuple[Any, ...]:
+        """The last arguments of `of_widest`."""
+        return (self.of_widest.ask(images, epoch, *views),) if isinstance(self.of_widest, Asking) else ()
+
+    def __call__(
+        self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float, known: tuple[Any, ...] = ()
+    ) -> Terms:
         widest, narrower = outputs.logits, outputs.features[NARROWER]  # (B, classes), (candidates - 1, B, classes)
         scale = 1.0 if self.reduction == "sum" else 1 / (1 + len(narrower))
-        terms = {"widest": scale * F.cross_entropy(widest, labels, label_smoothing=self.label_smoothing)}
+        of_widest: Callable[..., Terms] = self.of_widest
+        first = of_widest(Outputs(widest), labels, images, epoch, *known)
+        terms = {"widest" if name == "ce" else name: scale * term for name, term in first.items()}
         soft = widest.detach().float().softmax(1)
         for index, logits in enumerate(narrower):
             name = f"drawn_{index}" if index else "narrowest"
             terms[name] = scale * F.cross_entropy(logits.float(), soft)
-        return terms
+        return MeasuredTerms(terms, figures_of(first))
