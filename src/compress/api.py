@@ -139,7 +139,7 @@ def channel_groups(model: nn.Module, example: Example) -> ChannelGraph:
     """The groups of channels that can only be removed together, in order of execution; each has `.name`, `.width`.
 
     Args:
-        model: any network that torch.fx can trace; it is left as it was.
+        model: any network that decides nothing by values of activations; it is left as it was.
         example: images (B, C, H, W), or the shape (C, H, W) of one.
 
     Returns:

@@ -146,6 +146,10 @@ def test_chunks_are_tied_so_that_they_stay_equal() -> None:
     assert widths(graph_of("chunk")) == widths(graph_of("chunk apart")) == {"a": 4}
 
 
+def test_a_shuffle_by_a_computed_size_ties_a_channel_to_its_partner_in_every_part() -> None:
+    assert widths(graph_of("shuffle")) == {"b": 4}
+
+
 def test_squeeze_excite_scales_are_coupled_with_what_they_scale() -> None:
     graph = graph_of("squeeze-excite")
     assert widths(graph) == {"a": 8, "squeeze": 2}
@@ -156,7 +160,6 @@ def test_what_a_cut_would_make_wrong_is_frozen_and_named() -> None:
     for kind, layer, word in (
         ("slice", "a", "getitem"),
         ("pad", "a", "pad"),
-        ("shuffle", "b", "view"),
         ("literal", "a", "view"),
         ("expand", "a", "expand"),
         ("size", "a", "their number is computed with"),

@@ -119,7 +119,7 @@ def test_looking_leaves_the_network_as_it_was(tiny: nn.Module) -> None:
     modes = [module.training for module in tiny.modules()]
     graph = channel_graph(tiny, (1, 8, 8))
     calls = elements(tiny, graph, (1, 8, 8))
-    assert calls[0].called is tiny.get_submodule("conv1")
+    assert calls[0].layer is tiny.get_submodule("conv1")
     assert calls[0].written.tolist() == [64.0, *[0.0] * (len(graph) - 1)]
     assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
     assert [module.training for module in tiny.modules()] == modes

@@ -5,109 +5,80 @@ its outputs, an addition unites the ids that it adds (union-find), and cat, chun
 executed on the ids as they are. At the end every axis of every weight carries a vector of ids: that is the dependency
 graph, exact per channel, without special cases for residuals, concatenation or squeeze-excite.
 
-An operation that is not understood freezes the channels it touches and is named in `ChannelGraph.frozen`: a layer
-left whole is better than one cut wrongly. Reshapes, slices and pads whose literal sizes would be stale after a cut
-freeze too.
+`compress.graph.run` runs it; the operations that it knows are in `compress.graph.operations`, the layers in
+`compress.graph.modules`. An operation that is not understood freezes the channels it touches and is named in
+`ChannelGraph.frozen`: a layer left whole is better than one cut wrongly. Reshapes, slices and pads whose literal
+sizes would be stale after a cut freeze too.
 
 Related: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900, which walks from layer
 to layer with index mappings; executing the operations on ids needs no mapping per layer type.
 """
 
-import inspect
 import math
-import traceback
 from collections import Counter, defaultdict
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
-from compress.errors import InputError, first_line
-from compress.graph.deepcopy import copy_sharing_tensors
+from compress.errors import InputError
 from compress.graph.ids import FROZEN
-from compress.graph.liveness import calls_of
+from compress.graph.record import Record
 from compress.graph.removable import why_not_removable
-from compress.graph.tracing import OUTPUT, IdInterpreter, IdRecord, Tracer
+from compress.graph.run import IS_OUTPUT, Run
+from compress.graph.tape import Tape
+from compress.graph.twin import Flag, set_training
 from compress.graph.types import ChannelGraph, ChannelGroup
-
-
-def traced(model: nn.Module) -> fx.GraphModule:
-    """The network's forward as a graph of calls (torch.fx), in the mode that it is in.
-
-    Raises:
-        InputError: control flow that depends on values; names the user's line.
-    """
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    rest = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
-    try:
-        try:
-            return fx.GraphModule(model, Tracer(True).trace(model, concrete_args=rest or None))
-        except Exception:  # control flow may depend on a buffer, which is then taken as a constant
-            return fx.GraphModule(model, Tracer(False).trace(model, concrete_args=rest or None))
-    except Exception as error:  # of torch.fx, or of the network itself, which gets proxies instead of values
-        library = str(Path(torch.__file__).parent)
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(library)]
-        where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if len(frames) > 1 else ""
-        raise InputError(
-            f"{type(model).__name__} cannot be traced{where} ({first_line(error)}); move what depends on values or "
-            "shapes out of forward, into __init__ or into a module of its own"
-        ) from None
 
 
 def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph:
     """Find the groups of a network for images of `shape` (C, H, W). The model is not changed.
 
-    Where the forward in train mode differs (auxiliary heads), it is run as well, to find what reads channels there;
-    layers that run only in train mode cost no MACs.
+    Where the forward asks whether it is in training (auxiliary heads), it is run in train mode as well, to find what
+    reads channels there; layers that run only in train mode cost no MACs.
 
     Raises:
-        InputError: the network cannot be traced, or cannot take such images.
+        InputError: the network decides by values, or cannot take such images.
     """
-    found, twin = IdRecord(model), copy_sharing_tensors(model)
-    evaluates = traced(twin.eval())
-    traces = [evaluates.graph]
-    _run(twin, evaluates, shape, found, counted=True)
-    why_idle = "is never run"
+    run = Run(model)
+    found = run.found
+    set_training(run.twin, False)
+    tapes: tuple[Tape, ...] = (run(shape),)
+    cannot_train = ""
     try:
-        trains = traced(twin.train())
-        if trains.code != evaluates.code:
-            traces.append(trains.graph)
-        if found.idle() or trains.code != evaluates.code:
-            _run(twin, trains, shape, found, counted=False)
+        if found.idle() or _may_differ_in_training(model):
+            set_training(run.twin, True)
+            trained = run(shape, counted=False)
+            tapes += (trained,) if trained != tapes[0] else ()
     except InputError as error:
-        why_idle = f"does not run in evaluation, and training {error}"
-        traces = []
+        cannot_train = str(error)
+    found.close()
     groups = _groups(found)
-    frozen = _frozen(found) | dict.fromkeys(found.idle(), why_idle)
+    frozen = _frozen(found) | dict.fromkeys(
+        found.idle(), f"does not run in evaluation, and training {cannot_train}" if cannot_train else "is never run"
+    )
     for group in groups:
-        if (
-            group.width == 1
-        ):  # cannot be cut; reported as frozen where the one "channel" is several outputs of a layer
+        if group.width == 1:  # cannot be cut; reported as frozen where it is several outputs of a layer
             for layer in found.layers.values():
                 if len(found.axes[layer.out_axis]) > 1 and layer.out_axis in group.positions:
                     frozen.setdefault(layer.name, "has outputs that only live and die together")
     free = tuple(group for group in groups if group.width > 1)
-    calls = tuple(calls_of(trace) for trace in traces)
     never_empty = (
-        why_not_removable(twin, free, traces, calls)
-        if traces
-        else dict.fromkeys((group.name for group in free), "which may be read in training, which cannot be followed")
+        dict.fromkeys((group.name for group in free), "which may be read in training, which cannot be followed")
+        if cannot_train
+        else why_not_removable(model, free, tapes)
     )
-    return ChannelGraph(free, tuple(found.layers.values()), frozen, found.norms, found.scaled_by, never_empty, calls)
+    layers, products = tuple(found.layers.values()), _product_macs(found, free)
+    return ChannelGraph(free, layers, frozen, found.norms, found.scaled_by, never_empty, tapes, products)
 
 
-def _run(
-    model: nn.Module, calls: fx.GraphModule, shape: tuple[int, int, int], found: IdRecord, counted: bool
-) -> None:
-    """Run one image of frozen ids; parameters of `forward` that have defaults get these."""
-    images = torch.zeros(1, dtype=torch.int64).expand(1, *shape)
-    defaults = [node.args[0] for node in calls.graph.nodes if node.op == "placeholder" and node.args]
-    with torch.no_grad():
-        IdInterpreter(model, calls, found, counted).run(images, *defaults)
+def _may_differ_in_training(model: nn.Module) -> bool:
+    """Whether the run that was made in eval mode could be another one in train mode."""
+    return Flag.asked or any(type(module).train is not nn.Module.train for module in model.modules())
 
 
-def _groups(found: IdRecord) -> tuple[ChannelGroup, ...]:
+def _groups(found: Record) -> tuple[ChannelGroup, ...]:
     """Channels whose ids occur on the same axes, equally often on each, make one group.
 
     For a convolution of 2 channels, read by a linear layer behind a flatten of 2 pixels, all ids of all axes in a row
@@ -124,7 +95,7 @@ def _groups(found: IdRecord) -> tuple[ChannelGroup, ...]:
     axes = list(found.axes)
     if not axes:
         return ()
-    roots = found.ids.find_all(torch.cat(list(found.axes.values()))).numpy()
+    roots = found.ids.roots(torch.cat(list(found.axes.values()))).numpy()
     lengths = [len(ids) for ids in found.axes.values()]
     axis = np.repeat(np.arange(len(axes)), lengths)
     index = np.concatenate([np.arange(length) for length in lengths])
@@ -140,17 +111,19 @@ def _groups(found: IdRecord) -> tuple[ChannelGroup, ...]:
         by_axes[axis[starts[run] : ends[run]].tobytes()].append(run)
 
     layers = list(found.layers.values())
+    written = {layer.out_axis for layer in layers}  # names of groups are of layers, where one writes the channels
     groups: list[ChannelGroup] = []
     names: Counter[str] = Counter()
     for runs in by_axes.values():
-        first, length = starts[runs], ends[runs[0]] - starts[runs[0]]
-        indices = index[first[:, None] + np.arange(length)]  # (width, length)
-        on = axis[first[0] : first[0] + length]  # (length,)
+        begin, length = starts[runs], ends[runs[0]] - starts[runs[0]]
+        indices = index[begin[:, None] + np.arange(length)]  # (width, length)
+        on = axis[begin[0] : begin[0] + length]  # (length,)
         positions = {axes[at]: torch.from_numpy(indices[:, on == at]) for at in np.unique(on)}
         consumers = tuple(layer.name for layer in layers if layer.in_axis in positions)
         if not consumers:
             continue  # computed and never read
-        producer = axes[on[0]].tensor.rpartition(".")[0]
+        first = next((axes[at] for at in on if axes[at] in written), axes[on[0]])
+        producer = first.tensor.rpartition(".")[0]
         names[producer] += 1
         name = producer if names[producer] == 1 else f"{producer}#{names[producer]}"
         outputs = [positions[layer.out_axis].shape[1] for layer in layers if layer.out_axis in positions]
@@ -158,7 +131,23 @@ def _groups(found: IdRecord) -> tuple[ChannelGroup, ...]:
     return tuple(groups)
 
 
-def _frozen(found: IdRecord) -> dict[str, str]:
-    """Layers whose outputs cannot be cut, and why; that of the network's own output is not reported."""
+def _product_macs(found: Record, groups: Sequence[ChannelGroup]) -> dict[str, int]:
+    """MACs of products of activations that one channel of a group costs, such as a head of attention."""
+    owner = torch.full((len(found.ids.all_roots()),), -1)
+    for at, group in enumerate(groups):
+        axis, places = next(iter(group.positions.items()))
+        owner[found.ids.roots(found.axes[axis][places.flatten()])] = at
+    macs: Counter[str] = Counter()
+    for ids, each in found.products:
+        for at, count in zip(*owner[found.ids.roots(ids)].unique(return_counts=True), strict=True):
+            if at >= 0:
+                macs[groups[at].name] += int(count) * each // groups[at].width
+    return {name: count for name, count in macs.items() if count}
+
+
+def _frozen(found: Record) -> dict[str, str]:
+    """Layers whose outputs cannot be cut, and other modules with weights that stay whole, and why; that of the
+    network's own output is not reported."""
     reasons = {layer.name: found.ids.reason(found.axes[layer.out_axis]) for layer in found.layers.values()}
-    return {name: why for name, why in reasons.items() if why is not None and why != OUTPUT}
+    frozen = {name: why for name, why in reasons.items() if why is not None and why != IS_OUTPUT}
+    return {**found.whole, **frozen}

@@ -33,24 +33,6 @@ def copy_replacing(model: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Mo
     return twin
 
 
-def copy_sharing_tensors(model: nn.Module) -> nn.Module:
-    """New modules around the same parameters and buffers, without hooks: tracing or changing the mode of the copy
-    leaves the model as it is.
-
-    Hooks of leaf modules stay: they may compute the weights (weight norm, parametrizations).
-
-    Raises:
-        InputError: something in the network cannot be copied.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy_replacing(model, {tensor: tensor for tensor in tensors})
-    for module in twin.modules():
-        if next(module.children(), None) is not None:
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-    return twin
-
-
 def _tensors(values: Iterable[object]) -> Iterable[Tensor]:
     for value in values:
         if isinstance(value, Tensor):

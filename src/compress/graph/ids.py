@@ -5,71 +5,94 @@ usually every channel has one id, expanded over the other dimensions with stride
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 FROZEN = 0  # the id of the set of all channels that cannot be cut
-INTEGER_STAND_IN = torch.int32  # stands for the dtype of an integer tensor of the network: data, not channel ids
+
+
+class Sets(NamedTuple):
+    """What a `ChannelIds` knows, to go back to."""
+
+    parent: Tensor
+    why: Tensor
 
 
 class ChannelIds:
-    """A union-find of channel ids: two channels are coupled when their ids have the same root. Id 0 is frozen."""
+    """A union-find of channel ids: two channels are coupled when their ids have the same root, the smallest id of
+    their set. Id 0 is frozen."""
 
     def __init__(self) -> None:
-        self._parent = [FROZEN]
-        self._reasons: dict[int, str] = {}  # id -> why it was frozen
+        self._parent = torch.zeros(1, dtype=torch.int64)  # (ids,)
+        self._why = torch.zeros(1, dtype=torch.int64)  # (ids,): the place of the reason why an id is frozen, or 0
+        self._reasons = ["is united with channels that cannot be cut"]
 
     def fresh(self, count: int) -> Tensor:
         """New ids, each a set of its own: (count,)."""
         start = len(self._parent)
-        self._parent.extend(range(start, start + count))
-        return torch.arange(start, start + count)
+        ids = torch.arange(start, start + count)
+        self._parent = torch.cat([self._parent, ids])
+        self._why = torch.cat([self._why, ids.new_zeros(count)])
+        return ids
 
-    def find(self, channel: int) -> int:
-        """The root of an id, with path halving."""
-        parent = self._parent
-        while parent[channel] != channel:
-            parent[channel] = parent[parent[channel]]
-            channel = parent[channel]
-        return channel
-
-    def find_all(self, ids: Tensor) -> Tensor:
-        """The roots of many ids: any shape -> the same shape."""
-        return self.all_roots()[ids]
+    def roots(self, ids: Tensor) -> Tensor:
+        """The root of every id: any shape -> the same shape. Later look-ups of these ids are one step."""
+        few = unexpanded(ids)
+        above = self._parent[few]
+        if torch.equal(above, few):
+            return ids
+        while not torch.equal(above, further := self._parent[above]):
+            above = further
+        self._parent[few] = above
+        return above.expand(ids.shape)
 
     def all_roots(self) -> Tensor:
         """The root of every id: (ids,)."""
-        parent = torch.tensor(self._parent)
-        while not torch.equal(parent, above := parent[parent]):
-            parent = above
-        return parent
+        return self.roots(torch.arange(len(self._parent)))
 
     def union(self, a: Tensor, b: Tensor) -> None:
         """Merge the sets of `a` and `b` element by element, after broadcasting; the smaller root stays a root."""
-        a, b = torch.broadcast_tensors(a, b)
-        differ = a != b
-        count = len(self._parent)
-        pairs = (a[differ] * count + b[differ]).unique()  # each pair coded as one integer: faster to sort than pairs
-        for left, right in zip((pairs // count).tolist(), (pairs % count).tolist(), strict=True):
-            x, y = self.find(left), self.find(right)
-            if x != y:
-                self._parent[max(x, y)] = min(x, y)
+        a, b = self.roots(unexpanded(a)), self.roots(unexpanded(b))
+        if a is b or torch.equal(a, b):
+            return
+        a, b = (ids.flatten() for ids in torch.broadcast_tensors(a, b))
+        while not torch.equal(a, b):
+            self._parent.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
+            a, b = self.roots(a), self.roots(b)
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Merge the sets of these ids into the frozen one."""
-        for channel in unexpanded(ids).unique().tolist():
-            root = self.find(channel)
-            if root != FROZEN:
-                self._reasons.setdefault(channel, reason)
-                self._parent[root] = FROZEN
+        roots = self.roots(unexpanded(ids)).flatten()
+        roots = roots[roots != FROZEN]
+        if not len(roots):
+            return
+        now = torch.zeros(len(self._parent), dtype=torch.bool)
+        now[roots] = True
+        self._why[now[self.all_roots()]] = len(self._reasons)
+        self._reasons.append(reason)
+        self._parent[roots] = FROZEN
+
+    def is_frozen(self, ids: Tensor) -> bool:
+        """Whether all of these ids are."""
+        return not bool(self.roots(unexpanded(ids)).any())
 
     def reason(self, ids: Tensor) -> str | None:
         """Why the first frozen one of these ids is frozen; None if none is."""
-        frozen = [channel for channel in ids.flatten().tolist() if self.find(channel) == FROZEN]
-        reasons = (self._reasons[channel] for channel in frozen if channel in self._reasons)
-        return next(reasons, "is united with channels that cannot be cut" if frozen else None)
+        frozen = ids[self.roots(ids) == FROZEN]
+        told = self._why[frozen]
+        told = told[told > 0]
+        return None if not len(frozen) else self._reasons[int(told[0]) if len(told) else 0]
+
+    def snapshot(self) -> Sets:
+        return Sets(self._parent.clone(), self._why.clone())
+
+    def restore(self, sets: Sets) -> None:
+        """Undo all unions and freezing since the snapshot; ids issued since then become sets of their own."""
+        before = len(sets.parent)
+        self._parent = torch.cat([sets.parent, torch.arange(before, len(self._parent))])
+        self._why = torch.cat([sets.why, sets.why.new_zeros(len(self._parent) - before)])
 
 
 def unexpanded(ids: Tensor) -> Tensor:
@@ -94,27 +117,16 @@ def ids_along(ids: Tensor, dim: int) -> Tensor:
     return ids.flatten()
 
 
-def is_ids(value: Any) -> bool:
-    """Whether a value of the run is an activation on channel ids."""
-    return isinstance(value, Tensor) and value.dtype == torch.int64 and value.dim() > 0
+def spread(channels: Tensor, shape: Sequence[int], dim: int = 1) -> Tensor:
+    """Ids (C,) expanded to an activation of this shape, whose dimension `dim` is the one of channels."""
+    dim %= len(shape)
+    return channels.view([-1 if at == dim else 1 for at in range(len(shape))]).expand(tuple(shape))
 
 
-def _strides(shape: Sequence[int]) -> list[tuple[int, int]]:
+def extents(shape: Sequence[int]) -> list[tuple[int, int]]:
     """For each dimension of a contiguous tensor its stride, and its stride times its size, in elements."""
-    strides, step = [], 1
+    found, step = [], 1
     for size in reversed(shape):
-        strides.append((step, step * size))
+        found.append((step, step * size))
         step *= size
-    return strides[::-1]
-
-
-def reshaped_dim(shape: Sequence[int], out: Sequence[int], dim: int) -> int | None:
-    """Where dimension `dim` of `shape` is after a reshape to `out`: the one that contains it whole, None if split.
-
-    It is contained if its range of strides is: (2, 6, 5) to (2, 30) has 6 in dimension 1; to (4, 15) it is split.
-    """
-    low, high = _strides(shape)[dim]
-    for other, (start, end) in enumerate(_strides(out)):
-        if start <= low and high <= end:
-            return other
-    return None
+    return found[::-1]

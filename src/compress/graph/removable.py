@@ -14,55 +14,55 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from compress.graph.liveness import Calls, liveness_error
-from compress.graph.tracing import ELEMENTWISE, ELEMENTWISE_MODULES, SPATIAL, SPATIAL_MODULES
+from compress.graph import modules
+from compress.graph.liveness import liveness_error
+from compress.graph.ops_elementwise import ONE_OPERAND
+from compress.graph.ops_layers import IN_SPACE
+from compress.graph.tape import Call, Tape, users
 from compress.graph.types import Axis, ChannelGroup
 
-Uses = Mapping[str, Sequence[fx.Node]]  # module name -> nodes that call it or read one of its tensors
+Uses = Mapping[str, Sequence[int]]  # module name -> places of the calls that call it or take one of its tensors
+Readers = Sequence[Sequence[Call]]  # of every call on a tape
 
 
-def why_not_removable(
-    model: nn.Module, groups: Sequence[ChannelGroup], traces: Sequence[fx.Graph], calls: Sequence[Calls]
-) -> dict[str, str]:
+def why_not_removable(model: nn.Module, groups: Sequence[ChannelGroup], tapes: Sequence[Tape]) -> dict[str, str]:
     """For each group that is not removable the reason, as a relative clause.
 
-    `traces` are the forward in eval mode and, where it differs, in train mode; `calls` are `calls_of` each.
+    `tapes` are those of the forward in eval mode and, where it differs, in train mode.
     """
     owners = Counter(id(t) for m in model.modules() for t in [*m._parameters.values(), *m._buffers.values()])
-    uses = [_uses(trace) for trace in traces]
+    calls = [(tape, _uses(tape), users(tape)) for tape in tapes]
     reasons = {}
     for group in groups:
-        seen = next(_other_readers(model, group, owners, uses), None)
-        errors = (error for forward in calls if (error := liveness_error(forward, group.consumers)))
+        seen = next(_other_readers(model, group, owners, calls), None)
+        errors = (error for tape in tapes if (error := liveness_error(tape, group.consumers)))
         if why := next(errors, None) if seen is None else f"which {seen}":
             reasons[group.name] = why
     return reasons
 
 
 def _other_readers(
-    model: nn.Module, group: ChannelGroup, owners: Counter[int], uses: Sequence[Uses]
+    model: nn.Module, group: ChannelGroup, owners: Counter[int], calls: Sequence[tuple[Tape, Uses, Readers]]
 ) -> Iterator[str]:
     """What sees the group's channels besides the convolutions and batch norms that they are produced by, and the
     convolutions that read them. `owners` counts in how many modules a tensor (by its id) is."""
     names = sorted({_owner(axis) for axis in group.positions})
     yield from (why for axis, indices in group.positions.items() if (why := _other_axis(model, axis, indices)))
     yield from (f"shares weights of {name}" for name in names if _shares_weights(model, name, owners))
-    yield from (why for use in uses if (why := _other_calls(model, group, names, use)))
+    yield from (why for call in calls if (why := _other_calls(model, group, names, *call)))
 
 
 def _owner(axis: Axis) -> str:
     return axis.tensor.rpartition(".")[0]
 
 
-def _uses(trace: fx.Graph) -> Uses:
+def _uses(tape: Tape) -> Uses:
     found = defaultdict(list)
-    for node in trace.nodes:
-        if node.op == "call_module":
-            found[str(node.target)].append(node)
-        elif node.op == "get_attr":
-            found[str(node.target).rpartition(".")[0]].append(node)
+    for at, call in enumerate(tape):
+        for name in {call.layer, *call.reads}:
+            found[name].append(at)
     return found
 
 
@@ -85,27 +85,30 @@ def _shares_weights(model: nn.Module, name: str, owners: Counter[int]) -> bool:
     return any(owners[id(tensor)] > 1 for tensor in tensors if tensor is not None)
 
 
-def _other_calls(model: nn.Module, group: ChannelGroup, names: Sequence[str], uses: Uses) -> str | None:
+def _other_calls(
+    model: nn.Module, group: ChannelGroup, names: Sequence[str], tape: Tape, uses: Uses, readers: Readers
+) -> str | None:
     """Why the calls between the group's producers and its consumers are not channelwise operations only."""
     for name in names:
         calls = uses.get(name, ())
-        if len(calls) != 1 or calls[0].op != "call_module":
+        if len(calls) != 1 or tape[calls[0]].layer != name:
             return f"runs through {name}, which is not called once in evaluation and once in training"
+    places = {id(call): at for at, call in enumerate(tape)}
     pending = [uses[name][0] for name in names if name not in group.consumers]
     while pending:
-        for user in pending.pop().users:
-            if user.op == "call_module" and user.target in names:
+        for user in readers[pending.pop()]:
+            if user.layer in names:
                 continue
             if not _is_channelwise(model, user):
                 return f"is read by {user.name}, which is no convolution"
-            pending.append(user)
+            pending.append(places[id(user)])
     return None
 
 
-def _is_channelwise(model: nn.Module, node: fx.Node) -> bool:
+def _is_channelwise(model: nn.Module, call: Call) -> bool:
     """Whether an operation treats every channel by itself, without weights and without a second operand."""
-    if len(node.all_input_nodes) != 1:
+    if len(call.inputs) != 1 or call.reads:
         return False
-    if node.op == "call_module":
-        return isinstance(model.get_submodule(str(node.target)), ELEMENTWISE_MODULES + SPATIAL_MODULES)
-    return node.op.startswith("call") and (node.target in ELEMENTWISE or node.target in SPATIAL)
+    if call.layer:
+        return isinstance(model.get_submodule(call.layer), modules.SAME + modules.IN_SPACE)
+    return call.op in ONE_OPERAND or call.op in IN_SPACE

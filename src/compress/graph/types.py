@@ -11,8 +11,9 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
-from compress.graph.liveness import Calls, liveness_error
+from compress.graph.liveness import liveness_error
 from compress.graph.plan import Plan, check_plan
+from compress.graph.tape import Tape
 
 
 class Axis(NamedTuple):
@@ -34,6 +35,11 @@ class Layer:
     kernel: int  # height, in pixels; 1 for a linear layer
     stride: int  # in height, in pixels; 0 for a linear layer
     groups: int
+
+    @property
+    def weight(self) -> str:
+        """The name of its weight."""
+        return self.out_axis.tensor
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class ChannelGraph(Sequence[ChannelGroup]):
     norms: Mapping[str, tuple[int, Axis]]  # layer and group norms: the activation dimension they see, and their axis
     scaled_by: Mapping[str, str] = field(default_factory=dict)  # indices of a selection -> the batch norm before it
     never_empty: Mapping[str, str] = field(default_factory=dict)  # groups that are not removable as a whole, and why
-    calls: tuple[Calls, ...] = ()  # of the forward in eval mode and, where it differs, in train mode
+    tapes: tuple[Tape, ...] = ()  # of the forward in eval mode and, where it differs, in train mode
+    product_macs: Mapping[str, int] = field(default_factory=dict)  # of activations, for each channel of a group
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)
@@ -118,7 +125,7 @@ class ChannelGraph(Sequence[ChannelGroup]):
             if group.name in self.never_empty:
                 raise ValueError(f"plan empties group {group.name!r}, {self.never_empty[group.name]}; {rule}")
         dead_layers = {name for group in emptied for name in group.consumers}
-        why = next((why for calls in self.calls if (why := liveness_error(calls, dead_layers))), None)
+        why = next((why for tape in self.tapes if (why := liveness_error(tape, dead_layers))), None)
         if why:
             names = ", ".join(repr(group.name) for group in emptied)
             raise ValueError(f"plan empties groups {names}, {why}; {rule}, but not all of these")

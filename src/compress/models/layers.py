@@ -92,3 +92,76 @@ class ChannelSelection(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.indices)} of {self.channels}"
+
+
+class Attention(nn.Module):
+    """What is left of an `nn.MultiheadAttention` with fewer heads or inputs: (B, N, inputs) -> (B, N, outputs).
+
+    torch's module has one width for its inputs and for all heads together. Surgery puts this one in its place, with
+    the same tensors under the same names, and it takes the same arguments, but for masks of each head.
+    """
+
+    _qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer off its fused kernel, which wants torch's widths
+
+    def __init__(self, whole: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias, self.out_proj = (
+            whole.in_proj_weight,
+            whole.in_proj_bias,
+            whole.out_proj,
+        )
+        self.num_heads, self.head_dim = whole.num_heads, whole.head_dim
+        self.dropout, self.batch_first = whole.dropout, whole.batch_first
+        self.train(whole.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        if not self.batch_first and query.dim() == 3:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        if query is key and key is value:
+            q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        else:
+            biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            weights = self.in_proj_weight.chunk(3)
+            q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2) for x in (q, k, v))
+        mask = self._mask(attn_mask, key_padding_mask, q.dtype)
+        dropout = self.dropout if self.training else 0.0
+        weights_of_heads = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            weights_of_heads = (scores if mask is None else scores + mask).softmax(-1)
+            mixed = F.dropout(weights_of_heads, dropout) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        out = self.out_proj(mixed.transpose(-3, -2).flatten(-2))
+        if not self.batch_first and query.dim() == 3:
+            out = out.transpose(0, 1)
+        if weights_of_heads is not None and average_attn_weights:
+            weights_of_heads = weights_of_heads.mean(-3)
+        return out, weights_of_heads
+
+    @staticmethod
+    def _mask(attn_mask: Tensor | None, padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """One mask that is added to scores (B, heads, N, M): of booleans, True is what may not be attended to."""
+        if attn_mask is not None and attn_mask.dim() == 3:
+            raise ValueError("attn_mask: must be (queries, keys); a cut layer takes no mask for each head")
+        masks = []
+        for mask in (attn_mask, None if padding is None else padding[..., None, None, :]):
+            if mask is not None and mask.dtype == torch.bool:
+                mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -torch.inf)
+            if mask is not None:
+                masks.append(mask)
+        return sum(masks[1:], masks[0]) if masks else None
+
+    def extra_repr(self) -> str:
+        return f"{self.num_heads} heads of {self.head_dim}"

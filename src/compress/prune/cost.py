@@ -2,7 +2,8 @@
 
 A convolution's MACs are k*k*H*W * c_in * c_out / groups: bilinear in the widths of the channel groups on its two
 axes. One `CostModel` per network gives the cost of a batch of plans by two matrix products, equal to the unit to the
-count of the cut network (`compress.measure.macs`, which agrees with fvcore where fvcore counts).
+count of the cut network (`compress.measure.macs`, which agrees with fvcore where fvcore counts). A matrix product of
+activations costs the same for every head of attention that is left.
 """
 
 from dataclasses import dataclass, field, replace
@@ -42,7 +43,8 @@ class CostModel:
 
     names: tuple[str, ...]
     full_widths: Widths
-    fixed_macs: int  # of operations that no plan changes: the matrix products of attention, recurrent layers
+    fixed_macs: int  # of operations that no plan changes: recurrent layers, what is left whole
+    _per_channel: NDArray[np.float64]  # (groups,): MACs of products of activations, per kept channel (a head)
     _uses: NDArray[np.float64]  # (layers,): MACs per pair of one output and one input channel
     _out: _Sizes
     _in: _Sizes
@@ -64,7 +66,8 @@ class CostModel:
     def divisible_macs(self, widths: ArrayLike) -> NDArray[np.float64]:
         """MACs for fractional widths: (plans, groups) -> (plans,) float64, not rounded."""
         batch = np.atleast_2d(np.asarray(widths, dtype=np.float64))
-        total: NDArray[np.float64] = (self._out(batch) * self._in(batch)) @ self._uses + self.fixed_macs
+        of_layers = (self._out(batch) * self._in(batch)) @ self._uses
+        total: NDArray[np.float64] = of_layers + batch @ self._per_channel + self.fixed_macs
         return total
 
     def layer_inputs(self, plans: ArrayLike) -> NDArray[np.int64]:
@@ -136,7 +139,8 @@ def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int
 
     names = tuple(group.name for group in graph.groups)
     full = np.array([group.width for group in graph.groups], dtype=np.int64)
-    costs = CostModel(names, full, 0, np.array(uses, float), outs, ins, tuple(dims))
+    products = np.array([graph.product_macs.get(name, 0) for name in names], dtype=np.float64)
+    costs = CostModel(names, full, 0, products, np.array(uses, float), outs, ins, tuple(dims))
     operators = count_operators(model, shape)
     fixed = operators.total - costs.full_macs
     if fixed < 0:

@@ -20,10 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
-from torch.nn import functional as F
 
 from compress.errors import OWN, SettingError
-from compress.graph.elements import Call, PerGroup, elements
+from compress.graph.elements import Counted, PerGroup, elements
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.measure.counts import BATCH_NORMS, POOLS, RELUS, counts
@@ -57,7 +56,7 @@ def counted_price(
 
     Raises:
         SettingError: the counter counts something in this network that its widths alone do not tell.
-        InputError: the network cannot be traced, or cannot take such images.
+        InputError: the network cannot be followed, or cannot take such images.
     """
     if counter == "macs":
         return CountedPrice(counter, cost, np.zeros(len(graph)), 0.0)
@@ -82,48 +81,47 @@ def counted_price(
 # -- what one call adds, per channel of every group ---------------------------------------------------------------
 
 
-def _search(call: Call) -> PerGroup:
-    is_counted = isinstance(call.called, BATCH_NORMS) or _has_bias(call, nn.Linear)
+def _search(call: Counted) -> PerGroup:
+    is_counted = isinstance(call.layer, BATCH_NORMS) or _has_bias(call, nn.Linear)
     return call.written * is_counted
 
 
-def _ptflops(call: Call) -> PerGroup:
-    if isinstance(call.called, BATCH_NORMS):
-        return call.written * (1 + call.called.affine)
-    if isinstance(call.called, POOLS):
+def _ptflops(call: Counted) -> PerGroup:
+    if isinstance(call.layer, BATCH_NORMS):
+        return call.written * (1 + call.layer.affine)
+    if isinstance(call.layer, POOLS):
         return call.read
-    return call.written * (isinstance(call.called, RELUS) or _has_bias(call, nn.Conv2d))
+    return call.written * (isinstance(call.layer, RELUS) or _has_bias(call, nn.Conv2d))
 
 
-def _has_bias(call: Call, kind: type[nn.Module]) -> bool:
-    return isinstance(call.called, kind) and call.called.bias is not None
+def _has_bias(call: Counted, kind: type[nn.Module]) -> bool:
+    return isinstance(call.layer, kind) and call.layer.bias is not None
 
 
-_NORM_ARGUMENTS = {F.batch_norm: 3, F.layer_norm: 2, F.group_norm: 2}  # the place of the weight
+_WEIGHT_AT = {"batch_norm": 3, "layer_norm": 2, "group_norm": 2}  # among the arguments of these functions
 _UPSAMPLING = {"nearest": 1, "bilinear": 4}
 
 
-def _fvcore(call: Call) -> PerGroup:
+def _fvcore(call: Counted) -> PerGroup:
     """As the handles of fvcore 0.1.5 in eval mode: batch norm 2 per element, 1 without weights; other norms 5 and 4;
     adaptive average pooling its inputs; resizing 1 (nearest) or 4 (bilinear) per output."""
-    called = call.called
-    if isinstance(called, nn.AdaptiveAvgPool2d) or called is F.adaptive_avg_pool2d:
+    layer, function = call.layer, call.function
+    name = "" if function is None else function.name
+    if isinstance(layer, nn.AdaptiveAvgPool2d) or name == "adaptive_avg_pool2d":
         return call.read
-    if isinstance(called, nn.Upsample):
-        return call.written * _UPSAMPLING.get(called.mode, 0)
-    if called is F.interpolate:
-        mode = call.named.get("mode", call.arguments[3] if len(call.arguments) > 3 else "nearest")
-        return call.written * _UPSAMPLING.get(str(mode), 0)
-    if isinstance(called, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm):
-        return call.written * (2 if called.affine else 1)
-    if isinstance(called, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d):
-        return call.written * (5 if called.weight is not None else 4)
-    if called in _NORM_ARGUMENTS:
-        place = _NORM_ARGUMENTS[called]
-        has_weight = call.named.get("weight", call.arguments[place] if len(call.arguments) > place else None)
-        least = 1 if called is F.batch_norm else 4
-        return call.written * (least if has_weight is None else (2 if called is F.batch_norm else 5))
+    if isinstance(layer, nn.Upsample):
+        return call.written * _UPSAMPLING.get(layer.mode, 0)
+    if function is not None and name == "interpolate":
+        return call.written * _UPSAMPLING.get(str(function.get(3, "mode", default="nearest")), 0)
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm):
+        return call.written * (2 if layer.affine else 1)
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d):
+        return call.written * (5 if layer.weight is not None else 4)
+    if function is not None and name in _WEIGHT_AT:
+        has_weight = function.get(_WEIGHT_AT[name], "weight") is not None
+        least = 1 if name == "batch_norm" else 4
+        return call.written * (least + has_weight)
     return call.written * 0
 
 
-_TERMS: dict[Counter, Callable[[Call], Any]] = {"search": _search, "ptflops": _ptflops, "fvcore": _fvcore}
+_TERMS: dict[Counter, Callable[[Counted], Any]] = {"search": _search, "ptflops": _ptflops, "fvcore": _fvcore}

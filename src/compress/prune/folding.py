@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from compress.errors import InputError
-from compress.graph.build import traced
-from compress.graph.deepcopy import copy_sharing_tensors
+from compress.graph.tape import Tape, users
 
 # Pixels of an image up to which a 1x1 convolution is a product on a CPU: oneDNN reorders the weight at every call.
 # 2.3 to 9 times as fast for one pixel, 1.1 to 3 times for four, whatever the channels; from 16 on it depends on them.
@@ -33,25 +31,22 @@ SETTINGS = (
 Pair = tuple[str, str]  # names of a convolution and of the batch norm that is its only reader
 
 
-def foldable(model: nn.Module) -> list[Pair]:
-    """The pairs that `fold` may fold; none where the network cannot be traced."""
-    try:
-        nodes = list(traced(copy_sharing_tensors(model).eval()).graph.nodes)
-    except InputError:
-        return []
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
-    users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+def foldable(model: nn.Module, tape: Tape) -> list[Pair]:
+    """The pairs that `fold` may fold; `tape` is that of the network's forward in eval mode."""
+    calls = Counter(call.layer for call in tape)
+    readers = users(tape)
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     pairs = []
-    for norm_node in nodes:
-        conv_node = norm_node.args[0] if norm_node.op == "call_module" else None
-        if not isinstance(conv_node, torch.fx.Node) or conv_node.op != "call_module" or len(conv_node.users) > 1:
+    for call in tape:
+        at = call.inputs[0] if call.layer and call.inputs else 0
+        before = tape[at].layer
+        if not before or len(readers[at]) > 1:
             continue
-        conv, name = model.get_submodule(str(conv_node.target)), str(norm_node.target)
-        bn = model.get_submodule(name)
-        plain = _plain(conv, nn.Conv2d) and _plain(bn, nn.BatchNorm2d)
-        used_once = calls[conv_node.target] == calls[name] == 1
-        if plain and used_once and users[id(conv.weight)] == 1 and isinstance(bn.running_mean, torch.Tensor):
-            pairs.append((str(conv_node.target), name))
+        conv, norm = model.get_submodule(before), model.get_submodule(call.layer)
+        plain = _plain(conv, nn.Conv2d) and _plain(norm, nn.BatchNorm2d)
+        used_once = calls[before] == calls[call.layer] == 1
+        if plain and used_once and owners[id(conv.weight)] == 1 and isinstance(norm.running_mean, Tensor):
+            pairs.append((before, call.layer))
     return pairs
 
 

@@ -16,13 +16,13 @@ def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     summed over all layers that read it.
     """
     orders = {}
-    axes = {layer.name: layer.in_axis for layer in graph.layers}
+    layers = {layer.name: layer for layer in graph.layers}
     for group in graph.groups:
         score = torch.zeros(group.width, dtype=torch.float64)
         for name in group.consumers:
-            weight = model.get_parameter(f"{name}.weight").detach().double().cpu()
+            weight = model.get_parameter(layers[name].weight).detach().double().cpu()
             per_input = weight.abs().transpose(0, 1).flatten(1).sum(1)
-            axis = axes[name]
+            axis = layers[name].in_axis
             assert axis is not None
             score += per_input[group.positions[axis]].sum(1)
         orders[group.name] = score.sort(descending=True, stable=True).indices

@@ -82,7 +82,8 @@ def input_moments(
 
     Layers that `sampled_rows` does not support, or with more than `MOST_COLUMNS` inputs per output, are left out.
     """
-    names = list(dict.fromkeys(name for group in graph.groups for name in group.consumers))
+    modules = dict(model.named_modules())
+    names = [n for n in dict.fromkeys(n for group in graph.groups for n in group.consumers) if n in modules]
     for name in [name for name in names if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
         log.info("%s: more than %d inputs per output; it is not refitted", name, MOST_COLUMNS)
         names.remove(name)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from compress.errors import InputError
 from compress.graph.deepcopy import copy_replacing
+from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS
 from compress.graph.plan import Plan
-from compress.graph.tracing import CHANNELWISE_NORMS
 from compress.graph.types import Axis, ChannelGraph
-from compress.models.layers import empty_conv_for
+from compress.models.layers import Attention, empty_conv_for
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
@@ -39,6 +39,7 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
     dropped = {small.get_submodule(owner): counts for owner, counts in numbers.items()}
     for module in small.modules():  # each still has the attributes of the full width
         set_attributes(module, attributes(module, own_shapes(module), dropped.get(module, {})))
+    _replace(small, {whole: Attention(whole) for whole in _attentions(small) if _is_narrowed(whole)})
     for group in graph.emptied(plan):
         _replace_emptied(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
     return small
@@ -100,6 +101,9 @@ class CutCopy:
         self._parameters = dict(model.named_parameters())
         shared = {name: _narrowed(tensor, {}) for name, tensor in self._parameters.items()}
         self.network = _copy_with(model, self._tensors, shared)
+        heads = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions if axis.dim == 0}
+        whole = _attentions(*(self.network.get_submodule(name) for name in heads))
+        _replace(self.network, {attention: Attention(attention) for attention in whole})
         self._own = named_tensors(self.network)
         twins = dict(self.network.named_modules())
         # Integer attributes that are on an axis of the graph, by module: a plan that drops nothing of one resets it
@@ -147,10 +151,29 @@ def _replace_emptied(model: nn.Module, names: Collection[str]) -> None:
             replacements[layer] = empty_conv_for(layer)
         elif isinstance(layer, nn.BatchNorm2d):
             replacements[layer] = nn.Identity().train(layer.training)
+    _replace(model, replacements)
+
+
+def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    if not replacements:
+        return
     for module in list(model.modules()):
         for key, child in module._modules.items():  # a shared layer has several names
-            if child in replacements:
+            if child is not None and child in replacements:
                 module._modules[key] = replacements[child]
+
+
+def _attentions(*models: nn.Module) -> list[nn.MultiheadAttention]:
+    found = (module for model in models for module in model.modules())
+    return [
+        module for module in found if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    ]
+
+
+def _is_narrowed(attention: nn.MultiheadAttention) -> bool:
+    """Whether torch's attention has not one width for its inputs and all its heads any more."""
+    rows, width = attention.in_proj_weight.shape
+    return not rows == 3 * width == 3 * attention.embed_dim
 
 
 def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | None = None) -> Tensor:
@@ -182,17 +205,22 @@ def attributes(
     buffers, by attribute. `dropped` counts the channels taken from an integer attribute that is on an axis of the
     graph itself, as no tensor tells it: those a ChannelPad adds, or that a norm without weights expects.
     """
-    lowered = {name: _lowered(getattr(full, name), count) for name, count in dropped.items()}
+    lowered = _lowered(full, dropped)
     weight = shapes.get("weight")
     if isinstance(full, nn.GroupNorm):
         channels = lowered.get("num_channels", full.num_channels) if weight is None else weight[0]
         one_each = full.num_groups == full.num_channels
-        return {"num_channels": channels, "num_groups": channels if one_each else full.num_groups}
+        return {**lowered, "num_channels": channels, "num_groups": channels if one_each else full.num_groups}
     if isinstance(full, CHANNELWISE_NORMS) and weight is None:
         weight = shapes.get("running_mean")
     if weight is None:  # never cut, or none at all
         return lowered
-    if isinstance(full, nn.Conv2d):
+    return {**lowered, **_by_weight(full, weight)}
+
+
+def _by_weight(full: nn.Module, weight: torch.Size) -> dict[str, Any]:
+    """The attributes that follow from the shape of a layer's cropped weight."""
+    if isinstance(full, CONVOLUTIONS):
         groups = full.groups
         if groups > 1 and groups == full.in_channels:  # depthwise: a conv group per channel
             groups = groups * weight[0] // full.out_channels
@@ -205,12 +233,22 @@ def attributes(
         return {"normalized_shape": (weight[0],)}
     if isinstance(full, nn.PReLU):
         return {"num_parameters": weight[0]}
-    return lowered
+    return {}
 
 
-def _lowered(value: Any, count: int) -> Any:
-    """A number of channels, or the one of a tuple, without those that are dropped."""
-    return (value[0] - count,) if isinstance(value, tuple) else value - count
+def _lowered(full: nn.Module, dropped: Mapping[str, int]) -> dict[str, Any]:
+    """Numbers of channels without those that are dropped, by attribute. "shape#0" is the first number of a tuple."""
+    values: dict[str, Any] = {}
+    for place, count in dropped.items():
+        name, _, at = place.partition("#")
+        value = values.get(name, getattr(full, name))
+        if isinstance(value, tuple | list):
+            numbers = list(value)
+            numbers[int(at or 0)] -= count
+            values[name] = type(value)(numbers)
+        else:
+            values[name] = value - count
+    return values
 
 
 def set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
@@ -224,6 +262,12 @@ class Masks:
     def __init__(self, model: nn.Module, graph: ChannelGraph, buffers: dict[str, Tensor] | None = None) -> None:
         self._model, self._graph = model, graph
         self._reads = {layer.in_axis for layer in graph.layers if layer.in_axis is not None}
+        # Axes of norms over channels, which run as they will when cut
+        tensors = {name: f"{name}." for name in graph.norms}
+        self._of_norms = {
+            name: [axis for group in graph for axis in group.positions if axis.tensor.startswith(prefix)]
+            for name, prefix in tensors.items()
+        }
         self._parameters = dict(model.named_parameters())
         self._buffers = {} if buffers is None else buffers
         self._is_on = False
@@ -236,13 +280,16 @@ class Masks:
         to a masked or replaced weight are lost.
         """
         assert not self._is_on, "one plan at a time"
-        dropped = self._graph.dropped(plan, self._reads | {axis for _, axis in self._graph.norms.values()})
+        of_norms = {axis for axes in self._of_norms.values() for axis in axes}
+        dropped = self._graph.dropped(plan, self._reads | of_norms | {axis for _, axis in self._graph.norms.values()})
         given = weights or {}
         masked = {axis.tensor for axis in dropped if axis in self._reads}
         # Weights are swapped, not overwritten: no copy back is needed.
         saved = {name: self._parameters[name].data for name in masked | given.keys()}
         norms = {name: (dim, dropped[axis]) for name, (dim, axis) in self._graph.norms.items() if axis in dropped}
         self._is_on = True
+        fused = torch.backends.mha.get_fastpath_enabled()  # it would read the weights of norms past their forward
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             for name, value in given.items():
                 self._parameters[name].data = value.to(saved[name])
@@ -251,13 +298,15 @@ class Masks:
                     self._mask(axis, dropped[axis])
             for name, (dim, places) in norms.items():
                 norm = self._model.get_submodule(name)
-                norm.forward = _as_cut(norm, dim, places)
+                numbers = {axis.tensor.rpartition(".")[2]: len(dropped[axis]) for axis in self._of_norms[name]}
+                norm.forward = _as_cut(norm, dim, places, numbers)
             yield self._model
         finally:
             for name in norms:
                 self._model.get_submodule(name).__dict__.pop("forward", None)
             for name, value in saved.items():
                 self._parameters[name].data = value
+            torch.backends.mha.set_fastpath_enabled(fused)
             self._is_on = False
 
     def _mask(self, axis: Axis, dropped: Tensor) -> None:
@@ -278,12 +327,14 @@ def masked(
     return Masks(model, graph)(plan, weights)
 
 
-def _as_cut(norm: nn.Module, dim: int, dropped: Tensor) -> Callable[[Tensor], Tensor]:
-    """The forward function of the cut norm, with its output at full shape: zeros for the dropped channels."""
-    tensors = {name: _narrowed(tensor, {0: dropped}) for name, tensor in norm.named_parameters()}
-    small = copy_replacing(norm, {norm.get_parameter(name): tensor for name, tensor in tensors.items()})
-    number = "num_channels" if isinstance(norm, nn.GroupNorm) else "normalized_shape"
-    set_attributes(small, attributes(norm, own_shapes(small), {} if tensors else {number: len(dropped)}))
+def _as_cut(norm: nn.Module, dim: int, dropped: Tensor, numbers: Mapping[str, int]) -> Callable[[Tensor], Tensor]:
+    """The forward function of the cut norm, with its output at full shape: zeros for the dropped channels.
+
+    `numbers` are how many indices go, by tensor or integer attribute."""
+    tensors = named_tensors(norm)
+    small = copy_replacing(norm, {tensor: _narrowed(tensor, {0: dropped}) for tensor in tensors.values()})
+    counts = {name: count for name, count in numbers.items() if name not in tensors}
+    set_attributes(small, attributes(norm, own_shapes(small), counts))
     small._forward_hooks.clear()  # the hooks of the norm itself still run
     small._forward_pre_hooks.clear()
 

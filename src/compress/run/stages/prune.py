@@ -8,7 +8,8 @@ Writes: model.safetensors and plan.json (kept channels, widths, the method's own
 Version history: 1; 2 prunes more kinds of layers, 3 adds weight masks, refits and controls, 4 reports |gamma| of
 slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole, 6 reports the MACs of the
 dense network with the budget, 7 counts the candidates that a search scored
-and names the gene it found, 8 saves how the images were normalised.
+and names the gene it found, 8 saves how the images were normalised, 9 finds more
+groups (attention, shuffles, written attributes).
 """
 
 import logging
@@ -147,4 +148,4 @@ def depends_on(job: Job) -> JSON:
     }
 
 
-STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=8)
+STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=9)

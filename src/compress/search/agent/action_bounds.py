@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from compress.graph.types import ChannelGraph
 from compress.prune.cost import CostModel
@@ -150,9 +150,12 @@ def bias_macs(model: nn.Module, graph: ChannelGraph) -> Shares:
 
     The published code counts these in proportion to the inputs that are kept.
     """
-    linear = {layer.name for layer in graph.layers if layer.kind == "linear"}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    linear = {
+        layer.name: f"{layer.weight.removesuffix('weight')}bias" for layer in graph.layers if layer.kind == "linear"
+    }
     counted = []
     for group in graph:
-        layers = [model.get_submodule(name) for name in group.consumers if name in linear]
-        counted.append(sum(len(layer.bias) for layer in layers if isinstance(layer.bias, Tensor)))
+        biases = [linear[name] for name in group.consumers if name in linear]
+        counted.append(sum(len(parameters[bias]) for bias in biases if bias in parameters))
     return np.array(counted, dtype=np.float64)

@@ -52,7 +52,7 @@ def raw_features(model: nn.Module, graph: ChannelGraph) -> NDArray[np.float64]:
 
 
 def _row(model: nn.Module, index: int, readers: list[Layer], channels: int) -> list[float]:
-    weights = [model.get_parameter(f"{layer.name}.weight") for layer in readers]
+    weights = [model.get_parameter(layer.weight) for layer in readers]
     first = readers[0]
     return [
         index,
@@ -137,13 +137,13 @@ class PublishedObserver:
         self.size = 7 + len(target_columns(encoding, targets, 0.0)) + 3
 
         image = graph.layers[0]
-        first = _row(model, 0, [image], model.get_parameter(f"{image.name}.weight").shape[1])
+        first = _row(model, 0, [image], model.get_parameter(image.weight).shape[1])
         others = raw_features(model, graph)
         others[:, 0] += self.idle
         table = np.vstack([first, others])
         self._features = scaled(table, constant="raw")
 
-        sizes = {layer.name: model.get_parameter(f"{layer.name}.weight").numel() for layer in graph.layers}
+        sizes = {layer.name: model.get_parameter(layer.weight).numel() for layer in graph.layers}
         reads: set[str] = set()
         macs = []  # per group of the layers that read it, without depthwise ones; a layer counts once
         for group in graph:

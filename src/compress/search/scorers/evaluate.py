@@ -32,7 +32,7 @@ class HeldOutScore:
     def __init__(self, model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         self._cut = CutCopy(model, graph)
         self._network = self._cut.network.eval()
-        self._folded = fold(self._network, foldable(model))
+        self._folded = fold(self._network, foldable(model, graph.tapes[0]))
         self._batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
     def __call__(self, plan: Plan, weights: Mapping[str, Tensor], least_top1: float = 0.0) -> Score | None:

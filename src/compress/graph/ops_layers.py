@@ -1,0 +1,121 @@
+"""Functions that are layers, called with a parameter of the network; norms; pooling and padding."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from compress.graph import modules
+from compress.graph.counts import plain
+from compress.graph.ids import channel_dims
+from compress.graph.values import Ids, Operation
+
+if TYPE_CHECKING:
+    from compress.graph.run import Run
+
+POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
+IN_SPACE = (
+    *(f"{name}{dims}d" for dims in (1, 2, 3) for name in POOLS),
+    *("interpolate", "upsample", "upsample_bilinear2d", "upsample_nearest2d"),
+)
+
+
+def _conv(run: "Run", op: Operation) -> Any:
+    x, weight = op.x, op.get(1, "weight")
+    name = run.own(weight)
+    dims = int(op.function.__name__[-2])
+    if name is None or not modules.is_weight(run, name) or x.dim() != dims + 2:
+        return run.unknown_on_ids(op)
+    stride, padding, dilation, groups = (plain(op.get(at, key, default=value)) for at, key, value in _CONV_DEFAULTS)
+    window = modules.Window(tuple(weight.shape[2:]), *(_each(value, dims) for value in (stride, padding, dilation)))
+    return modules.conv(run, name, weight.shape, run.activation(x), window, groups, op.get(2, "bias"))
+
+
+_CONV_DEFAULTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1), (6, "groups", 1))
+
+
+def _each(value: Any, dims: int) -> Any:
+    """One number for every dimension, or one each."""
+    return (
+        value
+        if isinstance(value, str) or (isinstance(value, tuple | list) and len(value) == dims)
+        else ((value,) * dims if isinstance(value, int) else tuple(value) * dims)
+    )
+
+
+def _linear(run: "Run", op: Operation) -> Any:
+    x, weight = op.x, op.get(1, "weight")
+    name = run.own(weight)
+    if name is None or not modules.is_weight(run, name):
+        return run.unknown_on_ids(op)
+    return modules.linear(run, name, weight.shape, run.activation(x), op.get(2, "bias"))
+
+
+def _batch_norm(run: "Run", op: Operation) -> Any:
+    """Running statistics, weight and bias have the channels of dimension 1."""
+    x: Tensor = op.x
+    channels = run.channels_along(x, 1, "batch_norm")
+    for tensor in (*op.args[1:5], *op.kwargs.values()):
+        if isinstance(tensor, Ids):
+            run.sets.union(tensor, channels)
+        elif isinstance(tensor, Tensor):
+            run.sets.freeze(x, "is normalised by tensors that are not the network's")
+    return run.sets.roots(x)
+
+
+def _instance_norm(run: "Run", op: Operation) -> Any:
+    return _batch_norm(run, op)
+
+
+def _normalised(run: "Run", op: Operation) -> Any:
+    """Layer and group norms, `normalize`: over dimensions without channels they leave the channels alone. Over the
+    channels each output depends on all; `Run.normlike` knows modules that do only this."""
+    x = op.x
+    run.freeze_counts(op.args[1:])
+    if op.name in ("layer_norm", "rms_norm"):
+        over = set(range(x.dim() - len(op.get(1, "normalized_shape")), x.dim()))
+    elif op.name == "group_norm":
+        over = set(range(1, x.dim()))
+        run.norm_groups.append(plain(op.get(1, "num_groups")))
+    else:
+        over = {plain(op.get(2, "dim", default=1)) % x.dim()}
+    if over & set(channel_dims(x)):
+        return run.unknown(op)
+    tensors = [value for value in (*op.args[1:], *op.kwargs.values()) if isinstance(value, Ids)]
+    run.freeze(tensors, "scales what has a fixed number of elements")
+    return x
+
+
+def _in_space(run: "Run", op: Operation) -> Any:
+    """(B, C, H, W) -> (B, C, H', W')."""
+    run.freeze_counts((op.args[1:], op.kwargs))
+    return modules.in_space(run, op)
+
+
+def _pad(run: "Run", op: Operation) -> Any:
+    """Dimensions that are padded must have no channels."""
+    x, sizes = op.x, op.get(1, "pad")
+    run.freeze_counts(sizes)
+    padded = {x.dim() - 1 - at // 2 for at, size in enumerate(plain(sizes)) if size}
+    if padded & set(channel_dims(x)):
+        return run.unknown(op)
+    out = run.meta(op.function, op.args, op.kwargs)
+    for dim in padded:
+        x = x.narrow(dim, 0, 1)
+    return x.expand(out.shape)
+
+
+ON_TENSORS: Mapping[str, Callable[["Run", Operation], Any]] = {
+    "conv1d": _conv,
+    "conv2d": _conv,
+    "conv3d": _conv,
+    "linear": _linear,
+    "__set__": lambda run, op: None,  # `weight.data = ...`
+}
+ON_IDS: Mapping[str, Callable[["Run", Operation], Any]] = {
+    "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
+    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "normalize"), _normalised),
+    **dict.fromkeys(IN_SPACE, _in_space),
+    "pad": _pad,
+}

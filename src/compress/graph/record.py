@@ -1,0 +1,137 @@
+"""What a run on channel ids records: the ids on every axis of every tensor, and the layers that were run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from compress.graph.ids import ChannelIds
+from compress.graph.types import Axis, Layer
+
+BY_THEMSELVES = "has weights that are used by themselves"
+OPEN_ELEMENTS = 300_000  # of a parameter that is used by itself and gets an id per element; a larger one is frozen
+
+
+class Record:
+    """All runs of one network share one. Tensors go by their names in the network."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.ids = ChannelIds()
+        self.axes: dict[Axis, Tensor] = {}
+        self.layers: dict[str, Layer] = {}
+        self.norms: dict[str, tuple[int, Axis]] = {}
+        self.scaled_by: dict[str, str] = {}
+        self.whole: dict[
+            str, str
+        ] = {}  # modules with weights that are no layers of the graph, and why they stay whole
+        # A tensor that several modules share goes by its first name.
+        first: dict[int, str] = {}
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        self._name = {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
+        self.products: list[
+            tuple[Tensor, int]
+        ] = []  # of activations: ids (n,), and the MACs of each of these channels
+        self._parameters = {name for name, _ in model.named_parameters()}
+        self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
+        self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
+        self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+    def axis(self, tensor: str, dim: int) -> Axis:
+        return Axis(self._name.get(tensor, tensor), dim)
+
+    def put(self, tensor: str, dim: int, ids: Tensor) -> None:
+        """Put ids (C,) on an axis. If it has some already (a layer that runs twice), the two are united."""
+        axis = self.axis(tensor, dim)
+        if axis in self.axes:
+            self.ids.union(self.axes[axis], ids)
+        else:
+            self.axes[axis] = ids
+
+    def issue(self, tensor: str, dim: int, count: int) -> Tensor:
+        """The ids of an axis (count,), fresh ones if it has none yet."""
+        axis = self.axis(tensor, dim)
+        if axis not in self.axes:
+            self.axes[axis] = self.ids.fresh(count)
+        return self.axes[axis]
+
+    def freeze(self, tensor: str, shape: torch.Size, why: str) -> None:
+        """Freeze all axes of a tensor of the network."""
+        for dim, size in enumerate(shape):
+            self.ids.freeze(self.issue(tensor, dim, size), why)
+
+    def elements(self, tensor: str, shape: torch.Size) -> Tensor:
+        """Ids of a parameter that the network uses by itself: of its channels if only one axis is longer than 1, else
+        one for every element, and `close` finds the axis that channels lie on."""
+        long = [dim for dim, size in enumerate(shape) if size > 1]
+        if len(long) == 1:
+            return self.issue(tensor, long[0], shape[long[0]]).view(
+                [-1 if dim == long[0] else 1 for dim in range(len(shape))]
+            )
+        if shape.numel() > OPEN_ELEMENTS:
+            self.freeze(tensor, shape, BY_THEMSELVES)
+            return torch.zeros((), dtype=torch.int64).expand(shape)
+        name = self._name.get(tensor, tensor)
+        if name not in self._open:
+            self._open[name] = self.ids.fresh(shape.numel()).view(shape)
+        return self._open[name]
+
+    def close(self) -> None:
+        """Put the ids of parameters that were used by themselves on an axis: the one along which every index meets at
+        most one channel that other tensors have too. Without such an axis the parameter is frozen."""
+        for name, ids in self._open.items():
+            dim = self._channel_axis(ids)
+            if dim is None or any(axis.tensor == name for axis in self.axes):
+                self.ids.freeze(ids, BY_THEMSELVES)
+                if name in self._parameters:
+                    self.whole.setdefault(name.rpartition(".")[0], BY_THEMSELVES)
+                self.freeze(name, ids.shape, BY_THEMSELVES)
+            else:
+                rows = ids.movedim(dim, 0).flatten(1)
+                self.ids.union(rows, rows[:, :1])
+                self.put(name, dim, rows[:, 0])
+
+    def _channel_axis(self, ids: Tensor) -> int | None:
+        roots = self.ids.roots(ids)
+        known = torch.zeros(len(self.ids.all_roots()), dtype=torch.bool)
+        known[self.ids.roots(torch.cat([*self.axes.values(), ids.new_zeros(1)]))] = True
+        met = known[roots]
+        if not bool((met & (roots != 0)).any()):
+            return None
+        high = torch.where(met, roots, -1)
+        low = torch.where(met, roots, len(known))
+        for dim in range(ids.dim()):
+            most, least = (x.movedim(dim, 0).flatten(1) for x in (high, low))
+            most, least = most.amax(1), least.amin(1)
+            if ids.shape[dim] > 1 and bool(((most == least) | (most < 0)).all()):
+                return dim
+        return None
+
+    def layer(self, layer: Layer, counted: bool) -> None:
+        """Add a call of a layer; one that only a run in train mode makes costs nothing."""
+        before = self.layers.get(layer.name)
+        uses = before.macs_per_weight if before else 0  # of earlier calls of the same layer
+        self.layers[layer.name] = replace(layer, macs_per_weight=uses + layer.macs_per_weight * counted)
+
+    def snapshot(self) -> Callable[[], None]:
+        """A function that forgets what was recorded since now."""
+        sets = self.ids.snapshot()
+        own = {name: dict(getattr(self, name)) for name in ("axes", "layers", "norms", "scaled_by", "whole", "_open")}
+        products = len(self.products)
+
+        def forget() -> None:
+            self.ids.restore(sets)
+            del self.products[products:]
+            for name, value in own.items():
+                setattr(self, name, value)
+
+        return forget
+
+    def ran(self, module: str, with_parts: bool = True) -> None:
+        """Mark a module as run, and with it all modules inside."""
+        parts = f"{module}." if with_parts else "\0"
+        self._idle = {name for name in self._idle if name != module and not name.startswith(parts)}
+
+    def idle(self) -> list[str]:
+        """Convolutions and linear layers that no run has called."""
+        return sorted(self._idle)

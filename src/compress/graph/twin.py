@@ -1,0 +1,131 @@
+"""The copy of a network that is run on channel ids in its place: nothing that it writes is the network's own."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from compress.graph.counts import Count
+from compress.graph.deepcopy import copy_replacing
+from compress.graph.record import Record
+from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
+
+OWN_LAYERS = (Attention, ChannelPad, ChannelSelection, EmptyConv)
+CONTAINERS = (
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.Transformer,
+    nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
+)  # fmt: skip
+DROPS = ("StochasticDepth", "DropPath")  # of torchvision and timm, which are slow to import, so known by name
+LONGEST_TUPLE = 8  # of attributes that may hold sizes
+
+
+class Flag(int):
+    """`training` of a module: as False or True, and tells whether forward has asked for it."""
+
+    asked = False
+
+    def __bool__(self) -> bool:
+        Flag.asked = True
+        return int.__ne__(self, 0)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self) == other
+
+    __hash__ = int.__hash__
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is one operation of the run; any other runs its own forward."""
+    kind = type(module)
+    ours = isinstance(module, OWN_LAYERS) or kind.__name__ in DROPS
+    return ours or (kind.__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS))
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """A copy without hooks and without memory for weights. Floating tensors of more than one element are on the meta
+    device, since the run never looks at their values; all others are copies.
+
+    Raises:
+        InputError: something in the network cannot be copied.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    with torch.inference_mode(False):
+        twin = copy_replacing(model, {tensor: _stand_in(tensor) for tensor in tensors})
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return twin
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    new = tensor.detach()
+    new = torch.empty_like(new, device="meta") if is_channels(tensor) else new.clone()
+    return nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+
+
+def is_channels(tensor: Tensor) -> bool:
+    """Whether channels may lie on a tensor of the network; indices, masks, counters and scalars are plain data."""
+    return tensor.is_floating_point() and tensor.numel() > 1
+
+
+def number_attributes(twin: nn.Module, found: Record) -> None:
+    """Replace the integer attributes of modules that are no leaves by `Count`s: each is an axis of its own, such as
+    ("blocks.0.attn.heads", 0). An integer in a tuple or list goes by its place, "shape#0"."""
+
+    def count(attribute: str, value: int) -> int:
+        return Count.later(found.ids, lambda: found.issue(attribute, 0, value), value) if value > 1 else value
+
+    for name, module in twin.named_modules():
+        if is_leaf(module):
+            continue
+        for key, value in list(vars(module).items()):
+            attribute = f"{name}.{key}" if name else key
+            if type(value) is int:
+                vars(module)[key] = count(attribute, value)
+            elif _holds_sizes(value):
+                vars(module)[key] = type(value)([count(f"{attribute}#{at}", v) for at, v in enumerate(value)])
+
+
+def _holds_sizes(value: object) -> bool:
+    short = (
+        isinstance(value, tuple | list) and type(value) in (tuple, list, torch.Size) and len(value) <= LONGEST_TUPLE
+    )
+    return short and all(type(item) is int for item in value)  # type: ignore[attr-defined]
+
+
+def set_training(twin: nn.Module, training: bool) -> None:
+    twin.train(training)
+    Flag.asked = False
+    for module in twin.modules():
+        vars(module)["training"] = Flag(training)
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """What is drawn in the block is not missing afterwards."""
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(state)
+
+
+Forward = Callable[..., object]
+
+
+def patch(
+    twin: nn.Module, leaf: Callable[[str], Forward], norm_like: Callable[[str, nn.Module, Forward], Forward]
+) -> None:
+    """Replace the forward of every leaf, and of every module that may be a norm of somebody's own."""
+    for name, module in list(twin.named_modules()):
+        if is_leaf(module):
+            vars(module)["forward"] = leaf(name)
+        elif next(module.children(), None) is None and channels_of(module):
+            vars(module)["forward"] = norm_like(name, module, module.forward)
+
+
+def channels_of(module: nn.Module) -> int:
+    """The length of a module's own tensors, where all are vectors of one length; else 0."""
+    shapes = {tuple(tensor.shape) for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() > 0}
+    return shapes.pop()[0] if len(shapes) == 1 and len(next(iter(shapes))) == 1 else 0
