@@ -66,7 +66,7 @@ def ends(costs: Iterable[float], workers: int) -> list[float]:
 
 
 def epochs_that_fit(costs: Callable[[int], Sequence[float]], seconds: float, workers: int) -> int:
-    """The largest of `EPOCHS` with which all jobs end in time, else the smallest. `costs(epochs)`: seconds of each."""
+    """The largest of `EPOCHS` with which all jobs end in time, else the smallest; `costs` are seconds of each."""
     fitting = [epochs for epochs in EPOCHS if max(ends(costs(epochs), workers), default=0.0) <= seconds]
     return max(fitting, default=EPOCHS[0])
 

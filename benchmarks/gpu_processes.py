@@ -68,24 +68,23 @@ def side_by_side(
     begin: Callable[[Job], Process],
     end: Callable[[Job, float], bool],
     finished: set[Job],
+    failed: set[Job],
     workers: int,
     deadline: float,
-) -> list[Job]:
-    """Run jobs until none is left or the time is over; returns those that failed.
+) -> None:
+    """Run jobs until none is left or the time is over, and add each to `finished` or `failed`.
 
     `jobs()` is asked each time a worker is free, as later jobs may depend on what earlier ones found. `end(job,
     seconds)` keeps the result of a process that ended well, and says whether there was one.
     """
     running: dict[Job, tuple[Process, float]] = {}
-    failed: list[Job] = []
     try:
         while time.monotonic() < deadline:
             for job, (process, began) in list(running.items()):
                 if process.poll() is not None:
                     del running[job]
                     good = process.returncode == 0 and end(job, time.monotonic() - began)
-                    finished.update([job] if good else [])
-                    failed += [] if good else [job]
+                    (finished if good else failed).add(job)
             while len(running) < workers and (job := next_job(jobs(), finished, {*running, *failed})):
                 running[job] = begin(job), time.monotonic()
             if not running:
@@ -93,4 +92,3 @@ def side_by_side(
             time.sleep(POLL_SECONDS)
     finally:
         stop([process for process, _ in running.values()])
-    return failed

@@ -1,14 +1,6 @@
-"""benchmarks/gpu.py: what fits into the minutes, by hand; the command itself on the digits (slow)."""
+"""benchmarks/gpu.py: what fits into the minutes, by hand."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 from gpu_plan import EPOCHS, Job, Part, ends, epochs_that_fit, next_job, time_shares
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_time_is_shared_by_weight_and_what_one_cannot_use_goes_to_the_others() -> None:

@@ -1,0 +1,343 @@
+"""The quality tables of benchmarks/gpu.py: every row by one recipe, each row of a seed a process of its own.
+
+All rows start from the same dense network (of a checkpoint, or trained) and are fine-tuned for the same epochs by the
+same recipe; "scratch E" has new weights at the widths of filter_magnitude and the recipe of pretrain for as many.
+Slimming trains its scales besides, which the column of epochs tells. Numbers are of the last epoch; whatever searches
+or selects, the choice of the best row for the teacher too, sees held-out images only; test images are read once.
+"""
+
+import importlib.util
+import shutil
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_plan import Job, ends, epochs_that_fit
+from gpu_processes import COMPRESS, Process, script, start
+from gpu_results import card, read_or, write
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+LARGEST = 16 * 2**20  # bytes of a file that is kept
+START_SECONDS = 20.0  # of a process before its first training, and for measuring after the last: an estimate
+SERVED = (
+    2.5  # processes that a GPU serves as it would one: small networks leave it idle most of the time; an estimate
+)
+TAUGHT = "best with teacher"
+PEER = "torch-pruning group norm"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings, seconds of a search (an estimate), rows that must be there before, what its figures are called."""
+
+    settings: tuple[str, ...]
+    search: float = 0.0
+    after: tuple[str, ...] = ("base",)
+    network: str = "finetuned"
+    stage: str = "finetune"
+    folder: str = "."  # of the network, below that of the run
+
+
+MAGNITUDE = "method=filter_magnitude"
+ROWS = {
+    "base": Row((MAGNITUDE, "stages=[pretrain]"), after=(), network="", stage=""),
+    "dense": Row((MAGNITUDE, "preserve_ratio=1.0")),
+    "slimming": Row(("method=slimming", "method.coupled=keep", "method.l1_on=unshared")),
+    "camc": Row(("method=camc",), 90),
+    "amc": Row(("method=amc",), 60),
+    "filter_magnitude": Row((MAGNITUDE,)),
+    "sample": Row(("method=sample",), 20),
+    "sensitivity": Row(("method=sensitivity",), 20),
+    "scratch E": Row((MAGNITUDE, "finetune.init=scratch", "finetune.scratch_budget=E"), network="from scratch"),
+    PEER: Row((MAGNITUDE,)),
+    # Beside the network of filter_magnitude, which would otherwise be trained here first.
+    "uniform": Row(
+        (MAGNITUDE, "control=uniform"), 0, ("filter_magnitude",), "finetuned, uniform", "finetune uniform",
+        "controls/uniform",
+    ),
+    "random": Row(
+        (MAGNITUDE, "control=random", "control_draws=1"), 0, ("filter_magnitude",), "finetuned, random 1",
+        "finetune random 1", "controls/random-1",
+    ),
+}  # fmt: skip
+METHODS = ("slimming", "camc", "amc", "filter_magnitude", "sample", "sensitivity")  # the best of them gets a teacher
+L1, L1_EPOCHS = 2.5e-3, 5  # what counts is the weight times the steps: so much for so many epochs
+
+
+def sparse_epochs(epochs: int) -> int:
+    """Of slimming's training of scales, before `epochs` of fine-tuning."""
+    return max(1, epochs // 4)
+
+
+def trained_epochs(row: str, epochs: int) -> int:
+    """Epochs that a row trains for after the dense network."""
+    return epochs + (sparse_epochs(epochs) if row == "slimming" else 0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A network, and how many times fewer MACs its rows have."""
+
+    network: str
+    times: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}-{self.times:g}x"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a data set asks for. Milliseconds of a step are an estimate, for where none is measured."""
+
+    settings: tuple[str, ...]
+    tables: tuple[Table, ...]
+    steps: int  # of an epoch
+    step_ms: float = 15.0
+    search_scale: float = 1.0  # of the seconds of searches
+    supernet: tuple[str, ...] = ()  # settings of the supernet whose candidates are timed
+
+
+FULL = tuple(Table(network, times) for network in ("resnet56", "vgg16_bn", "mobilenetv2") for times in (2.1, 4.0))
+PRESETS = {
+    "cifar10": Preset(
+        ("dataset=cifar10",), FULL, steps=352, supernet=("search.population=50", "search.generations=1")
+    ),
+    "digits": Preset(
+        ("dataset=digits", "experiment=quick", "model.depth=8", "model.width=8"), (Table("resnet20", 2.1),), steps=17,
+        step_ms=20.0, search_scale=0.1,
+    ),
+}  # fmt: skip
+PUBLIC = "resnet56"  # whose checkpoint may be given
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The tables of one folder."""
+
+    preset: Preset
+    out: Path
+    device: str
+    workers: int
+    seeds: int
+    root: str | None = None
+    checkpoint: str | None = None
+    settings: tuple[str, ...] = ()  # of the command line, for all rows
+
+    @property
+    def plan(self) -> Path:
+        return self.out / "quality" / "plan.json"
+
+    @property
+    def store(self) -> Path:
+        return self.out / "store"
+
+    def run_folder(self, job: Job) -> Path:
+        return self.store / "runs" / job.name
+
+    # -- the plan ----------------------------------------------------------------------------------------------------
+
+    def epoch_seconds(self) -> float:
+        """Of the first table's network while the workers share the device: measured by former rows, else by steps."""
+        first = self.preset.tables[0]
+        measured = [one["epoch_seconds"] for one in self.results() if one["table"] == first.name]
+        if measured:
+            return statistics.median(measured)
+        speed = read_or(self.out / "speed.json", {}).values()
+        steps = [one["ms"] for one in speed if one["network"] == first.network and one["way"] in ("eager", "graph")]
+        on_gpu = self.device.startswith("cuda")
+        shared = max(1.0, self.workers / SERVED) if on_gpu else 1.0
+        return shared * self.preset.steps * min(steps, default=self.preset.step_ms) / 1000
+
+    def cost(self, job: Job, epochs: int) -> float:
+        """Estimated seconds."""
+        row = ROWS.get(job.row, ROWS["filter_magnitude"])
+        trained = 0 if job.row == "base" else trained_epochs(job.row, epochs)
+        return START_SECONDS + self.preset.search_scale * row.search + trained * self.epoch_seconds()
+
+    def epochs(self, seconds: float) -> int:
+        """As many as the rows of the first table can have in the time; kept for all later runs of this folder."""
+        kept = read_or(self.plan, None)
+        if kept is None:
+            jobs = [job for job in self.jobs_of(self.preset.tables[0], 0) if job.row != "base"]
+            fitting = epochs_that_fit(lambda n: [self.cost(job, n) for job in jobs], seconds, self.workers)
+            kept = {"epochs": fitting, **self.recipe()}
+            write(self.plan, kept)
+        return int(kept["epochs"])
+
+    def recipe(self) -> dict[str, Any]:
+        """What all rows of a folder must have in common, besides the epochs."""
+        names = [table.name for table in self.preset.tables]
+        return {"settings": list(self.settings), "checkpoint": self.checkpoint is not None, "tables": names}
+
+    def clash(self) -> str | None:
+        """What differs from the rows that an earlier run left; None: nothing."""
+        kept = read_or(self.plan, self.recipe())
+        found = [f"{key} {kept[key]}, not {value}" for key, value in self.recipe().items() if kept[key] != value]
+        return f"holds rows with {'; '.join(found)}" if found else None
+
+    def foretold(self, seconds: float) -> list[str]:
+        """Names of the rows that should end in the time, by the estimates."""
+        epochs, finished = self.epochs(seconds), self.finished()
+        jobs = [job for job in self.jobs() if job not in finished]
+        at = ends([self.cost(job, epochs) for job in jobs], self.workers)
+        return [job.name for job, end in zip(jobs, at, strict=True) if end <= seconds and job.row != "base"]
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def jobs_of(self, table: Table, seed: int) -> Iterator[Job]:
+        for name, row in ROWS.items():
+            if name != PEER or self.no_peer(table) is None:
+                yield Job(table.name, name, seed, row.after)
+
+    def no_peer(self, table: Table) -> str | None:
+        """Why torch-pruning has no row in a table."""
+        if importlib.util.find_spec("torch_pruning") is None:
+            return "torch-pruning is not installed"
+        return None if table.network.startswith("resnet") else f"not told which layers of {table.network} to leave"
+
+    def jobs(self, failed: Sequence[Job] | set[Job] = ()) -> list[Job]:
+        """All, table by table and seed by seed; the row with a teacher once it is known which is the best."""
+        found: list[Job] = []
+        for table in self.preset.tables:
+            for seed in range(self.seeds):
+                found += self.jobs_of(table, seed)
+                if self.best(table, failed) is not None:
+                    found.append(Job(table.name, TAUGHT, seed, ("base",)))
+        return found
+
+    def best(self, table: Table, failed: Sequence[Job] | set[Job] = ()) -> str | None:
+        """The method of the largest held-out top-1 at seed 0; None before all have one or failed."""
+        top1 = {
+            one["row"]: one["held_out_top1"]
+            for one in self.results()
+            if (one["table"], one["seed"]) == (table.name, 0)
+        }
+        lost = {job.row for job in failed if (job.table, job.seed) == (table.name, 0)}
+        if not set(METHODS) <= {*top1, *lost}:
+            return None
+        return max((row for row in METHODS if row in top1), key=lambda row: top1[row], default=None)
+
+    def shared_settings(self, table: Table, seed: int, epochs: int) -> list[str]:
+        """Of every row of a table."""
+        public = self.checkpoint is not None and table.network == PUBLIC
+        return [
+            *self.preset.settings, *([f"dataset.root={self.root}"] if self.root else []), f"model={table.network}",
+            *(["experiment=public_resnet", f"model.checkpoint={self.checkpoint}"] if public else []),
+            f"pretrain.epochs={epochs}", f"finetune.epochs={epochs}", "finetune.lr=0.02",
+            "finetune.warmup_epochs=0.1", "eval.latency_seconds=0.05", "plots=false", "tensorboard=false",
+            f"seed={seed}", f"device={self.device}", "threads=1", f"outputs={self.store}", *self.settings,
+        ]  # fmt: skip
+
+    def row_settings(self, table: Table, row: str, epochs: int) -> list[str]:
+        sparse = sparse_epochs(epochs)
+        sparsely = [
+            f"method.training.epochs={sparse}", "method.training.lr=0.02", "method.training.warmup_epochs=0.1",
+            f"method.l1={L1 * L1_EPOCHS / sparse:g}",
+        ]  # fmt: skip
+        if row == TAUGHT:
+            best = self.best(table)
+            assert best is not None
+            return [*self.row_settings(table, best, epochs), "teacher=self", "distill=kd"]
+        of_row = ROWS[row].settings
+        budget = [] if row == "dense" else [f"preserve_ratio={1 / table.times:.5f}"]
+        return [*of_row, *budget, *(sparsely if row == "slimming" else [])]
+
+    def command(self, job: Job, epochs: int) -> list[str]:
+        table = self.table(job)
+        settings = [*self.row_settings(table, job.row, epochs), *self.shared_settings(table, job.seed, epochs)]
+        if job.row == PEER:
+            base = self.run_folder(Job(job.table, "base", job.seed))
+            return [*script("gpu_peer.py"), str(base), str(self.run_folder(job)), *settings]
+        return [*COMPRESS, *settings, f"hydra.run.dir={self.run_folder(job)}"]
+
+    def table(self, job: Job) -> Table:
+        return next(table for table in self.preset.tables if table.name == job.table)
+
+    def begin(self, job: Job, epochs: int) -> Process:
+        """What was computed before lies in the store, not in the run's folder, which may name another data folder."""
+        shutil.rmtree(self.run_folder(job), ignore_errors=True)
+        return start(self.command(job, epochs), self.log_of(job))
+
+    def log_of(self, job: Job) -> Path:
+        return self.out / "logs" / f"{job.name.replace('/', '-')}.log"
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def result_file(self, job: Job) -> Path:
+        return self.out / "quality" / f"{job.name}.json"
+
+    def finished(self) -> set[Job]:
+        """Those with a result, and those without one of their own whose network is in the store."""
+        has = {(one["table"], one["row"], one["seed"]) for one in self.results()}
+        based = {job for job in self.jobs() if job.row == "base" and self._is_done(job)}
+        return {job for job in self.jobs() if (job.table, job.row, job.seed) in has} | based
+
+    def _is_done(self, job: Job) -> bool:
+        summary = read_or(self.run_folder(job) / "summary.json", {})
+        return bool(summary.get("status") == "done")
+
+    def end(self, job: Job, epochs: int, seconds: float) -> bool:
+        """Keep the result of a job and its network in bf16; False: there is none."""
+        if job.row == "base":
+            return True
+        row, folder = ROWS.get(job.row, ROWS["filter_magnitude"]), self.run_folder(job)
+        summary = read_or(folder / "summary.json", None)
+        if summary is None:
+            return False
+        figures, tuned = summary["results"][row.network], summary["stages"][row.stage]
+        before = summary["results"].get(row.network.replace("finetuned", "pruned"), {})
+        write(self.result_file(job), {
+            "table": job.table, "row": job.row, "seed": job.seed, "epochs": trained_epochs(job.row, epochs),
+            "method": self.best(self.table(job)) if job.row == TAUGHT else job.row,
+            "top1": figures["top1"], "pruned_top1": before.get("top1"), "held_out_top1": tuned["held_out_top1"],
+            "dense_top1": summary["results"].get("dense", {}).get("top1"), "macs": figures["macs"],
+            "params": figures["params"], "seconds": seconds, "epoch_seconds": tuned["seconds"] / epochs,
+            **card(self.device),
+        })  # fmt: skip
+        network = folder / row.folder / "model.safetensors"
+        if network.is_file():
+            keep_in_bf16(network, self.out / "networks" / f"{job.name}.safetensors")
+        return True
+
+    def results(self) -> list[dict[str, Any]]:
+        files = sorted((self.out / "quality").glob("*/*.json"))
+        return [read_or(file, None) for file in files]
+
+
+def keep_in_bf16(network: Path, to: Path) -> None:
+    """A copy of a saved network with its description, weights rounded; not if it is larger than `LARGEST`."""
+    with safe_open(network, "pt") as file:
+        description = file.metadata()
+        names = list(file.keys())
+        weights = {name: file.get_tensor(name) for name in names}
+    small = {name: value.bfloat16() if value.dtype == torch.float32 else value for name, value in weights.items()}
+    if sum(value.nbytes for value in small.values()) < LARGEST:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        save_file(small, to, description)
+
+
+def mean_and_spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
+
+
+def quality_rows(results: Sequence[dict[str, Any]]) -> list[list[Any]]:
+    """Of one table, a line for each row that finished for a seed at least, the best first."""
+    of_row: dict[str, list[dict[str, Any]]] = {}
+    for one in results:
+        name = one["row"] if one["row"] == one["method"] else f"{one['method']}, teacher=self"
+        of_row.setdefault(name, []).append(one)
+    lines = []
+    for name, runs in of_row.items():
+        size = [f"{runs[0]['macs'] / 1e6:.2f}", runs[0]["epochs"]]
+        top1 = [mean_and_spread([run[key] for run in runs]) for key in ("dense_top1", "pruned_top1", "top1")]
+        lines.append([name, *size, *top1, len(runs)])
+    return sorted(lines, key=lambda line: -float(str(line[5]).split()[0]))
