@@ -21,13 +21,14 @@ settings of the command line are given to all rows of the quality table: finetun
 import argparse
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from gpu_plan import Job, Part, time_shares
@@ -35,6 +36,8 @@ from gpu_processes import COMPRESS, ROOT, run_until, script, side_by_side
 from gpu_quality import PRESETS, Quality, quality_rows
 from gpu_results import card, read_or, write
 from tabulate import tabulate
+
+from compress.errors import TERMINATED
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
 RESERVE = 20.0  # seconds for the end: processes that save what they have, and the tables
@@ -269,8 +272,15 @@ def parsed() -> argparse.Namespace:
     return options
 
 
+def end_by_itself(*_: Any) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
 def main() -> None:
     began, options = time.monotonic(), parsed()
+    signal.signal(signal.SIGTERM, end_by_itself)  # the processes are stopped and the tables printed all the same
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: the processes inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     workers = options.workers or (5 if options.device.startswith("cuda") else 1)
     quality = Quality(
         PRESETS[options.dataset], options.out.resolve(), options.device, workers, options.seeds,

@@ -11,8 +11,8 @@ import gpu_processes
 import pytest
 import torch
 from conftest import compose_config
-from gpu import Bench, parsed, report, speed_rows
-from gpu_plan import Job
+from gpu import PARTS, RESERVE, Bench, parsed, report, speed_rows
+from gpu_plan import Job, time_shares
 from gpu_quality import METHODS, PEER, PRESETS, ROWS, TAUGHT, Quality, Table, keep_in_bf16, quality_rows
 from gpu_results import read_or, write
 from gpu_speed import augmented, half, noise
@@ -99,6 +99,16 @@ def test_costs_grow_with_measured_epochs(tmp_path: Path) -> None:
     add_result(quality, "amc", 1, 90, 90)
     assert quality.epoch_seconds() == 2.0
     assert quality.cost(job, 8) - quality.cost(job, 4) == 8.0
+
+
+def test_ten_minutes_and_ten_hours_on_a_card_by_the_estimates(tmp_path: Path) -> None:
+    planned = {}
+    for minutes in (10, 600):
+        shares = time_shares(PARTS, 60 * minutes - RESERVE)
+        card = {"preset": PRESETS["cifar10"], "device": "cuda", "workers": 5}
+        planned[minutes] = digits_table(tmp_path / str(minutes), **card).epochs(shares["quality"])
+    assert 4 <= planned[10] <= 16
+    assert planned[600] == 200
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------
