@@ -105,7 +105,7 @@ class Bench:
     def search(self, deadline: float) -> bool:
         """Alone on the device; the quality table takes the agent from the store."""
         quality, table = self.quality, self.quality.preset.tables[0]
-        epochs, found = quality.epochs(0), read_or(self.out / "search.json", {})
+        epochs, found = quality.kept_epochs() or 1, read_or(self.out / "search.json", {})
         supernet = ("method=supernet", "method.training.epochs=1", "method.least_over_chance=0")
         ways = {
             "amc": ("sparsify", (*quality.row_settings(table, "amc", epochs), "stages=[pretrain,sparsify]")),
@@ -167,9 +167,9 @@ def run_parts(bench: Bench, chosen: list[Part], deadline: float) -> None:
     left = list(chosen)
     while left:
         shares = time_shares(left, deadline - time.monotonic())
-        if "quality" in shares:
-            bench.quality.epochs(shares["quality"] - 5)
         part = left.pop(0)
+        if "quality" in shares and part.name in ("search", "quality"):  # after `speed`, by which they are planned
+            bench.quality.epochs(shares["quality"])
         if part.name in shares:
             print(f"== {part.name}, {shares[part.name]:.0f} s", flush=True)
             began = time.monotonic()
@@ -195,7 +195,7 @@ def printed_plan(bench: Bench, parts: list[Part], seconds: float) -> list[Part]:
             told = "as many of its rows as fit; epochs follow from the measured speed"
             if bench.quality.plan.is_file():
                 names = bench.quality.foretold(shares["quality"])
-                told = f"{bench.quality.epochs(0)} epochs; rows that should end: {len(names)}"
+                told = f"{bench.quality.kept_epochs()} epochs; rows that should end: {len(names)}"
         rows.append([part.name, f"{shares[part.name]:.0f} s" if part.name in shares else "", told])
     print(tabulate(rows, ["plan", "time", ""], tablefmt="github"), end="\n\n", flush=True)
     return here

@@ -161,13 +161,16 @@ class Quality:
 
     def epochs(self, seconds: float) -> int:
         """As many as the rows of the first table can have in the time; kept for all later runs of this folder."""
-        kept = read_or(self.plan, None)
-        if kept is None:
+        if (kept := self.kept_epochs()) is None:
             jobs = [job for job in self.jobs_of(self.preset.tables[0], 0) if job.row != "base"]
-            fitting = epochs_that_fit(lambda n: [self.cost(job, n) for job in jobs], seconds, self.workers)
-            kept = {"epochs": fitting, **self.recipe()}
-            write(self.plan, kept)
-        return int(kept["epochs"])
+            kept = epochs_that_fit(lambda n: [self.cost(job, n) for job in jobs], seconds, self.workers)
+            write(self.plan, {"epochs": kept, **self.recipe()})
+        return kept
+
+    def kept_epochs(self) -> int | None:
+        """None: no run of this folder has planned its tables yet."""
+        epochs: int | None = read_or(self.plan, {}).get("epochs")
+        return epochs
 
     def recipe(self) -> dict[str, Any]:
         """What all rows of a folder must have in common, besides the epochs."""
@@ -290,7 +293,10 @@ class Quality:
         if summary is None:
             return False
         figures, tuned = summary["results"][row.network], summary["stages"][row.stage]
-        before = summary["results"].get(row.network.replace("finetuned", "pruned"), {})
+        pruned = (
+            row.network.replace("finetuned", "pruned") if "finetuned" in row.network else ""
+        )  # not of new weights
+        before = summary["results"].get(pruned, {})
         write(self.result_file(job), {
             "table": job.table, "row": job.row, "seed": job.seed, "epochs": trained_epochs(job.row, epochs),
             "method": self.best(self.table(job)) if job.row == TAUGHT else job.row,

@@ -11,7 +11,7 @@ import gpu_processes
 import pytest
 import torch
 from conftest import compose_config
-from gpu import PARTS, RESERVE, Bench, parsed, report, speed_rows
+from gpu import PARTS, RESERVE, Bench, parsed, report, run_parts, speed_rows
 from gpu_plan import Job, time_shares
 from gpu_quality import METHODS, PEER, PRESETS, ROWS, TAUGHT, Quality, Table, keep_in_bf16, quality_rows
 from gpu_results import read_or, write
@@ -81,10 +81,25 @@ def test_a_result_is_not_computed_again_and_epochs_stay_those_of_the_first_run(t
     assert quality.finished() == set()
     add_result(quality, "amc", 1, 90, 90)
     assert quality.finished() == {Job("resnet20-2.1x", "amc", 1, ("base",))}
+    assert quality.kept_epochs() is None
     epochs = quality.epochs(1e4)
     assert quality.epochs(1.0) == epochs > 1
     assert quality.clash() is None
     assert "settings" in str(digits_table(tmp_path, settings=("finetune.amp=bf16",)).clash())
+
+
+def test_epochs_are_planned_after_the_speed_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dataset", "digits", "--device", "cpu", "--out", str(tmp_path)])
+    kept: dict[str, int | None] = {}
+
+    def run(bench: Bench, part: str, deadline: float) -> bool:
+        kept[part] = bench.quality.kept_epochs()
+        return True
+
+    monkeypatch.setattr(Bench, "run", run)
+    chosen = [part for part in PARTS if part.name in ("speed", "search", "quality")]
+    run_parts(Bench(parsed(), digits_table(tmp_path)), chosen, time.monotonic() + 3600)
+    assert kept == {"speed": None, "search": 200, "quality": 200}
 
 
 def test_controls_wait_for_the_row_beside_which_they_are_trained() -> None:
