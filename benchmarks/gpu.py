@@ -33,8 +33,10 @@ from typing import Any, NoReturn
 import torch
 from gpu_plan import Job, Part, time_shares
 from gpu_processes import COMPRESS, ROOT, run_until, script, side_by_side
-from gpu_quality import PRESETS, Quality, quality_rows
+from gpu_quality import Quality
+from gpu_report import report
 from gpu_results import card, read_or, write
+from gpu_rows import PRESETS
 from tabulate import tabulate
 
 from compress.errors import TERMINATED
@@ -42,7 +44,7 @@ from compress.errors import TERMINATED
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
 RESERVE = 20.0  # seconds for the end: processes that save what they have, and the tables
 PARTS = (
-    Part("tests", 1, 30, 150),
+    Part("tests", 2, 60, 180),
     Part("speed", 2, 30, 150),
     Part("search", 1, 30, 120),
     Part("quality", 6, 60, math.inf),
@@ -94,7 +96,8 @@ class Bench:
         code = run_until(deadline, command, self.log("tests"))
         lines = self.log("tests").read_text().strip().splitlines()
         told = "out of time" if code is None else lines[-1]
-        write(self.out / "tests.json", {"code": code, "told": told, **card(self.options.device)})
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        write(self.out / "tests.json", {"code": code, "told": told, "failed": failed, **card(self.options.device)})
         return code == 0
 
     def speed(self, deadline: float) -> bool:
@@ -201,51 +204,7 @@ def printed_plan(bench: Bench, parts: list[Part], seconds: float) -> list[Part]:
     return here
 
 
-# -- the tables ----------------------------------------------------------------------------------------------------
-
-
-def speed_rows(speed: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
-    """Milliseconds of a step by network and way, and of ours the share of the bare loop's."""
-    ways = list(dict.fromkeys(one["way"] for one in speed.values()))
-    rows = []
-    for name in dict.fromkeys(one["network"] for one in speed.values()):
-        of = {one["way"]: one for one in speed.values() if one["network"] == name}
-        bare = of.get("bare", {}).get("ms", math.nan)
-        cells = [f"{of[way]['ms']:.2f} ({of[way]['ms'] / bare:.2f})" if way in of else "" for way in ways]
-        best = max(
-            (one["images_per_second"] for way, one in of.items() if way not in ("bare", "airbench-style")), default=0
-        )
-        rows.append([name, *cells, f"{best:,.0f}"])
-    return rows, ["a step, ms (x bare)", *ways, "ours, images/s"]
-
-
-def report(bench: Bench) -> None:
-    """Print the tables and write all figures to gpu.json."""
-    out, results = bench.out, bench.quality.results()
-    parts = {name: read_or(out / f"{name}.json", {}) for name in ("tests", "speed", "search", "tau", "parts")}
-    write(out / "gpu.json", {**parts, "quality": results, **card(bench.options.device)})
-    print(f"\n{', '.join(card(bench.options.device).values())}")
-    if parts["tests"]:
-        print(f"pytest -m gpu: {parts['tests']['told']}")
-    if parts["speed"]:
-        rows, heads = speed_rows(parts["speed"])
-        print(f"\n{tabulate(rows, heads, tablefmt='github')}")
-    for name, one in parts["search"].items():
-        unit = "episodes" if name == "amc" else "candidates"
-        print(f"{name}: {one['evaluations'] / one['seconds']:.2f} {unit} a second ({one['evaluations']} of them)")
-    heads = ["", "MACs, M", "epochs", "dense", "pruned", "top-1", "seeds"]
-    for table in bench.quality.preset.tables:
-        rows = quality_rows([one for one in results if one["table"] == table.name])
-        if rows:
-            print(f"\n{table.name}\n{tabulate(rows, heads, tablefmt='github', disable_numparse=True)}")
-            if (why := bench.quality.no_peer(table)) is not None:
-                print(f"no row of torch-pruning: {why}")
-    for name in ("tau", "grid"):
-        if parts["parts"].get(name, {}).get("complete"):
-            print(f"\n{name}\n" + "\n".join(bench.log(name).read_text().strip().splitlines()[-14:]))
-    large = [path for path in out.rglob("*") if path.is_file() and path.stat().st_size > 16 * 2**20]
-    for path in large:
-        print(f"larger than 16 MiB: {path.relative_to(out)}")
+# -- the command ---------------------------------------------------------------------------------------------------
 
 
 def parsed() -> argparse.Namespace:
@@ -294,7 +253,7 @@ def main() -> None:
     try:
         run_parts(bench, printed_plan(bench, chosen, deadline - time.monotonic()), deadline)
     finally:
-        report(bench)
+        report(quality)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ or selects, the choice of the best row for the teacher too, sees held-out images
 import importlib.util
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,101 +18,13 @@ import torch
 from gpu_plan import Job, ends, epochs_that_fit
 from gpu_processes import COMPRESS, Process, script, start
 from gpu_results import card, read_or, write
+from gpu_rows import L1, L1_EPOCHS, METHODS, PEER, PUBLIC, ROWS, TAUGHT, Preset, Table, sparse_epochs, trained_epochs
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 LARGEST = 16 * 2**20  # bytes of a file that is kept
 START_SECONDS = 20.0  # of a process before its first training, and for measuring after the last: an estimate
-SERVED = (
-    2.5  # processes that a GPU serves as it would one: small networks leave it idle most of the time; an estimate
-)
-TAUGHT = "best with teacher"
-PEER = "torch-pruning group norm"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Settings, seconds of a search (an estimate), rows that must be there before, what its figures are called."""
-
-    settings: tuple[str, ...]
-    search: float = 0.0
-    after: tuple[str, ...] = ("base",)
-    network: str = "finetuned"
-    stage: str = "finetune"
-    folder: str = "."  # of the network, below that of the run
-
-
-MAGNITUDE = "method=filter_magnitude"
-ROWS = {
-    "base": Row((MAGNITUDE, "stages=[pretrain]"), after=(), network="", stage=""),
-    "dense": Row((MAGNITUDE, "preserve_ratio=1.0")),
-    "slimming": Row(("method=slimming", "method.coupled=keep", "method.l1_on=unshared")),
-    "camc": Row(("method=camc",), 90),
-    "amc": Row(("method=amc",), 60),
-    "filter_magnitude": Row((MAGNITUDE,)),
-    "sample": Row(("method=sample",), 20),
-    "sensitivity": Row(("method=sensitivity",), 20),
-    "scratch E": Row((MAGNITUDE, "finetune.init=scratch", "finetune.scratch_budget=E"), network="from scratch"),
-    PEER: Row((MAGNITUDE,)),
-    # Beside the network of filter_magnitude, which would otherwise be trained here first.
-    "uniform": Row(
-        (MAGNITUDE, "control=uniform"), 0, ("filter_magnitude",), "finetuned, uniform", "finetune uniform",
-        "controls/uniform",
-    ),
-    "random": Row(
-        (MAGNITUDE, "control=random", "control_draws=1"), 0, ("filter_magnitude",), "finetuned, random 1",
-        "finetune random 1", "controls/random-1",
-    ),
-}  # fmt: skip
-METHODS = ("slimming", "camc", "amc", "filter_magnitude", "sample", "sensitivity")  # the best of them gets a teacher
-L1, L1_EPOCHS = 2.5e-3, 5  # what counts is the weight times the steps: so much for so many epochs
-
-
-def sparse_epochs(epochs: int) -> int:
-    """Of slimming's training of scales, before `epochs` of fine-tuning."""
-    return max(1, epochs // 4)
-
-
-def trained_epochs(row: str, epochs: int) -> int:
-    """Epochs that a row trains for after the dense network."""
-    return epochs + (sparse_epochs(epochs) if row == "slimming" else 0)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A network, and how many times fewer MACs its rows have."""
-
-    network: str
-    times: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.network}-{self.times:g}x"
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a data set asks for. Milliseconds of a step are an estimate, for where none is measured."""
-
-    settings: tuple[str, ...]
-    tables: tuple[Table, ...]
-    steps: int  # of an epoch
-    step_ms: float = 15.0
-    search_scale: float = 1.0  # of the seconds of searches
-    supernet: tuple[str, ...] = ()  # settings of the supernet whose candidates are timed
-
-
-FULL = tuple(Table(network, times) for network in ("resnet56", "vgg16_bn", "mobilenetv2") for times in (2.1, 4.0))
-PRESETS = {
-    "cifar10": Preset(
-        ("dataset=cifar10",), FULL, steps=352, supernet=("search.population=50", "search.generations=1")
-    ),
-    "digits": Preset(
-        ("dataset=digits", "experiment=quick", "model.depth=8", "model.width=8"), (Table("resnet20", 2.1),), steps=17,
-        step_ms=20.0, search_scale=0.1,
-    ),
-}  # fmt: skip
-PUBLIC = "resnet56"  # whose checkpoint may be given
+SERVED = 2.5  # processes that a GPU serves as it would one, since small networks leave it idle: an estimate
 
 
 @dataclass(frozen=True)
@@ -203,27 +115,15 @@ class Quality:
             return "torch-pruning is not installed"
         return None if table.network.startswith("resnet") else f"not told which layers of {table.network} to leave"
 
-    def jobs(self, failed: Sequence[Job] | set[Job] = ()) -> list[Job]:
+    def jobs(self, failed: Collection[Job] = ()) -> list[Job]:
         """All, table by table and seed by seed; the row with a teacher once it is known which is the best."""
-        found: list[Job] = []
+        found, results = list[Job](), self.results()
         for table in self.preset.tables:
+            taught = best_method(table, results, failed) is not None
             for seed in range(self.seeds):
                 found += self.jobs_of(table, seed)
-                if self.best(table, failed) is not None:
-                    found.append(Job(table.name, TAUGHT, seed, ("base",)))
+                found += [Job(table.name, TAUGHT, seed, ("base",))] if taught else []
         return found
-
-    def best(self, table: Table, failed: Sequence[Job] | set[Job] = ()) -> str | None:
-        """The method of the largest held-out top-1 at seed 0; None before all have one or failed."""
-        top1 = {
-            one["row"]: one["held_out_top1"]
-            for one in self.results()
-            if (one["table"], one["seed"]) == (table.name, 0)
-        }
-        lost = {job.row for job in failed if (job.table, job.seed) == (table.name, 0)}
-        if not set(METHODS) <= {*top1, *lost}:
-            return None
-        return max((row for row in METHODS if row in top1), key=lambda row: top1[row], default=None)
 
     def shared_settings(self, table: Table, seed: int, epochs: int) -> list[str]:
         """Of every row of a table."""
@@ -243,7 +143,7 @@ class Quality:
             f"method.l1={L1 * L1_EPOCHS / sparse:g}",
         ]  # fmt: skip
         if row == TAUGHT:
-            best = self.best(table)
+            best = best_method(table, self.results())
             assert best is not None
             return [*self.row_settings(table, best, epochs), "teacher=self", "distill=kd"]
         of_row = ROWS[row].settings
@@ -299,7 +199,7 @@ class Quality:
         before = summary["results"].get(pruned, {})
         write(self.result_file(job), {
             "table": job.table, "row": job.row, "seed": job.seed, "epochs": trained_epochs(job.row, epochs),
-            "method": self.best(self.table(job)) if job.row == TAUGHT else job.row,
+            "method": best_method(self.table(job), self.results()) if job.row == TAUGHT else job.row,
             "top1": figures["top1"], "pruned_top1": before.get("top1"), "held_out_top1": tuned["held_out_top1"],
             "dense_top1": summary["results"].get("dense", {}).get("top1"), "macs": figures["macs"],
             "params": figures["params"], "seconds": seconds, "epoch_seconds": tuned["seconds"] / epochs,
@@ -315,6 +215,16 @@ class Quality:
         return [read_or(file, None) for file in files]
 
 
+def best_method(table: Table, results: Sequence[dict[str, Any]], failed: Collection[Job] = ()) -> str | None:
+    """That of the largest held-out top-1 at seed 0; None before all have one or failed."""
+    first = (table.name, 0)
+    top1 = {one["row"]: one["held_out_top1"] for one in results if (one["table"], one["seed"]) == first}
+    lost = {job.row for job in failed if (job.table, job.seed) == first}
+    if not set(METHODS) <= {*top1, *lost}:
+        return None
+    return max((row for row in METHODS if row in top1), key=lambda row: top1[row], default=None)
+
+
 def keep_in_bf16(network: Path, to: Path) -> None:
     """A copy of a saved network with its description, weights rounded; not if it is larger than `LARGEST`."""
     with safe_open(network, "pt") as file:
@@ -325,25 +235,3 @@ def keep_in_bf16(network: Path, to: Path) -> None:
     if sum(value.nbytes for value in small.values()) < LARGEST:
         to.parent.mkdir(parents=True, exist_ok=True)
         save_file(small, to, description)
-
-
-def mean_and_spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{spread}"
-
-
-def quality_rows(results: Sequence[dict[str, Any]]) -> list[list[Any]]:
-    """Of one table, a line for each row that finished for a seed at least, the best first."""
-    of_row: dict[str, list[dict[str, Any]]] = {}
-    for one in results:
-        name = one["row"] if one["row"] == one["method"] else f"{one['method']}, teacher=self"
-        of_row.setdefault(name, []).append(one)
-    lines = []
-    for name, runs in of_row.items():
-        size = [f"{runs[0]['macs'] / 1e6:.2f}", runs[0]["epochs"]]
-        top1 = [mean_and_spread([run[key] for run in runs]) for key in ("dense_top1", "pruned_top1", "top1")]
-        lines.append([name, *size, *top1, len(runs)])
-    return sorted(lines, key=lambda line: -float(str(line[5]).split()[0]))

@@ -11,10 +11,12 @@ import gpu_processes
 import pytest
 import torch
 from conftest import compose_config
-from gpu import PARTS, RESERVE, Bench, parsed, report, run_parts, speed_rows
+from gpu import PARTS, RESERVE, Bench, parsed, run_parts
 from gpu_plan import Job, time_shares
-from gpu_quality import METHODS, PEER, PRESETS, ROWS, TAUGHT, Quality, Table, keep_in_bf16, quality_rows
+from gpu_quality import Quality, best_method, keep_in_bf16
+from gpu_report import quality_rows, report, speed_rows
 from gpu_results import read_or, write
+from gpu_rows import METHODS, PEER, PRESETS, ROWS, TAUGHT, Table
 from gpu_speed import augmented, half, noise
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -34,6 +36,7 @@ def add_result(quality: Quality, row: str, seed: int, top1: float, held_out: flo
     write(quality.result_file(job), {
         "table": job.table, "row": row, "seed": seed, "method": row, "epochs": 4, "macs": 90_000, "dense_top1": 95.0,
         "pruned_top1": 20.0, "top1": top1, "held_out_top1": held_out, "epoch_seconds": 2.0,
+        "card": "a card", "torch": "2.0",
     })  # fmt: skip
 
 
@@ -63,11 +66,11 @@ def test_the_best_is_chosen_on_held_out_images_of_the_first_seed_and_taught(tmp_
     table = quality.preset.tables[0]
     for number, row in enumerate(METHODS[1:]):
         add_result(quality, row, 0, top1=90.0 - number, held_out=80.0 + number)
-    assert quality.best(table) is None
-    assert quality.best(table, [Job(table.name, METHODS[0], 0)]) == METHODS[-1]
+    assert best_method(table, quality.results()) is None
+    assert best_method(table, quality.results(), [Job(table.name, METHODS[0], 0)]) == METHODS[-1]
     add_result(quality, METHODS[0], 0, top1=10.0, held_out=99.0)
     add_result(quality, "dense", 0, top1=99.0, held_out=100.0)
-    assert quality.best(table) == METHODS[0]
+    assert best_method(table, quality.results()) == METHODS[0]
     taught = [job for job in quality.jobs() if job.row == TAUGHT]
     assert [job.seed for job in taught] == [0, 1]
     assert {"method=slimming", "teacher=self", "distill=kd"} <= set(quality.command(taught[0], 4))
@@ -147,17 +150,15 @@ def test_the_table_of_steps_has_shares_of_the_bare_loop() -> None:
     assert heads[1:3] == ["bare", "graph"]
 
 
-def test_all_figures_are_in_one_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dataset", "digits", "--device", "cpu", "--out", str(tmp_path)])
+def test_all_figures_are_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quality = digits_table(tmp_path)
     add_result(quality, "amc", 0, 90, 90)
-    write(tmp_path / "search.json", {"amc": {"evaluations": 30, "seconds": 60.0}})
-    report(Bench(parsed(), quality))
+    write(tmp_path / "search.json", {"amc": {"evaluations": 30, "seconds": 60.0, "card": "another", "torch": "2.1"}})
+    report(quality)
     told = capsys.readouterr().out
     assert "amc: 0.50 episodes a second (30 of them)" in told
     assert "| amc |" in told
+    assert told.splitlines()[1:3] == ["another, torch 2.1", "a card, torch 2.0"]
     kept = read_or(tmp_path / "gpu.json", {})
     assert kept["torch"] == torch.__version__
     assert [one["row"] for one in kept["quality"]] == ["amc"]
@@ -242,7 +243,7 @@ def test_the_command_on_digits_goes_on_where_it_was(tmp_path: Path) -> None:
     names = {path: path.stat().st_mtime for path in (tmp_path / "quality").glob("*/*.json")}
     assert names
     assert {path.stem for path in (tmp_path / "networks").rglob("*")} >= {path.stem for path in names}
-    second = gpu(tmp_path, "--minutes", "3", "--seeds", "1")
+    second = gpu(tmp_path, "--minutes", "1.5", "--seeds", "1", "--parts", "speed", "quality")
     assert "done in an earlier run" in second
     kept = json.loads((tmp_path / "gpu.json").read_text())
     assert len(kept["quality"]) > len(names) or kept["parts"]["quality"]["complete"]
