@@ -37,6 +37,7 @@ from gpu_quality import Quality
 from gpu_report import report
 from gpu_results import card, read_or, write
 from gpu_rows import PRESETS
+from gpu_speed import OUT_OF_TIME
 from tabulate import tabulate
 
 from compress.errors import TERMINATED
@@ -103,7 +104,10 @@ class Bench:
     def speed(self, deadline: float) -> bool:
         seconds = str(max(1.0, deadline - time.monotonic() - 10))
         places = ("--out", str(self.out / "speed.json"), "--device", self.options.device, "--seconds", seconds)
-        return run_until(deadline, (*script("gpu_speed.py"), *places, *self.extra("speed")), self.log("speed")) == 0
+        code = run_until(deadline, (*script("gpu_speed.py"), *places, *self.extra("speed")), self.log("speed"))
+        if code not in (0, None, OUT_OF_TIME):
+            print(f"  something could not be measured; {self.log('speed')}", flush=True)
+        return code == 0
 
     def search(self, deadline: float) -> bool:
         """Alone on the device; the quality table takes the agent from the store."""

@@ -12,7 +12,7 @@ eager, graph     whole epochs of `compress.train.loop.train`: rows of metrics, c
 A network with "<- teacher" is trained by KD (temperature 4, 0.1 CE + 0.9 KD), the teacher asked at every step.
 
 An epoch of --steps batches is not counted, then the median of --epochs ones. Each figure is written to --out at once;
-run again, the command goes on from there. Over --seconds nothing more is begun.
+run again, the command goes on from there. Over --seconds nothing more is begun, and the exit code is 3.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from compress.config.zoo import zoo_spec
 from compress.data.memory import MemoryData, Pixels
 from compress.distill.distill import Distill, WeightedTerm
 from compress.distill.losses import kd
+from compress.errors import first_line
 from compress.io.paths import CONF
 from compress.io.stage_folder import StageFolder
 from compress.schema.settings import Recipe
@@ -45,6 +46,7 @@ from compress.train.objective import Objective, cross_entropy
 NETWORKS = ("resnet56", "resnet20", "resnet8x4", "resnet8x4 <- resnet32x4", "vgg16_bn", "mobilenetv1")
 CLASSES, TEMPERATURE, CE_WEIGHT = 10, 4.0, 0.1
 NHWC = torch.channels_last
+OUT_OF_TIME = 3  # exit code
 
 Epoch = Callable[[], object]
 
@@ -233,14 +235,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     deadline = time.monotonic() + options.seconds
-    kept = read_or(options.out, {})
+    kept, failed = read_or(options.out, {}), False
     for name, way, measure in measured(options):
-        if f"{name}, {way}" in kept or time.monotonic() > deadline:
+        if f"{name}, {way}" in kept:
             continue
+        if time.monotonic() > deadline:
+            raise SystemExit(OUT_OF_TIME)
         try:
             seconds = statistics.median(measure()) / options.steps
         except (RuntimeError, ValueError) as error:  # a network or a way that fails must not cost the others
-            print(f"{name}, {way}: {str(error).splitlines()[0]}", flush=True)
+            print(f"{name}, {way}: {first_line(error)}", flush=True)
+            failed = True
             continue
         kept[f"{name}, {way}"] = {
             "network": name, "way": way, "ms": 1000 * seconds, "images_per_second": options.batch / seconds,
@@ -248,6 +253,7 @@ def main() -> None:
         }  # fmt: skip
         write(options.out, kept)
         print(f"{name}, {way}: {1000 * seconds:.2f} ms", flush=True)
+    raise SystemExit(int(failed))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import gpu_processes
+import gpu_speed
 import pytest
 import torch
 from conftest import compose_config
@@ -218,6 +219,23 @@ def test_an_augmented_image_is_a_shift_of_itself_or_of_its_mirror_image() -> Non
 def test_half_of_a_network_leaves_batch_norms_alone() -> None:
     model = half(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
     assert [parameter.dtype for parameter in model.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
+def test_what_is_out_of_time_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["--images", "8", "--batch", "4", "--steps", "1", "--epochs", "1", "--networks", "resnet8x4"]
+    given = ["gpu_speed.py", "--out", str(tmp_path / "speed.json"), "--device", "cpu", *sizes, "--seconds"]
+    monkeypatch.setattr(sys, "argv", [*given, "-1"])
+    with pytest.raises(SystemExit, match="3"):
+        gpu_speed.main()
+    assert not (tmp_path / "speed.json").exists()
+    monkeypatch.setattr(sys, "argv", [*given, "100"])
+    with pytest.raises(SystemExit, match="0"):
+        gpu_speed.main()
+    assert {one["way"] for one in read_or(tmp_path / "speed.json", {}).values()} >= {
+        "bare",
+        "airbench-style",
+        "eager",
+    }
 
 
 def test_the_noise_is_whole_batches() -> None:
