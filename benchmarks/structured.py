@@ -91,8 +91,10 @@ def dense_of(job: Job) -> torch.nn.Module:
     return dense
 
 
-def pruned_by_torch_pruning(job: Job, dense: torch.nn.Module, share: float, pooled: bool = False) -> torch.nn.Module:
-    """By its L1 importance: every layer alike (its default), or in one pool."""
+def pruned_by_torch_pruning(
+    job: Job, dense: torch.nn.Module, share: float, pooled: bool = False, by: Any = None
+) -> torch.nn.Module:
+    """By its L1 importance or another one of its: every layer alike (its default), or in one pool."""
     limit = share * count_macs(dense, job.data.shape)
     low, high, best = 0, 999, dense
     while low < high:
@@ -102,7 +104,7 @@ def pruned_by_torch_pruning(job: Job, dense: torch.nn.Module, share: float, pool
         torch_pruning.pruner.MagnitudePruner(
             network,
             torch.randn(1, *job.data.shape),
-            importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            importance=by or torch_pruning.importance.MagnitudeImportance(p=1),
             pruning_ratio=middle / 1000,
             global_pruning=pooled,
             ignored_layers=[network.linear, *stream],
