@@ -41,7 +41,7 @@ def recipe(batch: int) -> Recipe:
     return Recipe(
         epochs=1, batch_size=batch, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="cosine",
         hold_epochs=0, step_epochs=1, step_factor=0.1, warmup_epochs=0, label_smoothing=0.0, clip_norm=None,
-        early_stop_epochs=None, amp="off", channels_last="auto",
+        early_stop_epochs=None, amp="off", channels_last="auto", checkpoint_seconds=10.0,
     )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""The training loop, epoch by epoch: SGD with a learning rate schedule, resumable after every epoch; on a CPU the
-resumed training is bit-identical to an uninterrupted one.
+"""The training loop, epoch by epoch: SGD with a learning rate schedule, resumable from its last saved epoch; on a CPU
+the resumed training is bit-identical to an uninterrupted one.
 
 All randomness of an epoch (order, crops, dropout) is seeded by (seed, stage, epoch), so that resuming needs no
 generator state. With several processes each rank trains on its shard of every batch (`compress.parallel.ddp`); the
@@ -191,9 +191,13 @@ class _Loop:
             progress.best = -1.0 if progress.top1 is None else progress.top1
         return progress.report(training.hooks.keep_best, training.figure)
 
-    def _stops_early(self) -> bool:
+    def _lost_patience(self) -> bool:
         patience, progress = self.training.recipe.early_stop_epochs, self.progress
-        if patience is None or not progress.best_epoch or progress.epoch - progress.best_epoch < patience:
+        return patience is not None and 0 < progress.best_epoch <= progress.epoch - patience
+
+    def _stops_early(self) -> bool:
+        progress = self.progress
+        if not self._lost_patience():
             return False
         log.info(
             "%s: stopped after epoch %d, best %s was epoch %d's",
@@ -225,7 +229,8 @@ class _Loop:
                 seconds=round(time.perf_counter() - began, 3),
                 **training.hooks.row(training.model),
             )
-            training.work.progress(self._state)
+            ended = epoch == training.recipe.epochs or self._lost_patience()
+            training.work.progress(self._state, 0 if ended else training.recipe.checkpoint_seconds)
         return means
 
     def _rate(self) -> float:
