@@ -52,6 +52,7 @@ class Recipe:
     early_stop_epochs: Count | None  # stop after this many epochs without a better held-out top-1
     amp: Literal["off", "bf16"]
     channels_last: Literal["auto", "on", "off"]  # auto: where it is safe (compress.train.memory_format)
+    graphs: Literal["auto", "on", "off"]  # steps as CUDA graphs; auto: where they can be (compress.train.graphs)
     checkpoint_seconds: NonNegative  # between two savings of the progress; 0: after every epoch
 
 
@@ -110,8 +111,8 @@ class RunSettings:
 # Root keys that change where or how a run happens, not what comes out of it.
 OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "objective", "tensorboard", "plots")
 
-# Keys of a recipe that change how a training runs, not what comes out of it.
-OUTSIDE_RECIPE = ("checkpoint_seconds",)
+# Keys of a recipe that change how a training runs, not what comes out of it, up to float rounding, as the device.
+OUTSIDE_RECIPE = ("graphs", "checkpoint_seconds")
 RECIPE_KEYS = frozenset(field.name for field in fields(Recipe)) - set(OUTSIDE_RECIPE)
 
 
