@@ -52,30 +52,34 @@ def kd_for(stop: int | None) -> Distill:
     )
 
 
-def plain(recipe: Recipe, model: nn.Module, data: MemoryData) -> tuple[Objective, Hooks]:
+def plain(recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device) -> tuple[Objective, Hooks]:
     return cross_entropy(recipe), Hooks()
 
 
-def with_teacher(recipe: Recipe, model: nn.Module, data: MemoryData) -> tuple[Objective, Hooks]:
+def with_teacher(recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device) -> tuple[Objective, Hooks]:
     """Which is asked in two of three epochs, so that the recorded step is another one then."""
-    return kd_for(2).objective(recipe, network(6, 1), model, SHAPE), Hooks()
+    return kd_for(2).objective(recipe, network(6, 1).to(device), model, SHAPE), Hooks()
 
 
-def with_kept_logits(recipe: Recipe, model: nn.Module, data: MemoryData) -> tuple[Objective, Hooks]:
+def with_kept_logits(
+    recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device
+) -> tuple[Objective, Hooks]:
     random = torch.Generator().manual_seed(0)
     table = torch.randn(data.views * len(data.split()["train"]), 10, generator=random)
-    return kd_for(None).objective(recipe, KeptLogits(table), model, SHAPE), Hooks()
+    return kd_for(None).objective(recipe, KeptLogits(table.to(device)), model, SHAPE), Hooks()
 
 
-def with_penalty(recipe: Recipe, model: nn.Module, data: MemoryData) -> tuple[Objective, Hooks]:
-    penalty = Penalty(0.01, linear=False)
+def with_penalty(recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device) -> tuple[Objective, Hooks]:
+    penalty = Penalty(0.01, linear=False, device=device)
     return cross_entropy(recipe), Hooks(
         begin_epoch=penalty.begin_epoch, on_gradient=penalty.add, gradient_state=penalty.state,
         row=lambda _: penalty.row(),
     )  # fmt: skip
 
 
-def with_growing_masks(recipe: Recipe, model: nn.Module, data: MemoryData) -> tuple[Objective, Hooks]:
+def with_growing_masks(
+    recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device
+) -> tuple[Objective, Hooks]:
     def begin_epoch(trained: nn.Module, epoch: int) -> None:
         if epoch > 1:
             weight = trained.get_parameter("0.linear.weight")
@@ -85,14 +89,14 @@ def with_growing_masks(recipe: Recipe, model: nn.Module, data: MemoryData) -> tu
 
 
 def trained(
-    given: Any, recorder: Recording, data: MemoryData, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    given: Any, recorder: Recording | None, data: MemoryData, folder: Path, monkeypatch: pytest.MonkeyPatch,
     recipe: Recipe | None = None, on_row: Any = lambda row: None,
 ) -> tuple[nn.Module, list[JSON]]:  # fmt: skip
     """Trained by recorded steps: the weights, and the rows without times."""
     monkeypatch.setattr(loop, "_recorder", lambda training: recorder)
     recipe = recipe or make_recipe(epochs=3, batch_size=128, clip_norm=1.0, warmup_epochs=1.0)
     model, rows = network(), list[JSON]()
-    objective, hooks = given(recipe, model, data)
+    objective, hooks = given(recipe, model, data, CPU)
     folder.mkdir(exist_ok=True)
 
     def keep(row: JSON) -> None:
@@ -125,6 +129,16 @@ def test_recorded_steps_are_the_steps_one_by_one(
     assert same(model, expected)
     assert rows == expected_rows
     assert (tapes.recorded, tapes.replayed) == (recordings, 3 * 2)
+
+
+def test_recorded_steps_are_an_ordinary_training_to_float_noise(
+    few_digits: MemoryData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has another implementation of the optimizer, and a rate that is no tensor."""
+    model, _ = trained(plain, Tapes(), few_digits, tmp_path / "replayed", monkeypatch)
+    ordinary, _ = trained(plain, None, few_digits, tmp_path / "ordinary", monkeypatch)
+    for one, other in zip(model.parameters(), ordinary.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_resumed_training_of_recorded_steps_is_the_uninterrupted_one(
@@ -204,7 +218,7 @@ def test_no_step_waits_for_the_device(
     recipe = make_recipe(epochs=3, batch_size=128, clip_norm=1.0)
     monkeypatch.setattr(loop, "_recorder", lambda training: None)
     model = network()
-    objective, hooks = given(recipe, model, few_digits)
+    objective, hooks = given(recipe, model, few_digits, CPU)
     train(Training(
         model=model, data=few_digits, recipe=recipe, objective=objective, work=StageFolder(tmp_path), stage="s",
         seed=0, device=CPU, hooks=hooks,
