@@ -33,7 +33,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.graphs import CannotRecordError, CudaGraphs, Recorder, Replayed, lacking
-from compress.train.memory_format import KIND, training_format, unsafe_layers
+from compress.train.memory_format import KIND, Guard, training_format, unsafe_layers
 from compress.train.objective import Asking, Objective, Phased, Tapped
 from compress.train.optimizer import load_momenta, momenta, set_rate, sgd
 from compress.train.schedule import learning_rate
@@ -150,6 +150,7 @@ class _Loop:
         self.nonfinite_at_start = _not_finite(self.tapped.state_dict())  # such as an attention mask, which holds -inf
         self.ddp_module = ddp.wrapped(training.team, self.tapped, device)
         self.tally, self.rate = Tally(device), training.recipe.lr
+        self.guard = Guard(self.tapped, training.recipe, device)
         self.step = self._step()
         self.replayed = None if self.recorder is None else self._replayed(self.recorder)
 
@@ -172,6 +173,7 @@ class _Loop:
             objective=training.objective,
             optimizer=self.optimizer,
             recipe=training.recipe,
+            guard=self.guard,
             on_gradient=training.hooks.on_gradient,
             layout=self.layout,
             device=training.device,
@@ -300,6 +302,7 @@ class _Loop:
         training.model.train()
         torch.manual_seed(derive_seed(training.seed, training.stage, epoch, "layers", *ddp.rank_seed(team)))
         self.tally.begin()
+        self.guard.begin_epoch()
         if self.replayed is not None:
             self.replayed.begin_epoch()
         count = len(training.data.split()["train"])
