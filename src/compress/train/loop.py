@@ -29,6 +29,7 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import count_correct
+from compress.models.masks import masked_layers
 from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
@@ -151,6 +152,7 @@ class _Loop:
         self.ddp_module = ddp.wrapped(training.team, self.tapped, device)
         self.tally, self.rate = Tally(device), training.recipe.lr
         self.guard = Guard(self.tapped, training.recipe, device)
+        self.masked: list[nn.Module] = []
         self.step = self._step()
         self.replayed = None if self.recorder is None else self._replayed(self.recorder)
 
@@ -179,6 +181,7 @@ class _Loop:
             device=training.device,
             team=training.team,
             tally=self.tally,
+            masked=self.masked,
         )
 
     def _replayed(self, recorder: Recorder) -> Replayed:
@@ -300,7 +303,10 @@ class _Loop:
         training, recipe, team = self.training, self.training.recipe, self.training.team
         self.ddp_module.train()
         training.model.train()
-        torch.manual_seed(derive_seed(training.seed, training.stage, epoch, "layers", *ddp.rank_seed(team)))
+        seed = derive_seed(training.seed, training.stage, epoch, "layers", *ddp.rank_seed(team))
+        # `torch.manual_seed` queues a call for every other kind of device, each epoch, for as long as it is not used
+        torch.default_generator.manual_seed(seed) if training.device.type == "cpu" else torch.manual_seed(seed)
+        self._find_masks()
         self.tally.begin()
         self.guard.begin_epoch()
         if self.replayed is not None:
@@ -313,10 +319,20 @@ class _Loop:
             if size < least and steps > 1:
                 continue
             training.hooks.begin_step(training.model, epoch, step)
+            if not self._steps_are_alike:  # they may lay on other masks too
+                self._find_masks()
             at = epoch - 1 + (step + 0.5) / steps
             self.rate = learning_rate(recipe, at)
             set_rate(self.optimizer, self.rate)
             self._take(batch, size, at)
+
+    @property
+    def _steps_are_alike(self) -> bool:
+        hooks = self.training.hooks
+        return hooks.begin_step is _no_op and (hooks.on_gradient is _no_op or hooks.gradient_state is not None)
+
+    def _find_masks(self) -> None:
+        self.masked[:] = masked_layers(self.training.model).values()
 
     def _take(self, batch: Batch, size: int, at: float) -> None:
         """

@@ -1,7 +1,7 @@
 """`Step`: forward, loss, backward and update for one batch. The same function runs step by step and is recorded as a
 CUDA graph (`compress.train.graphs`): it waits for no value of the device, and what it changes it changes in place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.models.masks import apply_masks
+from compress.models.masks import zero_masked
 from compress.parallel import ddp
 from compress.parallel.collectives import Team
 from compress.schema.settings import Recipe
@@ -34,6 +34,7 @@ class Step:
     layout: torch.memory_format
     device: torch.device
     team: Team
+    masked: Sequence[nn.Module]  # the layers with a mask, as of now
     tally: Tally
 
     def __call__(self, batch: Batch, size: int, at: float) -> None:
@@ -48,7 +49,7 @@ class Step:
             nn.utils.clip_grad_norm_(self.tapped.parameters(), self.recipe.clip_norm)
         self.on_gradient(self.tapped.network)
         self.optimizer.step()
-        apply_masks(self.tapped.network)
+        zero_masked(self.masked)
         self.tally.add(loss, terms, logits, labels, count)
 
     def _terms(self, images: Tensor, labels: Tensor, at: float, *views: Tensor) -> tuple[Tensor, Terms]:
