@@ -31,7 +31,7 @@ from compress.distill.kept_logits import LAYOUT, KeptLogits
 from compress.distill.losses import kd
 from compress.io.stage_folder import StageFolder
 from compress.schema.settings import Recipe
-from compress.train.loop import Training, _Loop, _Tally
+from compress.train.loop import Training, _Loop
 from compress.train.objective import Asking, Objective, cross_entropy
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def recipe(batch: int) -> Recipe:
     return Recipe(
         epochs=1, batch_size=batch, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="cosine",
         hold_epochs=0, step_epochs=1, step_factor=0.1, warmup_epochs=0, label_smoothing=0.0, clip_norm=None,
-        early_stop_epochs=None, amp="off", channels_last="auto",
+        early_stop_epochs=None, amp="off", channels_last="auto", graphs="auto", checkpoint_seconds=10.0,
     )  # fmt: skip
 
 
@@ -66,9 +66,9 @@ def stepper(
         model=student, data=data, recipe=recipe(batch), objective=objective, work=StageFolder(folder), stage="s",
         seed=0, device=CPU,
     )  # fmt: skip
-    loop, tally = _Loop(training), _Tally(CPU)
+    step = _Loop(training).step
     student.train()
-    return lambda drawn: loop._step(drawn if by_view else drawn[:2], len(drawn[1]), 0.5, tally)
+    return lambda drawn: step(drawn if by_view else drawn[:2], len(drawn[1]), 0.5)
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -52,6 +52,8 @@ def make_recipe(**changes: Any) -> Recipe:
         "early_stop_epochs": None,
         "amp": "off",
         "channels_last": "off",
+        "graphs": "auto",
+        "checkpoint_seconds": 0.0,
     }
     return Recipe(**(settings | changes))
 

@@ -112,7 +112,7 @@ def test_with_batch_norm_a_whole_run_leaves_one_folder_and_one_cache(command: Co
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_ends_with_the_same_weights(command: Command, tmp_path: Path) -> None:
-    asked = (*SMALL, "devices=2", "pretrain.epochs=12")
+    asked = (*SMALL, "devices=2", "pretrain.epochs=12", "pretrain.checkpoint_seconds=0")
     arguments = [sys.executable, "-m", "compress", *asked, "hydra.run.dir=killed"]
     folder = tmp_path / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

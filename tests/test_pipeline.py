@@ -257,6 +257,8 @@ def test_what_changes_a_stage_changes_all_that_follow_and_nothing_before() -> No
         ("percent=0.4", [*cuts, *controls, "eval"]),
         ("finetune.lr=0.06", ["finetune", "finetune uniform", "eval"]),
         ("eval.latency_threads=2", ["eval"]),
+        ("pretrain.checkpoint_seconds=60", []),  # of the recipes of sparsify and finetune too
+        ("finetune.checkpoint_seconds=60", []),
     ):
         others = stage_keys(build(compose_config(*fixed, change)))
         assert [name for name in order if others[name] != plain[name]] == changed, change
@@ -389,6 +391,7 @@ def test_a_finished_run_is_not_that_of_another_file_of_the_same_name(command: Co
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     arguments = [
         sys.executable, "-m", "compress", *QUICK, "pretrain.epochs=6", "finetune.epochs=4",
+        "pretrain.checkpoint_seconds=0", "finetune.checkpoint_seconds=0.5",
         "method.search.episodes=40", "plots=false", "tensorboard=false",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -312,6 +312,21 @@ def test_a_weight_that_is_masked_on_the_way_stays_zero_against_its_momentum(tmp_
     assert bool((model[1].weight[mask] != 0).all())
 
 
+def test_masks_that_a_step_lays_on_stay_too(tmp_path: Path) -> None:
+    model, mask = linear(), torch.ones(CLASSES, PIXELS, dtype=torch.bool)
+    mask[0, :2] = False
+
+    def begin(trained: nn.Module, epoch: int, step: int) -> None:
+        if step == 1:
+            set_masks(trained, {"1": mask})
+
+    recipe = make_recipe(epochs=1, batch_size=6, lr=0.4)
+    data = Scripted(drawn_batches(6, 6, 6), held_out_scores(0))
+    run(model, data, recipe, tmp_path, hooks=Hooks(begin_step=begin))
+    assert bool((model[1].weight[~mask] == 0).all())
+    assert bool((model[1].weight[mask] != 0).all())
+
+
 # -- resumed ---------------------------------------------------------------------------------------------------
 
 

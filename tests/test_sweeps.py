@@ -25,6 +25,7 @@ SMALL = (
     "eval.latency_seconds=0.01", "tensorboard=false", "plots=false",
 )  # fmt: skip
 CUT = ("method=filter_magnitude", *SMALL)
+OFTEN = ("pretrain.checkpoint_seconds=0", "finetune.checkpoint_seconds=0")
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -404,7 +405,7 @@ def test_a_sweep_killed_at_a_random_moment_loses_nothing(calm: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_sweep_killed_at_twenty_random_moments_loses_nothing(tmp_path: Path) -> None:
     """Of a sweep that takes about as long as so many kills."""
-    arguments = ("-m", "percent=0.2,0.4,0.6", *CUT, "pretrain.epochs=60", "finetune.epochs=60")
+    arguments = ("-m", "percent=0.2,0.4,0.6", *CUT, "pretrain.epochs=60", "finetune.epochs=60", *OFTEN)
     calm = start(tmp_path / "calm", *arguments)
     output = calm.communicate()[0]
     assert calm.returncode == 0, output

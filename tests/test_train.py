@@ -1,7 +1,9 @@
 """The training loop: schedules by hand, resume bit for bit, and clear ends."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from torch import nn
 
 from compress.data.memory import MemoryData
 from compress.errors import InputError
+from compress.io import stage_folder
+from compress.io.files import read_rows
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
+from compress.models.resnet_cifar import resnet
 from compress.schema.settings import Recipe
 from compress.train.loop import Training, train
 from compress.train.objective import cross_entropy, outputs_of, total, with_heads
@@ -77,33 +82,71 @@ class KilledError(Exception):
     pass
 
 
-def test_a_resumed_training_equals_the_uninterrupted_one(digit_data: MemoryData, tmp_path: Path) -> None:
-    from compress.models.resnet_cifar import resnet
+def fresh() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
 
-    def fresh() -> nn.Module:
-        torch.manual_seed(0)
-        return resnet(depth=8, width=8, shortcut="conv", in_channels=1, num_classes=10)
 
-    recipe = make_recipe(epochs=3)
-    whole = fresh()
-    expected = run(whole, digit_data, recipe, tmp_path / "whole")
+def killed_in(epoch: int, folder: Path, each_row: Callable[[], None] = lambda: None) -> StageFolder:
+    """Of a training that is killed when it has written the row of an epoch, and not yet saved it."""
 
-    def die(row: Any) -> None:
-        if row["epoch"] == 2:
+    def on_row(row: Any) -> None:
+        each_row()
+        if row["epoch"] == epoch:
             raise KilledError
 
-    (tmp_path / "killed").mkdir()
+    folder.mkdir(exist_ok=True)
+    return StageFolder(folder, on_row)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "killed", "resumed"),
+    [(0.0, 2, 1), (5.0, 4, 2), (1000.0, 2, None)],
+    ids=["every epoch", "every other epoch", "never"],
+)
+def test_a_resumed_training_equals_the_uninterrupted_one(
+    seconds: float,
+    killed: int,
+    resumed: int | None,
+    digit_data: MemoryData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An epoch takes four seconds by the clock of the saving."""
+    clock = [0.0]
+    monkeypatch.setattr(stage_folder, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def tick() -> None:
+        clock[0] += 4
+
+    recipe = make_recipe(epochs=killed + 1, checkpoint_seconds=seconds)
+    whole = fresh()
+    expected = run(whole, digit_data, recipe, tmp_path / "whole")
     with pytest.raises(KilledError):
-        run(fresh(), digit_data, recipe, tmp_path / "killed", work=StageFolder(tmp_path / "killed", die))
-    resumed = fresh()
+        run(fresh(), digit_data, recipe, tmp_path, work=killed_in(killed, tmp_path / "killed", tick))
     rows: list[Any] = []
-    got = run(resumed, digit_data, recipe, tmp_path / "killed", work=StageFolder(tmp_path / "killed", rows.append))
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    caplog.set_level("INFO")
+    again, work = fresh(), StageFolder(tmp_path / "killed", rows.append)
+    got = run(again, digit_data, recipe, tmp_path, work=work)
+    told = [] if resumed is None else [f"pretrain: continues after epoch {resumed}"]
+    assert [line for line in caplog.messages if "continues" in line] == told
+    assert [row["epoch"] for row in rows] == list(range(1, killed + 2))
+    assert [row["epoch"] for row in read_rows(tmp_path / "killed")] == list(range(1, killed + 2))
     assert {k: v for k, v in got.items() if k != "best_weights"} == {
         k: v for k, v in expected.items() if k != "best_weights"
     }
     for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_the_end_of_a_training_is_saved_however_soon_it_comes(digit_data: MemoryData, tmp_path: Path) -> None:
+    recipe = make_recipe(epochs=2, checkpoint_seconds=1000.0)
+    expected = run(fresh(), digit_data, recipe, tmp_path / "a")
+    with_nothing_left = StageFolder(tmp_path / "a", lambda row: None)
+    assert with_nothing_left.resumed is not None
+    assert with_nothing_left.resumed["epoch"] == 2
+    assert run(fresh(), digit_data, recipe, tmp_path, work=with_nothing_left)["epochs"] == expected["epochs"]
 
 
 def test_a_loss_that_is_no_number_stops_with_what_to_try(

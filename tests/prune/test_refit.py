@@ -1,15 +1,19 @@
 """Least squares from Gram matrices is least squares on the rows."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import livened
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.models.resnet_cifar import resnet
 from compress.prune.order import channel_orders
 from compress.prune.refit import (
+    Moments,
     NestedRefit,
     Reconstructor,
     factored,
@@ -182,6 +186,26 @@ def test_moments_are_those_of_the_rows() -> None:
     rows = torch.cat([net[1](net[0](x)).permute(0, 2, 3, 1).reshape(-1, 6) for x in batches]).double()
     assert torch.allclose(moments["2"].gram, rows.T @ rows, rtol=1e-5)
     assert torch.allclose(moments["2"].total, rows.sum(0), rtol=1e-5)
+
+
+def test_gram_matrices_are_of_whole_float32_whatever_the_process_multiplies_in() -> None:
+    seen: list[str] = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.mm.default:
+                seen.append(torch.get_float32_matmul_precision())
+            return func(*args, **(kwargs or {}))
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with Watching():
+            Moments(torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)).add(torch.rand(5, 3))
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_repeated_points_weigh_a_pixel_as_often_as_it_is_drawn() -> None:

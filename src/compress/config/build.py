@@ -45,6 +45,7 @@ from compress.schema.settings import (
     Recipe,
     TeacherSettings,
 )
+from compress.train.graphs import lacking
 from compress.train.memory_format import training_format
 
 T = TypeVar("T")
@@ -302,6 +303,12 @@ def build(config: JSON) -> Job:
         budget = errors.call(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
     if not bad & {"pretrain", "method", "stages", "device"} and spec is not None and method is not None:
         errors.call(_check_memory_formats, spec, teachers, method, config, device or torch.device("cpu"))
+    if (
+        not bad & {"pretrain", "finetune", "method", "stages", "devices"}
+        and method is not None
+        and device is not None
+    ):
+        errors.call(_check_graphs, method, config, device, devices)
     problems += errors.problems
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -377,6 +384,20 @@ def _check_memory_formats(
         if recipe.channels_last == "on":
             with settings_under(key):
                 training_format(network.without_pretrained().build(check_forward=False), recipe, device)
+
+
+def _check_graphs(method: Method, config: JSON, device: torch.device, devices: int) -> None:
+    """Check that what is to be trained in recorded steps can be."""
+    why = lacking(device, devices)
+    recipes = {name: Recipe(**config["pretrain"]) for name in ("pretrain",) if name in config["stages"]}
+    if "finetune" in config["stages"]:
+        recipes["finetune"] = _finetune_recipe(config, method)
+    if "sparsify" in config["stages"]:
+        of_method = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
+        recipes |= {f"method.{name}": value for name, value in of_method.items()}
+    for key, recipe in recipes.items():
+        if recipe.graphs == "on" and why is not None:
+            raise InputError(f"{key}.graphs=on: {why}; use auto or off")
 
 
 def _check_budget(

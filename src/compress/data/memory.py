@@ -136,9 +136,20 @@ class MemoryData:
 
     def _normal(self, images: Tensor) -> Tensor:
         """uint8 -> float, scaled to [0, 1] and normalised per channel; same shape."""
-        by = (self.normalisation.mean, self.normalisation.std)
-        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in by)
+        mean, std = self._normalisation_on(images.device)
         return (images.float() / 255 - mean) / std
+
+    def _normalisation_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (C, 1, 1), copied to the device once."""
+        if device not in self._constants:
+            by = (self.normalisation.mean, self.normalisation.std)
+            mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in by)
+            self._constants[device] = (mean, std)
+        return self._constants[device]
+
+    @cached_property
+    def _constants(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
 
     @property
     def views(self) -> int:

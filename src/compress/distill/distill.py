@@ -3,7 +3,7 @@ logits and feature maps."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -266,6 +266,9 @@ class Distillation:
             }
         figures = {f"raw_{name}": value.detach() for name, value in {"ce": on_labels, **raw}.items()}
         return MeasuredTerms({"ce": self.ce_weight * on_labels, **terms}, figures | _agreements(outputs, answers))
+
+    def phase(self, epoch: float) -> Hashable:
+        return tuple(self._weights(epoch).values())
 
     def _weights(self, epoch: float) -> dict[str, float]:
         return {name: term.weight_in(math.floor(epoch) + 1) for name, term in self.terms.items()}

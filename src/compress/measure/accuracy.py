@@ -17,10 +17,11 @@ class Accuracy(NamedTuple):
     top5: float
 
 
-def correct(logits: Tensor, labels: Tensor, k: int) -> int:
-    """How many labels are among their image's k largest logits: (B, classes), (B,)."""
-    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return int((best == labels[:, None]).sum())
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many labels are their image's largest logit, and among its five largest: (B, classes), (B,) -> (2,), int64,
+    on their device, which is not waited for."""
+    best = [logits.topk(min(k, logits.shape[1]), dim=1).indices for k in (1, 5)]
+    return torch.stack([(indices == labels[:, None]).sum() for indices in best])
 
 
 def count_correct(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -28,13 +29,14 @@ def count_correct(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
 
     The model runs in eval mode; the mode that every module had is restored. `batches` are of (images, labels).
     """
-    found = torch.zeros(3, dtype=torch.int64)
+    found, images = list[Tensor](), 0
     with torch.inference_mode(), in_eval_mode(model):
         for x, y in batches:
             if len(y):  # this rank's shard of a small batch may be empty
-                logits = model(x)
-                found += torch.tensor([correct(logits, y, 1), correct(logits, y, 5), len(y)])
-    return found
+                found.append(correct(model(x), y))
+                images += len(y)
+    right = torch.stack(found).sum(0).tolist() if found else [0, 0]  # the one transfer
+    return torch.tensor([*right, images])
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
@@ -60,18 +62,19 @@ def score_of(
 ) -> Score | None:
     """The score of a function from images (B, C, H, W) to logits (B, classes) over all `batches`.
 
-    None as soon as so many images are wrong that its top-1 will be below `least_top1`, whatever the others are.
+    None as soon as so many images are wrong that its top-1 will be below `least_top1`, whatever the others are. On a
+    GPU, which is waited for once, this is found after the last batch.
     """
     total = sum(len(y) for _, y in batches)
-    first = five = images = 0
-    loss = 0.0
+    images, found = 0, torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
-        for x, y in batches:
+        for at, (x, y) in enumerate(batches, 1):
             logits = logits_of(x)
-            first += correct(logits, y, 1)
-            five += correct(logits, y, 5)
+            loss = F.cross_entropy(logits.float(), y, reduction="sum")
+            found = found.to(logits.device) + torch.cat([correct(logits, y).double(), loss.double()[None]])
             images += len(y)
-            loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
-            if 100 * (total - images + first) / total < least_top1:
+            looks = logits.device.type == "cpu" or at == len(batches)
+            if looks and 100 * (total - images + float(found[0])) / total < least_top1:
                 return None
-    return Score(100 * first / total, 100 * five / total, loss / total)
+    first, five, of_all = found.tolist()
+    return Score(100 * first / total, 100 * five / total, of_all / total)

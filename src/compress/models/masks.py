@@ -6,7 +6,7 @@ Eric-mingjie/rethinking-network-pruning#13). It is applied after every optimizer
 the momentum of earlier steps still moves a pruned weight away from zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -66,13 +66,17 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.get_buffer(MASK) for name, layer in masked_layers(model).items()}
 
 
-@torch.no_grad()
 def apply_masks(model: nn.Module) -> None:
     """Zero the masked weights in place. Call it after every optimizer step and every update of averaged weights."""
-    for layer in model.modules():
-        if is_masked(layer):
-            # A product is five times as fast as masked_fill_; adding 0 turns -0.0 into 0.0, which compresses better.
-            layer.get_parameter("weight").mul_(layer.get_buffer(MASK)).add_(0)
+    zero_masked(masked_layers(model).values())
+
+
+@torch.no_grad()
+def zero_masked(layers: Iterable[nn.Module]) -> None:
+    """`apply_masks` to layers that are known to have a mask: to look for them takes 1 % of a small network's step."""
+    for layer in layers:
+        # A product is five times as fast as masked_fill_; adding 0 turns -0.0 into 0.0, which compresses better.
+        layer.get_parameter("weight").mul_(layer.get_buffer(MASK)).add_(0)
 
 
 def mask_name(layer: str) -> str:

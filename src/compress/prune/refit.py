@@ -13,7 +13,8 @@ Cholesky factor of G_KK. A ridge term keeps G positive definite.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +38,23 @@ class Moments:
     total: Tensor  # X^T 1: (C * k * k,)
 
     def add(self, rows: Tensor) -> None:
-        self.gram += (rows.T @ rows).double()  # one batch in the precision of the rows: twice as fast
+        with _whole_float32():
+            self.gram += (rows.T @ rows).double()  # one batch in the precision of the rows: twice as fast
         self.total += rows.sum(0, dtype=torch.float64)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Within the block a GPU multiplies float32 as such, not as TF32, whose 10 bits no least squares can use."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def sampled_rows(

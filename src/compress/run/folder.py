@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress.io.files import JSON, hash_of, read_json
 from compress.io.paths import AGENT, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
-from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS
+from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS, of_results
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ def config_hash(config: JSON) -> str:
     Values in `ADDED_LATER` are left out, so that hashes from before those keys existed stay valid.
     """
     absent = {key for key, value in ADDED_LATER.items() if config.get(key) == value}
-    return hash_of({key: value for key, value in config.items() if key not in {*OUTSIDE_RESULTS, *absent}})
+    left_out = {*OUTSIDE_RESULTS, *absent}
+    return hash_of({key: of_results(value) for key, value in config.items() if key not in left_out})
 
 
 def foreign_run(folder: Path, config: JSON, key: str, devices: int | None = None) -> list[str]:

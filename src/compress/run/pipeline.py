@@ -34,6 +34,7 @@ from compress.run.stages.evaluate import device_name
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import network_settings, teacher_job
 from compress.run.store import Finished, Store, stage_key
+from compress.schema.settings import of_results
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +279,7 @@ def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
     network = {"network": network_settings(job.model)} if not step.after and step.stage != "pretrain" else {}
     control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
     return {
-        "settings": {**stage.depends_on(job), **network, **control},
+        "settings": {**of_results(stage.depends_on(job)), **network, **control},
         "parent": parents if len(parents) > 1 else next(iter(parents), None),
         "version": stage.version,
     }

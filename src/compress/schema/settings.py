@@ -4,8 +4,9 @@ conf/.
 The settings of config groups (dataset, model, method, ...) are the parameters of the callables that they name.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args
 
 from compress.schema.bounds import (
     Bound,
@@ -51,6 +52,8 @@ class Recipe:
     early_stop_epochs: Count | None  # stop after this many epochs without a better held-out top-1
     amp: Literal["off", "bf16"]
     channels_last: Literal["auto", "on", "off"]  # auto: where it is safe (compress.train.memory_format)
+    graphs: Literal["auto", "on", "off"]  # steps as CUDA graphs; auto: where they can be (compress.train.graphs)
+    checkpoint_seconds: NonNegative  # between two savings of the progress; 0: after every epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,19 @@ class RunSettings:
 
 # Root keys that change where or how a run happens, not what comes out of it.
 OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "objective", "tensorboard", "plots")
+
+# Keys of a recipe that change how a training runs, not what comes out of it, up to float rounding, as the device.
+OUTSIDE_RECIPE = ("graphs", "checkpoint_seconds")
+RECIPE_KEYS = frozenset(field.name for field in fields(Recipe)) - set(OUTSIDE_RECIPE)
+
+
+def of_results(settings: Any) -> Any:
+    """Settings of any depth without the `OUTSIDE_RECIPE` of the recipes in them; a recipe is told by its keys."""
+    if not isinstance(settings, Mapping):
+        return settings
+    outside = OUTSIDE_RECIPE if settings.keys() >= RECIPE_KEYS else ()
+    return {key: of_results(value) for key, value in settings.items() if key not in outside}
+
 
 # Root keys that the configs of older runs lack, with the values that mean the same as their absence.
 ADDED_LATER = {"devices": 1, "search": None, "scorer": None}

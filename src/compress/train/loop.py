@@ -1,9 +1,12 @@
-"""The training loop, epoch by epoch: SGD with a learning rate schedule, resumable after every epoch; on a CPU the
-resumed training is bit-identical to an uninterrupted one.
+"""The training loop, epoch by epoch: SGD with a learning rate schedule, resumable from its last saved epoch; on a CPU
+the resumed training is bit-identical to an uninterrupted one.
 
 All randomness of an epoch (order, crops, dropout) is seeded by (seed, stage, epoch), so that resuming needs no
 generator state. With several processes each rank trains on its shard of every batch (`compress.parallel.ddp`); the
 loop is the same on every rank, and rank 0 alone writes.
+
+On a GPU a step of a full batch is recorded once and replayed (`compress.train.graphs`); nothing waits for the device
+inside an epoch, and after it once for what it added up to and once for the held-out score.
 
 The metrics row of an epoch (`_Loop._epoch`) has `loss`, the mean of the objective over the images; with several terms
 also each of them, as `loss_<name>`; and the means of the figures of `MeasuredTerms`, by their names.
@@ -12,8 +15,7 @@ also each of them, as `loss_<name>`; and the means of the figures of `MeasuredTe
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +29,17 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import count_correct
-from compress.models.masks import apply_masks
+from compress.models.masks import masked_layers
 from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
-from compress.train.memory_format import KIND, guarded, training_format, unsafe_layers
-from compress.train.objective import Asking, Objective, Tapped, Terms, figures_of, outputs_of, total, with_heads
+from compress.train.graphs import CannotRecordError, CudaGraphs, Recorder, Replayed, lacking
+from compress.train.memory_format import KIND, Guard, training_format, unsafe_layers
+from compress.train.objective import Asking, Objective, Phased, Tapped
+from compress.train.optimizer import load_momenta, momenta, set_rate, sgd
 from compress.train.schedule import learning_rate
+from compress.train.step import Batch, Step
+from compress.train.tally import EpochMeans, Tally
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,9 @@ class Hooks:
     begin_epoch: Callable[[nn.Module, int], None] = _no_op  # epoch, from 1
     begin_step: Callable[[nn.Module, int, int], None] = _no_op  # epoch from 1, step of the epoch from 0
     on_gradient: Callable[[nn.Module], None] = _no_op  # after backward and clipping, before the optimizer step
+    # Tensors that `on_gradient` changes in place besides gradients. With them it says that it is the same operations
+    # on the device at every step, which may be recorded; None: it may look at values, or count in Python
+    gradient_state: Callable[[], Sequence[Tensor]] | None = None
     row: Callable[[nn.Module], JSON] = lambda _: {}  # entries to add to the epoch's metrics row
     # Score of an epoch in percent, larger is better; None: not scored. Called on rank 0 only; must not change the
     # network. The default is the held-out top-1 accuracy
@@ -105,21 +114,6 @@ class _Progress:
         return {"epochs": self.epoch, **scored, **(best if keep_best else {})}
 
 
-@dataclass(frozen=True)
-class _EpochMeans:
-    """Means over the training images of an epoch, measured during its steps."""
-
-    loss: float
-    top1: float  # in percent
-    terms: dict[str, float]
-    figures: dict[str, float]
-
-    def row(self) -> JSON:
-        terms = {f"loss_{name}": round(value, 6) for name, value in self.terms.items()} if len(self.terms) > 1 else {}
-        figures = {name: round(value, 6) for name, value in self.figures.items()}
-        return {"loss": round(self.loss, 6), **terms, **figures, "train_top1": round(self.top1, 4)}
-
-
 def image_seed(seed: int, stage: str, epoch: int) -> int:
     """The seed of the order and the augmentation of the images in an epoch of a stage, counted from 1."""
     return derive_seed(seed, stage, epoch, "images")
@@ -147,13 +141,20 @@ class _Loop:
         self.layout = _layout(training)
         model.to(memory_format=self.layout)
         self.tapped = Tapped(model, training.objective)
-        self.optimizer = _optimizer(self.tapped, training.recipe)
+        self.recorder = _recorder(training)
+        recorded = self.recorder is not None
+        self.optimizer = sgd(self.tapped, training.recipe, device, recorded)
         self.progress = _Progress()
         if training.hooks.keep_best:
             self.progress.best_weights = _cloned_state_dict(model)
         self._resume()
-        self.nonfinite_at_start = _not_finite(self.tapped)  # such as an attention mask, which holds -inf
+        self.nonfinite_at_start = _not_finite(self.tapped.state_dict())  # such as an attention mask, which holds -inf
         self.ddp_module = ddp.wrapped(training.team, self.tapped, device)
+        self.tally, self.rate = Tally(device), training.recipe.lr
+        self.guard = Guard(self.tapped, training.recipe, device)
+        self.masked: list[nn.Module] = []
+        self.step = self._step()
+        self.replayed = None if self.recorder is None else self._replayed(self.recorder)
 
     def _resume(self) -> None:
         training = self.training
@@ -162,9 +163,40 @@ class _Loop:
             return
         training.model.load_state_dict(resumed["model"])
         training.objective.adapters.load_state_dict(resumed.get("adapters", {}))
-        self.optimizer.load_state_dict(resumed["optimizer"])
+        load_momenta(self.optimizer, resumed["optimizer"])
         self.progress = _Progress(**{name: resumed[name] for name in vars(self.progress)})
         log.info("%s: continues after epoch %d", training.stage, self.progress.epoch)
+
+    def _step(self) -> Step:
+        training = self.training
+        return Step(
+            tapped=self.tapped,
+            called=self.ddp_module,
+            objective=training.objective,
+            optimizer=self.optimizer,
+            recipe=training.recipe,
+            guard=self.guard,
+            on_gradient=training.hooks.on_gradient,
+            layout=self.layout,
+            device=training.device,
+            team=training.team,
+            tally=self.tally,
+            masked=self.masked,
+        )
+
+    def _replayed(self, recorder: Recorder) -> Replayed:
+        training, objective = self.training, self.training.objective
+        assert isinstance(objective, Phased)
+
+        def changed() -> list[Tensor]:
+            of_hook = (training.hooks.gradient_state or tuple)()
+            own = (*self.tapped.parameters(), *self.tapped.buffers())
+            return [*own, *momenta(self.optimizer), *self.tally.tensors(), *of_hook]
+
+        return Replayed(
+            self.step, recorder, changed, objective.phase,
+            size=training.recipe.batch_size, required=training.recipe.graphs == "on", called=training.stage,
+        )  # fmt: skip
 
     def _state(self) -> JSON:
         return {
@@ -191,9 +223,13 @@ class _Loop:
             progress.best = -1.0 if progress.top1 is None else progress.top1
         return progress.report(training.hooks.keep_best, training.figure)
 
-    def _stops_early(self) -> bool:
+    def _lost_patience(self) -> bool:
         patience, progress = self.training.recipe.early_stop_epochs, self.progress
-        if patience is None or not progress.best_epoch or progress.epoch - progress.best_epoch < patience:
+        return patience is not None and 0 < progress.best_epoch <= progress.epoch - patience
+
+    def _stops_early(self) -> bool:
+        progress = self.progress
+        if not self._lost_patience():
             return False
         log.info(
             "%s: stopped after epoch %d, best %s was epoch %d's",
@@ -201,14 +237,14 @@ class _Loop:
         )  # fmt: skip
         return True
 
-    def _epoch(self, epoch: int) -> _EpochMeans:
+    def _epoch(self, epoch: int) -> EpochMeans:
         """One epoch: hooks, steps, score, then its metrics row and saved progress."""
         training, progress = self.training, self.progress
         began = time.perf_counter()
         training.hooks.begin_epoch(training.model, epoch)
-        means = self._steps(epoch)
+        self._steps(epoch)
         ddp.average_buffers(training.team, self.tapped)
-        self._check_finite(means, epoch)
+        means = self._finite_means(epoch)
         progress.top1, progress.epoch = self._score(), epoch
         if progress.top1 is not None and progress.top1 > progress.best:
             progress.best, progress.best_epoch = progress.top1, epoch
@@ -221,24 +257,35 @@ class _Loop:
                 epoch=epoch,
                 **means.row(),
                 **scored,
-                lr=self._rate(),
+                lr=self.rate,
                 seconds=round(time.perf_counter() - began, 3),
                 **training.hooks.row(training.model),
             )
-            training.work.progress(self._state)
+            ended = epoch == training.recipe.epochs or self._lost_patience()
+            training.work.progress(self._state, 0 if ended else training.recipe.checkpoint_seconds)
         return means
 
-    def _rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+    def _finite_means(self, epoch: int) -> EpochMeans:
+        """The means of the epoch. The device is waited for once, for these and for whether all is finite.
 
-    def _check_finite(self, means: _EpochMeans, epoch: int) -> None:
-        broken = sorted(_not_finite(self.tapped) - self.nonfinite_at_start)
-        if math.isfinite(means.loss) and not broken:
-            return
+        Raises:
+            SettingError: something no longer is.
+        """
+        looked_at = {
+            name: tensor
+            for name, tensor in self.tapped.state_dict().items()
+            if tensor.is_floating_point() and name.removeprefix("network.") not in self.nonfinite_at_start
+        }
+        with_entries = [tensor for tensor in looked_at.values() if tensor.numel()]
+        largest = nn.utils.get_total_norm(with_entries, math.inf)
+        means, bound = self.tally.means(self.training.team, largest)
+        if math.isfinite(means.loss) and math.isfinite(bound):
+            return means
+        broken = sorted(_not_finite(looked_at))
         what = f"{broken[0]} is no longer finite" if math.isfinite(means.loss) else f"the loss became {means.loss}"
         rate = self.training.recipe.lr
         raise SettingError(
-            f"{self.training.stage}: {what} in epoch {epoch} at learning rate {self._rate():.3g}; "
+            f"{self.training.stage}: {what} in epoch {epoch} at learning rate {self.rate:.3g}; "
             f"try {OWN}lr={rate / 10:g}, {OWN}warmup_epochs=5 or {OWN}clip_norm=1"
         )
 
@@ -251,92 +298,97 @@ class _Loop:
         first, _, images = map(float, team.all_reduce(count_correct(training.model, batches)))
         return 100 * first / images
 
-    def _steps(self, epoch: int) -> _EpochMeans:
-        """One optimizer step for every batch."""
+    def _steps(self, epoch: int) -> None:
+        """One optimizer step for every batch. Nothing in here waits for the device."""
         training, recipe, team = self.training, self.training.recipe, self.training.team
         self.ddp_module.train()
         training.model.train()
-        torch.manual_seed(derive_seed(training.seed, training.stage, epoch, "layers", *ddp.rank_seed(team)))
-        tally = _Tally(training.device)
+        seed = derive_seed(training.seed, training.stage, epoch, "layers", *ddp.rank_seed(team))
+        # `torch.manual_seed` queues a call for every other kind of device, each epoch, for as long as it is not used
+        torch.default_generator.manual_seed(seed) if training.device.type == "cpu" else torch.manual_seed(seed)
+        self._find_masks()
+        self.tally.begin()
+        self.guard.begin_epoch()
+        if self.replayed is not None:
+            self.replayed.begin_epoch()
         count = len(training.data.split()["train"])
         steps = math.ceil(count / recipe.batch_size)
         least = ddp.smallest_batch(team, self.tapped, training.device)
-        for step, (images, labels, *views) in enumerate(self._batches(epoch)):
-            size = ddp.full_batch_size(team, labels, min(recipe.batch_size, count - step * recipe.batch_size))
+        for step, batch in enumerate(self._batches(epoch)):
+            size = ddp.full_batch_size(team, batch[1], min(recipe.batch_size, count - step * recipe.batch_size))
             if size < least and steps > 1:
                 continue
             training.hooks.begin_step(training.model, epoch, step)
-            self._step((images, labels, *views), size, epoch - 1 + (step + 0.5) / steps, tally)
-        return tally.means(team)
+            if not self._steps_are_alike:  # they may lay on other masks too
+                self._find_masks()
+            at = epoch - 1 + (step + 0.5) / steps
+            self.rate = learning_rate(recipe, at)
+            set_rate(self.optimizer, self.rate)
+            self._take(batch, size, at)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    @property
+    def _steps_are_alike(self) -> bool:
+        hooks = self.training.hooks
+        return hooks.begin_step is _no_op and (hooks.on_gradient is _no_op or hooks.gradient_state is not None)
+
+    def _find_masks(self) -> None:
+        self.masked[:] = masked_layers(self.training.model).values()
+
+    def _take(self, batch: Batch, size: int, at: float) -> None:
+        """
+        Raises:
+            SettingError: the recipe wants recorded steps, and this one cannot be.
+        """
+        if self.replayed is None:
+            self.step(batch, size, at)
+            return
+        try:
+            self.replayed(batch, size, at)
+        except CannotRecordError as error:
+            raise SettingError(f"{OWN}graphs=on: a step cannot be recorded ({error}); use auto or off") from None
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
         """This rank's shards of the batches of an epoch: images, labels and, if the objective needs them, views."""
         training = self.training
-        batches: Callable[..., Iterator[tuple[Tensor, ...]]] = training.data.shuffled
+        batches: Callable[..., Iterator[Batch]] = training.data.shuffled
         if isinstance(training.objective, Asking) and training.objective.by_view:
             assert isinstance(training.data, Viewed)
             batches = training.data.shuffled_views
         seed, shard = image_seed(training.seed, training.stage, epoch), ddp.shard_argument(training.team)
         return batches(training.recipe.batch_size, seed, training.device, **shard)
 
-    def _step(self, batch: tuple[Tensor, ...], size: int, at: float, tally: "_Tally") -> None:
-        """One step on this rank's shard of a batch of `size` images; `at` is the time in epochs since the start."""
-        recipe, model = self.training.recipe, self.training.model
-        images, labels, *views = ddp.padded_shard(*batch)
-        count = len(batch[1])
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, at)
-        logits, terms = self._terms(images, labels, at, *views)
-        loss = total(terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        ddp.scaled_loss(self.training.team, loss, count, size).backward()
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.tapped.parameters(), recipe.clip_norm)
-        self.training.hooks.on_gradient(model)
-        self.optimizer.step()
-        apply_masks(model)
-        tally.add(loss, terms, logits, labels, count)
 
-    def _terms(self, images: Tensor, labels: Tensor, at: float, *views: Tensor) -> tuple[Tensor, Terms]:
-        """Logits (B, C), and the weighted terms whose sum is minimised."""
-        recipe, device = self.training.recipe, self.training.device
-        images = images.contiguous(memory_format=self.layout)
-        objective: Any = self.training.objective
-        with _autocast(recipe, device):
-            answer = (objective.ask(images, at, *views),) if isinstance(objective, Asking) else ()
-            with guarded(recipe, device):  # not a teacher, which gets no gradient: it would be a seventh slower
-                outputs = outputs_of(*self.ddp_module(images))
-                terms: Terms = objective(outputs, labels, images, at, *answer)
-            return outputs.logits, with_heads(terms, outputs, labels, recipe)
+def obstacle_to_graphs(training: Training) -> str | None:
+    """Why the steps of a training are not recorded as a CUDA graph, whatever the recipe says; None: they can be."""
+    hooks, objective = training.hooks, training.objective
+    if (why := lacking(training.device, training.team.world_size)) is not None:
+        return why
+    if hooks.begin_step is not _no_op:
+        return "the network is another one at every step"
+    if hooks.on_gradient is not _no_op and hooks.gradient_state is None:
+        return "a hook changes the gradients in a way that may differ from step to step"
+    if not isinstance(objective, Phased):
+        return f"the objective ({type(objective).__name__}) does not say when it is the same function"
+    return None
 
 
-class _Tally:
-    """Sums over the images of an epoch, in float64 on the device: loss, loss terms, figures beside them, correct
-    predictions, images."""
+def _recorder(training: Training) -> Recorder | None:
+    """What records the steps, if they are recorded.
 
-    def __init__(self, device: torch.device) -> None:
-        self._counts = torch.zeros(2, device=device, dtype=torch.float64)  # correct predictions, images
-        self._sums = torch.zeros((), device=device, dtype=torch.float64)  # in the end (1 + terms + figures,)
-        self._terms: tuple[str, ...] = ()
-        self._figures: tuple[str, ...] = ()
-
-    def add(self, loss: Tensor, terms: Terms, logits: Tensor, labels: Tensor, count: int) -> None:
-        """Add a shard of which `count` images count. All ranks add the same names, also with an empty shard."""
-        figures = figures_of(terms)
-        self._terms, self._figures = tuple(terms), tuple(figures)
-        values = torch.stack([loss.detach(), *(v.detach() for v in (*terms.values(), *figures.values()))])
-        self._sums = self._sums + (values * count if count else torch.zeros_like(values)).double()
-        if count:
-            self._counts[0] += (logits.detach().argmax(1) == labels).sum()
-            self._counts[1] += count
-
-    def means(self, team: Team) -> _EpochMeans:
-        """All-reduced over the ranks."""
-        right, images, *sums = team.all_reduce(torch.cat([self._counts, self._sums.reshape(-1)])).tolist()
-        loss, *others = [value / images for value in sums]
-        terms = dict(zip(self._terms, others[: len(self._terms)], strict=True))
-        figures = dict(zip(self._figures, others[len(self._terms) :], strict=True))
-        return _EpochMeans(loss, 100 * right / images, terms, figures)
+    Raises:
+        SettingError: the recipe wants them recorded where that is not possible.
+    """
+    asked = training.recipe.graphs
+    if asked == "off":
+        return None
+    why = obstacle_to_graphs(training)
+    if why is None:
+        return CudaGraphs(training.device)
+    if asked == "on":
+        raise SettingError(f"{OWN}graphs=on: {why}; use auto or off")
+    if training.device.type == "cuda" and training.team.is_main:
+        log.info("%s: steps one by one, not as a CUDA graph: %s", training.stage, why)
+    return None
 
 
 def _layout(training: Training) -> torch.memory_format:
@@ -351,28 +403,11 @@ def _layout(training: Training) -> torch.memory_format:
     return layout
 
 
-def _optimizer(trained: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        trained.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-    )
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if recipe.amp == "bf16" else nullcontext()
-
-
 def _cloned_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _not_finite(tapped: Tapped) -> set[str]:
-    """Names, in the network's own state dict, of tensors with NaN or infinite entries."""
-    return {
-        name.removeprefix("network.")
-        for name, tensor in tapped.state_dict().items()
-        if not bool(tensor.isfinite().all())
-    }
+def _not_finite(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Names, in the network's own state dict, of tensors with NaN or infinite entries; one transfer for all."""
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
+    return {name.removeprefix("network.") for name, is_finite in zip(tensors, finite, strict=True) if not is_finite}

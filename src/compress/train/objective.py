@@ -6,7 +6,7 @@ with the network (its `adapters`), such as a convolution from a narrow student's
 teacher's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -79,6 +79,15 @@ class Asking(Protocol):
         """What is then the last argument of the call: images (B, C, H, W); with `by_view` also `views` (B,)."""
 
 
+@runtime_checkable
+class Phased(Protocol):
+    """What an objective has besides if its steps may be recorded: it waits for no value, and is the same operations
+    on the device at all times of one phase."""
+
+    def phase(self, epoch: float) -> Hashable:
+        """At times of equal phases the objective is the same function."""
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """Cross entropy on the labels, with the label smoothing of the recipe."""
@@ -89,6 +98,9 @@ class CrossEntropy:
 
     def __call__(self, outputs: Outputs, labels: Tensor, images: Tensor, epoch: float) -> Terms:
         return {"ce": self.of(outputs.logits, labels)}
+
+    def phase(self, epoch: float) -> Hashable:
+        return None
 
     def of(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -6,7 +6,7 @@ processes and gradient clipping, so that none of these scales it.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,23 +46,33 @@ class Penalty:
     strength: float
     linear: bool
     spared: Collection[str] = ()
-    _lengths: list[Tensor] = field(default_factory=list)  # scalars on the device, which is not waited for
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _met: Tensor = field(init=False)  # (2,): sum of the lengths and steps; on the device, which is not waited for
     _scales: int = 0
 
+    def __post_init__(self) -> None:
+        self._met = torch.zeros(2, dtype=torch.float64, device=self.device)
+
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
-        self._lengths.clear()
+        self._met.zero_()
+
+    def state(self) -> Sequence[Tensor]:
+        """What `add` changes in place besides the gradients, by the same operations at every step."""
+        return (self._met,)
 
     def add(self, model: nn.Module) -> None:
         gammas = penalised(model, self.linear, self.spared)
         gradients = [gamma.grad for gamma in gammas if gamma.grad is not None]
-        self._lengths.append(nn.utils.get_total_norm(gradients))
+        self._met[0].add_(nn.utils.get_total_norm(gradients))
+        self._met[1].add_(1)
         self._scales = sum(gamma.numel() for gamma in gammas)
         add_l1(model, self.strength, self.linear, self.spared)
 
     def row(self) -> JSON:
         """`task_gradient`, the mean length of the loss's gradient, after clipping; `l1_gradient`, the length of what
         is added, strength * sqrt(scales) where no scale is 0; and the strength `l1`."""
-        task = float(torch.stack(self._lengths).mean()) if self._lengths else 0.0
+        lengths, steps = self._met.tolist()
+        task = lengths / max(steps, 1)
         added = self.strength * math.sqrt(self._scales)
         return {"task_gradient": float(f"{task:.6g}"), "l1_gradient": float(f"{added:.6g}"), "l1": self.strength}
 

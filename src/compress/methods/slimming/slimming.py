@@ -96,12 +96,14 @@ class Slimming(Selection):
             return {**scale_statistics(gammas(trained, self.linear)), "cfg": cfgs}
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
-        penalty = Penalty(self.l1, self.linear, spared)
+        penalty = Penalty(self.l1, self.linear, spared, problem.device)
 
         def epoch_row(trained: nn.Module) -> JSON:
             return {**row(trained), **penalty.row()}
 
-        hooks = Hooks(begin_epoch=penalty.begin_epoch, on_gradient=penalty.add, row=epoch_row)
+        hooks = Hooks(
+            begin_epoch=penalty.begin_epoch, on_gradient=penalty.add, gradient_state=penalty.state, row=epoch_row
+        )
         try:
             history = problem.train(self.training, hooks)
         except InputError as error:  # the training diverged

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.io.files import JSON
-from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS, RunSettings
+from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS, RunSettings, of_results
 
 Settings = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def settings_of(config: JSON) -> JSON:
     """
     method = config.get("method") if isinstance(config.get("method"), dict) else {}
     kept = {
-        key: value
+        key: of_results(value)
         for key, value in {**ADDED_LATER, **config}.items()
         if key not in OUTSIDE_RESULTS and not (isinstance(value, dict) and (method or {}).get(key) == value)
     }  # a group that the method repeats inside (its reward) is one of the method's settings

@@ -30,7 +30,7 @@ from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import devices_settings, teaching, train_network, training_images
-from compress.schema.settings import Recipe
+from compress.schema.settings import Recipe, of_results
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def finetune(state: RunState, work: StageFolder) -> JSON:
         weight = model.get_parameter(f"{name}.weight")
         assert not bool(weight[~mask.to(weight.device)].any()), f"masked weights of {name} came back"
     save_network(work.model, model, job.model, plan, normalisation_of(job.data))
-    return {**result, "init": job.finetune.init, "recipe": asdict(recipe)}
+    return {**result, "init": job.finetune.init, "recipe": of_results(asdict(recipe))}
 
 
 def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:

@@ -58,7 +58,7 @@ class SupernetScorer:
     @cached_property
     def _held_out(self) -> list[tuple[Tensor, Tensor]]:
         problem, seed = self._problem, derive_seed(self._problem.seed, "calibration")
-        size = batch_size(problem.data.shape)
+        size = batch_size(problem.data.shape, problem.device)
         return list(problem.data.drawn("held_out", self._settings.score_images, size, seed, problem.device))
 
     def score(self, widths: Widths, least_top1: float = 0.0) -> Score | None:
