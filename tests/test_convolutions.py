@@ -19,10 +19,9 @@ import pytest
 import torch
 from conftest import CPU, make_recipe
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack
 
 from compress.errors import InputError
-from compress.train.memory_format import Guard, is_unsafe, training_format, unsafe_layers
+from compress.train.memory_format import is_unsafe, training_format, unsafe_layers
 
 CHILD = Path(__file__).parent / "convolving.py"
 HEAP_CHECK = Path("/lib") / f"{platform.machine()}-linux-gnu" / "libc_malloc_debug.so.0"  # glibc's own
@@ -123,40 +122,3 @@ def test_the_layout_is_chosen_by_the_network() -> None:
     assert training_format(narrow(8), make_recipe(channels_last="off"), CPU) is torch.contiguous_format
     with pytest.raises(InputError, match=r"^channels_last=on: corrupts memory .* such as 1 of"):
         training_format(narrow(), make_recipe(channels_last="on"), CPU)
-
-
-class Functional(nn.Module):
-    """Convolves with a weight that is of no layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.conv2d(images, self.kernel)
-
-
-@pytest.mark.parametrize(
-    ("network", "watched"),
-    [
-        (nn.Conv2d(1, 4, 3), [True, False, False]),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 1, stride=2)), [True, True, True]),  # unsafe
-        (Functional(), [True, True, True]),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3)), [True, True, True]),
-    ],
-    ids=["layers", "unsafe", "functional", "computed weight"],
-)
-def test_passes_go_unwatched_only_where_layers_convolve_by_themselves(
-    network: nn.Module, watched: list[bool]
-) -> None:
-    guard = Guard(network, make_recipe(), CPU)
-    for _ in range(2):  # epochs
-        guard.begin_epoch()
-        seen = []
-        for _ in range(3):
-            with guard():
-                seen.append(len(_get_current_function_mode_stack()) > 0)
-                network(torch.randn(2, 1, 8, 8))
-        assert seen == watched
-    with Guard(network, make_recipe(amp="bf16"), CPU)():
-        assert not _get_current_function_mode_stack()

@@ -34,7 +34,7 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.graphs import CannotRecordError, CudaGraphs, Recorder, Replayed, lacking
-from compress.train.memory_format import KIND, Guard, training_format, unsafe_layers
+from compress.train.memory_format import KIND, training_format, unsafe_layers
 from compress.train.objective import Asking, Objective, Phased, Tapped
 from compress.train.optimizer import load_momenta, momenta, set_rate, sgd
 from compress.train.schedule import learning_rate
@@ -151,7 +151,6 @@ class _Loop:
         self.nonfinite_at_start = _not_finite(self.tapped.state_dict())  # such as an attention mask, which holds -inf
         self.ddp_module = ddp.wrapped(training.team, self.tapped, device)
         self.tally, self.rate = Tally(device), training.recipe.lr
-        self.guard = Guard(self.tapped, training.recipe, device)
         self.masked: list[nn.Module] = []
         self.step = self._step()
         self.replayed = None if self.recorder is None else self._replayed(self.recorder)
@@ -175,7 +174,6 @@ class _Loop:
             objective=training.objective,
             optimizer=self.optimizer,
             recipe=training.recipe,
-            guard=self.guard,
             on_gradient=training.hooks.on_gradient,
             layout=self.layout,
             device=training.device,
@@ -308,7 +306,6 @@ class _Loop:
         torch.default_generator.manual_seed(seed) if training.device.type == "cpu" else torch.manual_seed(seed)
         self._find_masks()
         self.tally.begin()
-        self.guard.begin_epoch()
         if self.replayed is not None:
             self.replayed.begin_epoch()
         count = len(training.data.split()["train"])

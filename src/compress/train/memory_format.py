@@ -9,8 +9,8 @@ Pruning produces this kind of convolution: the shortcut of a residual network wh
 of the format depends on the network only, not on the CPU and the version of oneDNN, as others may have the bug too.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def is_unsafe(weight: Sequence[int], stride: int | Sequence[int], groups: int) -
 def unsafe_layers(model: nn.Module) -> list[str]:
     """The layers that must not be trained in channels_last, in float32, on a CPU.
 
-    A layer that is given its weight with each call has none to look at: see `Guard`.
+    A layer that is given its weight with each call has none to look at: see `guarded`.
     """
     return [
         name
@@ -72,46 +72,18 @@ def may_corrupt(recipe: Recipe, device: torch.device) -> bool:
     return device.type == "cpu" and recipe.amp == "off"
 
 
-class Guard:
-    """Contexts for the forward passes of a training of `network`, which make unsafe convolutions safe that
-    `unsafe_layers` cannot find: calls of torch.conv2d without a layer, and layers whose input the network itself
-    permuted to channels_last.
-
-    Looking at every call of a pass takes 1 to 4 % of a step. So where no layer is unsafe, whatever its input, and the
-    first pass of an epoch has convolved with the layers' own weights only, the others of that epoch go unwatched.
+def guarded(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    """A context for forward passes in training that makes unsafe convolutions safe which `unsafe_layers` cannot find:
+    calls of torch.conv2d without a layer, and layers whose input the network itself permuted to channels_last.
     """
-
-    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device) -> None:
-        self._may_corrupt = may_corrupt(recipe, device)
-        self._has_unsafe = self._may_corrupt and bool(unsafe_layers(network))
-        self._network = network
-        self._sure = False
-
-    def begin_epoch(self) -> None:
-        self._sure = False
-
-    def __call__(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._sure or not self._may_corrupt else self._watching()
-
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        layers = (layer for layer in self._network.modules() if isinstance(layer, nn.Conv2d))
-        watch = SafeConvolutions(frozenset(id(layer.weight) for layer in layers))
-        with watch:
-            yield
-        self._sure = not self._has_unsafe and not watch.met_others
+    return SafeConvolutions() if may_corrupt(recipe, device) else nullcontext()
 
 
 class SafeConvolutions(TorchFunctionMode):
     """Makes input and weight of every unsafe convolution contiguous, whatever calls it, and so its gradients too.
 
-    Costs 1 to 4 % of a training step of a small network (resnet20, 8 px, batch 128, one core). `met_others`: it met a
-    weight that is none of `known`, by id.
+    Costs 1 to 4 % of a training step of a small network (resnet20, 8 px, batch 128, one core).
     """
-
-    def __init__(self, known: Collection[int] = ()) -> None:
-        super().__init__()
-        self._known, self.met_others = known, False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -120,7 +92,6 @@ class SafeConvolutions(TorchFunctionMode):
         if func is torch.conv2d:
             given |= dict(zip(CONV2D, args, strict=False))
             args = ()
-            self.met_others |= id(given["weight"]) not in self._known
             if is_unsafe(given["weight"].shape, given.get("stride", 1), given.get("groups", 1)):
                 given |= {name: _contiguous(given[name]) for name in ("input", "weight")}
         return func(*args, **given)

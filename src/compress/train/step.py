@@ -13,7 +13,7 @@ from compress.models.masks import zero_masked
 from compress.parallel import ddp
 from compress.parallel.collectives import Team
 from compress.schema.settings import Recipe
-from compress.train.memory_format import Guard
+from compress.train.memory_format import guarded
 from compress.train.objective import Asking, Objective, Tapped, Terms, outputs_of, total, with_heads
 from compress.train.tally import Tally
 
@@ -29,7 +29,6 @@ class Step:
     objective: Objective
     optimizer: torch.optim.Optimizer
     recipe: Recipe
-    guard: Guard
     on_gradient: Callable[[nn.Module], None]
     layout: torch.memory_format
     device: torch.device
@@ -59,7 +58,7 @@ class Step:
         objective: Any = self.objective
         with _autocast(recipe, device):
             answer = (objective.ask(images, at, *views),) if isinstance(objective, Asking) else ()
-            with self.guard():  # not a teacher, which gets no gradient: it would be a seventh slower
+            with guarded(recipe, device):  # not a teacher, which gets no gradient: it would be a seventh slower
                 outputs = outputs_of(*self.called(images))
                 terms: Terms = objective(outputs, labels, images, at, *answer)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
