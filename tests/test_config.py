@@ -109,6 +109,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         (["stages=[pretrain,prune]"], "prune needs sparsify before it"),
         (["stages=[eval]"], "eval needs pretrain before it"),
         (["model.depth=21"], "model.depth=21: must be 6n + 2"),
+        (["method.projected.changed=[]"], "method.projected.changed=[]: must name at least one"),
         (["model.checkpoint=/nope.th"], "model.checkpoint=/nope.th: no such file"),
         (["model=torchvision", "model.arch=resnet1"], "model.arch=resnet1: not a classifier of torchvision"),
         (["teacher=run", "teacher.run=/nope", "distill=kd"], "teacher.run=/nope: holds no model.safetensors"),

@@ -76,10 +76,18 @@ def make(node: Mapping[str, Any], key: str = "") -> Any:
         return instantiate(_without_pipeline_keys(node), _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, SettingError):
-            raise (error.__cause__.under(key) if key else error.__cause__) from None
+            within = ".".join(filter(None, (key, _key_within(error))))
+            raise (error.__cause__.under(within) if within else error.__cause__) from None
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise
+
+
+def _key_within(error: InstantiationException) -> str:
+    """The place, in the node that was to be made, of the part that could not be; "" for the node itself. Hydra tells it
+    in the last line of its message alone."""
+    *_, last = str(error).splitlines()
+    return last.removeprefix("full_key: ") if last.startswith("full_key: ") else ""
 
 
 def pick_device(name: str, devices: int = 1) -> torch.device:
