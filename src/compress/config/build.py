@@ -84,8 +84,8 @@ def make(node: Mapping[str, Any], key: str = "") -> Any:
 
 
 def _key_within(error: InstantiationException) -> str:
-    """The place, in the node that was to be made, of the part that could not be; "" for the node itself. Hydra tells it
-    in the last line of its message alone."""
+    """The place, in the node that was to be made, of the part that could not be; "" for the node itself. Hydra tells
+    it in the last line of its message alone."""
     *_, last = str(error).splitlines()
     return last.removeprefix("full_key: ") if last.startswith("full_key: ") else ""
 
