@@ -12,7 +12,7 @@ from compress.prune.cost import cost_model
 from compress.prune.surgery import cut, difference
 
 NAMES = models.list_models(module=models)
-# Channels that are shuffled across unequal parts, and products of activations by relative positions, are left whole.
+# Channels that are shuffled across unequal parts are left whole.
 PARTLY_FROZEN = ("shufflenet_",)
 
 
