@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -34,6 +35,24 @@ VALUES = {
     "unique", "masked_select", "bincount",
 }  # fmt: skip
 HERE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+# A mean on the meta device loads torch's compiler, which takes seconds; these give the same shape without it.
+SHAPED_ALIKE: dict[Any, Any] = {
+    torch.mean: torch.sum, Tensor.mean: Tensor.sum,
+    nn.AdaptiveAvgPool1d: nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d: nn.AdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool3d: nn.AdaptiveMaxPool3d, F.adaptive_avg_pool1d: F.adaptive_max_pool1d,
+    F.adaptive_avg_pool2d: F.adaptive_max_pool2d, F.adaptive_avg_pool3d: F.adaptive_max_pool3d,
+}  # fmt: skip
+
+
+def _shaped_alike(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function or layer whose result has the same shape."""
+    if isinstance(function, nn.Module):
+        alike = SHAPED_ALIKE.get(type(function))
+        return function if alike is None else alike(function.output_size)
+    found: Callable[..., Any] = SHAPED_ALIKE.get(function, function)
+    return found
 
 
 class Seen(NamedTuple):
@@ -340,7 +359,7 @@ class Run(TorchFunctionMode):
             return torch.empty(value.shape, device="meta", dtype=dtype)
 
         args, kwargs = pytree.tree_map(to_meta, (plain(args), plain(kwargs)))
-        return function(*args, **kwargs)
+        return _shaped_alike(function)(*args, **kwargs)
 
     def freeze(self, values: Any, why: str) -> None:
         """Freeze all ids and counted channels in nested values."""
