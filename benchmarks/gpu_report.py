@@ -1,21 +1,13 @@
 """The tables at the end of benchmarks/gpu.py, and the file that has all figures."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from gpu_quality import LARGEST, Quality
 from gpu_results import card, read_or, write
+from spread import mean_and_spread
 from tabulate import tabulate
-
-
-def mean_and_spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{spread}"
 
 
 def quality_rows(results: Sequence[dict[str, Any]]) -> list[list[Any]]:

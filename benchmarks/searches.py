@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spread import mean_and_spread
 from tabulate import tabulate
 
 SPACE = ["method.lbound=0.2", "method.round_to=4"]
@@ -123,14 +124,6 @@ def uniform_top1(folder: Path) -> dict[str, float]:
     return {name: one["top1"] for name, one in candidates.items()}
 
 
-def shown(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):+.2f}{spread}"
-
-
 def main(options: argparse.Namespace) -> None:
     folders = {}
     for name, overrides in methods(options).items():
@@ -163,7 +156,9 @@ def print_searches(folders: dict[str, Path], uniform: Found, options: argparse.N
             stages = [summary["stages"][stage] for stage in ("sparsify", "prune") if stage in summary["stages"]]
             counts.append(sum(stage.get("evaluations", 0) for stage in stages))
             seconds.append(sum(stage["seconds"] for stage in stages))
-        cells = [shown(gains[target, mark]) for target in options.targets for mark in options.evaluations]
+        cells = [
+            mean_and_spread(gains[target, mark], "+") for target in options.targets for mark in options.evaluations
+        ]
         table.append([name, *cells, f"{statistics.mean(counts):.0f}", f"{statistics.mean(seconds):.0f}"])
     heads = [f"{target:g}: {mark}" for target in options.targets for mark in options.evaluations]
     means = {t: statistics.mean(top1 for (at, _), top1 in uniform.items() if at == t) for t in options.targets}
@@ -184,7 +179,7 @@ def print_policies(folders: dict[str, Path], uniform: Found, options: argparse.N
             for at, path, _ in runs(extra):
                 answers = uniform_top1(path)
                 own[at[0]].append(answers["policy's"] - answers["uniform"])
-        table.append([name, *(shown(own[target]) for target in sorted({*options.targets, *UNSEEN}))])
+        table.append([name, *(mean_and_spread(own[target], "+") for target in sorted({*options.targets, *UNSEEN}))])
     print("\nown answer of the policy, gain over uniform widths, points:")
     print(tabulate(table, ["agent", *map(str, sorted({*options.targets, *UNSEEN}))], tablefmt="github"))
 
@@ -197,7 +192,7 @@ def print_tested(folders: dict[str, Path], options: argparse.Namespace) -> None:
             for network, figures in summary["results"].items():
                 tested[network, target].append(figures["top1"])
         for network in ("finetuned", UNIFORM):
-            cells = [shown(tested[network, target]).lstrip("+") for target in options.targets]
+            cells = [mean_and_spread(tested[network, target]) for target in options.targets]
             if any(cells):
                 table.append([name if network == "finetuned" else "uniform", *cells])
     print(f"\ntest top-1 after {options.epochs} epochs of fine-tuning, %:")

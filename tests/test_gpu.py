@@ -17,6 +17,7 @@ from recording import Tapes
 from test_graphs import (
     network,
     plain,
+    trained_by,
     with_growing_masks,
     with_kept_logits,
     with_penalty,
@@ -30,7 +31,6 @@ from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_json, read_rows
-from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy, score_of
 from compress.measure.latency import measure_latency
 from compress.prune.order import channel_orders
@@ -38,7 +38,7 @@ from compress.prune.refit import Reconstructor, input_moments
 from compress.prune.surgery import cut
 from compress.train import loop
 from compress.train.graphs import CannotRecordError, CudaGraphs
-from compress.train.loop import Hooks, Training, train
+from compress.train.loop import Hooks
 from compress.train.objective import cross_entropy
 
 REHEARSED = bool(os.environ.get("REHEARSE_ON_CPU"))
@@ -82,19 +82,8 @@ def trained(
     on_row: Any = lambda row: None, **changes: Any,
 ) -> tuple[nn.Module, list[JSON]]:  # fmt: skip
     recipe = make_recipe(**{"epochs": 3, "batch_size": 128, "warmup_epochs": 1.0, "graphs": graphs} | changes)
-    model, rows = model or network(), list[JSON]()
-    objective, hooks = given(recipe, model, data, device)
-    folder.mkdir(exist_ok=True)
-
-    def keep(row: JSON) -> None:
-        rows.append(row)
-        on_row(row)
-
-    train(Training(
-        model=model, data=data, recipe=recipe, objective=objective, work=StageFolder(folder, keep), stage="finetune",
-        seed=0, device=device, hooks=hooks,
-    ))  # fmt: skip
-    return model, rows
+    model = model or network()
+    return model, trained_by(given, recipe, data, folder, device, model, on_row)
 
 
 @pytest.fixture(autouse=True)

@@ -88,6 +88,25 @@ def with_growing_masks(
     return cross_entropy(recipe), Hooks(begin_epoch=begin_epoch)
 
 
+def trained_by(
+    given: Any, recipe: Recipe, data: Any, folder: Path, device: torch.device, model: nn.Module, on_row: Any
+) -> list[JSON]:
+    """Trains `model` in place by what `given` makes; the rows."""
+    rows = list[JSON]()
+    objective, hooks = given(recipe, model, data, device)
+    folder.mkdir(exist_ok=True)
+
+    def keep(row: JSON) -> None:
+        rows.append(row)
+        on_row(row)
+
+    train(Training(
+        model=model, data=data, recipe=recipe, objective=objective, work=StageFolder(folder, keep), stage="finetune",
+        seed=0, device=device, hooks=hooks,
+    ))  # fmt: skip
+    return rows
+
+
 def trained(
     given: Any, recorder: Recording | None, data: MemoryData, folder: Path, monkeypatch: pytest.MonkeyPatch,
     recipe: Recipe | None = None, on_row: Any = lambda row: None,
@@ -95,19 +114,9 @@ def trained(
     """Trained by recorded steps: the weights, and the rows without times."""
     monkeypatch.setattr(loop, "_recorder", lambda training: recorder)
     recipe = recipe or make_recipe(epochs=3, batch_size=128, clip_norm=1.0, warmup_epochs=1.0)
-    model, rows = network(), list[JSON]()
-    objective, hooks = given(recipe, model, data, CPU)
-    folder.mkdir(exist_ok=True)
-
-    def keep(row: JSON) -> None:
-        rows.append({key: value for key, value in row.items() if key != "seconds"})
-        on_row(row)
-
-    train(Training(
-        model=model, data=data, recipe=recipe, objective=objective, work=StageFolder(folder, keep), stage="finetune",
-        seed=0, device=CPU, hooks=hooks,
-    ))  # fmt: skip
-    return model, rows
+    model = network()
+    rows = trained_by(given, recipe, data, folder, CPU, model, on_row)
+    return model, [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
