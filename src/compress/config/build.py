@@ -30,7 +30,7 @@ from compress.models.spec import ModelSpec, WrongImagesError
 from compress.models.weights import read_checkpoint
 from compress.parallel.rank import place
 from compress.prune.controls import controls_of
-from compress.prune.method import Method, Traits
+from compress.prune.method import Method, Traits, recipes_of
 from compress.run.job import Job, Keys, make_problem
 from compress.run.stages import needs
 from compress.run.stages.logits import obstacle
@@ -386,8 +386,7 @@ def _check_memory_formats(
     trained += [network for network in to_train if network is not None and not network.comes_trained]
     checked = [("pretrain", recipe, network) for network in trained]
     if "sparsify" in config["stages"]:
-        recipes = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
-        checked += [(f"method.{name}", value, spec) for name, value in recipes.items()]
+        checked += [(f"method.{name}", value, spec) for name, value in recipes_of(method).items()]
     for key, recipe, network in checked:
         if recipe.channels_last == "on":
             with settings_under(key):
@@ -401,8 +400,7 @@ def _check_graphs(method: Method, config: JSON, device: torch.device, devices: i
     if "finetune" in config["stages"]:
         recipes["finetune"] = _finetune_recipe(config, method)
     if "sparsify" in config["stages"]:
-        of_method = {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
-        recipes |= {f"method.{name}": value for name, value in of_method.items()}
+        recipes |= {f"method.{name}": value for name, value in recipes_of(method).items()}
     for key, recipe in recipes.items():
         if recipe.graphs == "on" and why is not None:
             raise InputError(f"{key}.graphs=on: {why}; use auto or off")
@@ -478,7 +476,7 @@ def _check_cache(distill: Distill, data: Data, method: Method, config: JSON) -> 
     checked before the training: it is not known before the images are read."""
     finetune = _finetune_recipe(config, method)
     recipes = {
-        "sparsify": [value for value in vars(method).values() if isinstance(value, Recipe)],
+        "sparsify": list(recipes_of(method).values()),
         "finetune": [Recipe(**config["pretrain"]) if finetune.init == "scratch" else finetune],
     }
     found = [obstacle(distill, data, recipe) for stage in distill.stages for recipe in recipes[stage]]

@@ -135,3 +135,8 @@ class Learning(Protocol):
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
         """Learn what can be removed; leaves the result in the work folder, or in the weights of `problem.model`.
         Returns what to report, as JSON."""
+
+
+def recipes_of(method: Method) -> dict[str, Recipe]:
+    """By what a method trains in `sparsify`, by the names of its settings."""
+    return {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}

@@ -23,10 +23,15 @@ BINS = 50
 def add_l1(model: nn.Module, strength: float, linear: bool, spared: Collection[str] = ()) -> None:
     """Add `strength * sign(gamma)` to the gradient of every scale that is not `spared` (by name of its batch norm) or
     frozen; sign(0) is 0."""
-    with torch.no_grad():
-        for gamma in penalised(model, linear, spared):
-            step = strength * gamma.sign()
-            gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
+    pull(penalised(model, linear, spared), strength)
+
+
+@torch.no_grad()
+def pull(gammas: Sequence[nn.Parameter], strength: float) -> None:
+    """Add `strength * sign(gamma)` to the gradients of scales."""
+    for gamma in gammas:
+        step = strength * gamma.sign()
+        gamma.grad = step if gamma.grad is None else gamma.grad.add_(step)
 
 
 def penalised(model: nn.Module, linear: bool, spared: Collection[str]) -> list[nn.Parameter]:
@@ -66,7 +71,7 @@ class Penalty:
         self._met[0].add_(nn.utils.get_total_norm(gradients))
         self._met[1].add_(1)
         self._scales = sum(gamma.numel() for gamma in gammas)
-        add_l1(model, self.strength, self.linear, self.spared)
+        pull(gammas, self.strength)
 
     def row(self) -> JSON:
         """`task_gradient`, the mean length of the loss's gradient, after clipping; `l1_gradient`, the length of what

@@ -15,6 +15,7 @@ Version history: 1.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +60,7 @@ class Lesson:
     def store(self) -> Store:
         return Store(self.work.folder.parent)
 
+    @cached_property
     def met(self) -> Tensor:
         """The views (n,) that it meets in the epochs that need the teacher, sorted."""
         assert isinstance(self.data, Viewed)
@@ -106,7 +108,7 @@ def kept_logits(lesson: Lesson, team: Team) -> tuple[KeptLogits, float] | None:
     if found is None:
         return None
     which, folder, top1 = found
-    return opened(folder / NAME, lesson.met() if which == "met" else None, lesson.device), top1
+    return opened(folder / NAME, lesson.met if which == "met" else None, lesson.device), top1
 
 
 def _found(lesson: Lesson) -> tuple[Which, Path, float] | None:
@@ -116,7 +118,7 @@ def _found(lesson: Lesson) -> tuple[Which, Path, float] | None:
         write_json(lesson.work.folder / CHOICE, {**lesson.begun(), lesson.called: which})
     if which == "none":
         return None
-    views = lesson.met() if which == "met" else None
+    views = lesson.met if which == "met" else None
     finished = lesson.store.stage(
         "logits", _depends(lesson, views), lambda work: _computed(lesson, work, views), redo=False, on_row=_no_rows
     )
@@ -180,7 +182,7 @@ def _worth_keeping(lesson: Lesson, why_not_all: str) -> Which:
         store, asked = lesson.store, lesson.distill.asks(lesson.recipe.epochs)
         if not why_not_all and (asked >= lesson.views or store.holds("logits", _depends(lesson, None))):
             return "all"
-        met = lesson.met()
+        met = lesson.met
         why = _too_large(lesson, len(met))
         if not why and lesson.recipe.early_stop_epochs is not None:  # which may end it long before
             why = "" if store.holds("logits", _depends(lesson, met)) else "the training may stop early"

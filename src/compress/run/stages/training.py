@@ -20,6 +20,7 @@ from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
 from compress.models.spec import ModelSpec
+from compress.prune.method import recipes_of
 from compress.prune.saved_network import save_network
 from compress.run.job import Job, RunState
 from compress.run.stages.logits import Lesson, kept_logits
@@ -99,7 +100,7 @@ def _trained(
 def recipe_key(job: Job, stage: str, recipe: Recipe) -> str:
     """The config key of the recipe of a stage; for `sparsify` the name of the method's setting that is a recipe."""
     if stage == "sparsify":
-        recipes = {name: value for name, value in vars(job.method).items() if isinstance(value, Recipe)}
+        recipes = recipes_of(job.method)
         same = [name for name, value in recipes.items() if value is recipe]
         return next(iter([*same, *recipes]), "recipe")  # a method may derive what it trains by from its setting
     return "pretrain" if stage == "finetune" and job.finetune.init == "scratch" else stage
