@@ -306,11 +306,12 @@ def in_space(run: "Run", op: Operation, layer: str = "") -> Any:
     (C, H, W)."""
     x = op.x
     over = next((int(letter) for letter in op.name if letter.isdigit()), x.dim() - 2)
-    out = run.meta(op.function, op.args, op.kwargs)
-    known = isinstance(out, Tensor) and x.dim() == over + 2 and out.shape[:2] == x.shape[:2]
-    if not known or run.has_ids((op.args[1:], op.kwargs)):
+    if x.dim() != over + 2 or run.has_ids((op.args[1:], op.kwargs)):
         return run.unknown(op)
-    return spread(run.channels_along(x, 1, layer or op.name), out.shape)
+    out = run.probed(op, (1, 1, *x.shape[2:]))
+    if not isinstance(out, Tensor) or out.shape[:2] != (1, 1):
+        return run.unknown(op)
+    return spread(run.channels_along(x, 1, layer or op.name), (*x.shape[:2], *out.shape[2:]))
 
 
 def _channel_pad(run: "Run", name: str, pad: ChannelPad, x: Tensor) -> Tensor:

@@ -36,11 +36,10 @@ _CONV_DEFAULTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1), (6, "
 
 def _each(value: Any, dims: int) -> Any:
     """One number for every dimension, or one each."""
-    return (
-        value
-        if isinstance(value, str) or (isinstance(value, tuple | list) and len(value) == dims)
-        else ((value,) * dims if isinstance(value, int) else tuple(value) * dims)
-    )
+    if isinstance(value, str):
+        return value
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values if len(values) == dims else values * dims
 
 
 def _linear(run: "Run", op: Operation) -> Any:
@@ -61,10 +60,6 @@ def _batch_norm(run: "Run", op: Operation) -> Any:
         elif isinstance(tensor, Tensor):
             run.sets.freeze(x, "is normalised by tensors that are not the network's")
     return run.sets.roots(x)
-
-
-def _instance_norm(run: "Run", op: Operation) -> Any:
-    return _batch_norm(run, op)
 
 
 def _normalised(run: "Run", op: Operation) -> Any:
@@ -113,8 +108,7 @@ ON_TENSORS: Mapping[str, Callable[["Run", Operation], Any]] = {
     "__set__": lambda run, op: None,  # `weight.data = ...`
 }
 ON_IDS: Mapping[str, Callable[["Run", Operation], Any]] = {
-    "batch_norm": _batch_norm,
-    "instance_norm": _instance_norm,
+    **dict.fromkeys(("batch_norm", "instance_norm"), _batch_norm),
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "normalize"), _normalised),
     **dict.fromkeys(IN_SPACE, _in_space),
     "pad": _pad,

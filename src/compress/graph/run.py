@@ -7,14 +7,13 @@ counters. What decides by the values of activations is refused with the line.
 """
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -35,24 +34,6 @@ VALUES = {
     "unique", "masked_select", "bincount",
 }  # fmt: skip
 HERE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-
-
-# A mean on the meta device loads torch's compiler, which takes seconds; these give the same shape without it.
-SHAPED_ALIKE: dict[Any, Any] = {
-    torch.mean: torch.sum, Tensor.mean: Tensor.sum,
-    nn.AdaptiveAvgPool1d: nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d: nn.AdaptiveMaxPool2d,
-    nn.AdaptiveAvgPool3d: nn.AdaptiveMaxPool3d, F.adaptive_avg_pool1d: F.adaptive_max_pool1d,
-    F.adaptive_avg_pool2d: F.adaptive_max_pool2d, F.adaptive_avg_pool3d: F.adaptive_max_pool3d,
-}  # fmt: skip
-
-
-def _shaped_alike(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function or layer whose result has the same shape."""
-    if isinstance(function, nn.Module):
-        alike = SHAPED_ALIKE.get(type(function))
-        return function if alike is None else alike(function.output_size)
-    found: Callable[..., Any] = SHAPED_ALIKE.get(function, function)
-    return found
 
 
 class Seen(NamedTuple):
@@ -349,6 +330,15 @@ class Run(TorchFunctionMode):
     def has_ids(values: Any) -> bool:
         return any(isinstance(value, Ids) for value in _leaves(values))
 
+    @staticmethod
+    def probed(op: Operation, shape: Sequence[int]) -> Any:
+        """The result of an operation on one tensor, for zeros of `shape` in its place. Real ones: on the meta device
+        many a kernel is a Python reference, the first of which loads torch's compiler, for seconds."""
+        zeros, kwargs = torch.zeros(tuple(shape)), plain(op.kwargs)
+        if op.args:
+            return op.function(zeros, *plain(op.args[1:]), **kwargs)
+        return op.function(**{**kwargs, next(name for name in ("input", "self") if name in kwargs): zeros})
+
     def meta(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The result of `function` on the meta device: shapes and dtypes, nothing is computed."""
 
@@ -359,7 +349,7 @@ class Run(TorchFunctionMode):
             return torch.empty(value.shape, device="meta", dtype=dtype)
 
         args, kwargs = pytree.tree_map(to_meta, (plain(args), plain(kwargs)))
-        return _shaped_alike(function)(*args, **kwargs)
+        return function(*args, **kwargs)
 
     def freeze(self, values: Any, why: str) -> None:
         """Freeze all ids and counted channels in nested values."""
