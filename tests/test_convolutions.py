@@ -9,19 +9,30 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, make_recipe
+from conftest import CPU, make_recipe, zoo
 from torch import nn
+from torch.nn import functional as F
 
 from compress.errors import InputError
-from compress.train.memory_format import is_unsafe, training_format, unsafe_layers
+from compress.train.memory_format import (
+    BY_LAYERS,
+    SafeConvolutions,
+    guard,
+    is_unsafe,
+    training_format,
+    unsafe_layers,
+)
 
 CHILD = Path(__file__).parent / "convolving.py"
 HEAP_CHECK = Path("/lib") / f"{platform.machine()}-linux-gnu" / "libc_malloc_debug.so.0"  # glibc's own
@@ -122,3 +133,41 @@ def test_the_layout_is_chosen_by_the_network() -> None:
     assert training_format(narrow(8), make_recipe(channels_last="off"), CPU) is torch.contiguous_format
     with pytest.raises(InputError, match=r"^channels_last=on: corrupts memory .* such as 1 of"):
         training_format(narrow(), make_recipe(channels_last="on"), CPU)
+
+
+class Permuting(nn.Sequential):
+    """A class of one's own, which may convolve as it likes."""
+
+
+def hooked() -> nn.Module:
+    model = narrow(inputs=8)
+    model[0].register_forward_hook(lambda module, given, result: result.contiguous())
+    return model
+
+
+def replaced() -> nn.Module:
+    model = narrow(inputs=8)
+    model[0].forward = lambda images: F.conv2d(images, model[0].weight)
+    return model
+
+
+def test_only_what_may_convolve_without_a_safe_layer_is_watched() -> None:
+    recipe, torchvision = make_recipe(), pytest.importorskip("torchvision")
+    for known in (narrow(inputs=8), zoo("resnet20"), torchvision.models.mobilenet_v3_small()):
+        assert guard(known, recipe, CPU) is nullcontext
+    for other in (narrow(inputs=5), Permuting(nn.Conv2d(3, 8, 1, 2)), hooked(), replaced()):
+        assert guard(other, recipe, CPU) is SafeConvolutions
+        assert guard(other, make_recipe(amp="bf16"), CPU) is nullcontext
+
+
+def test_packages_whose_networks_are_not_watched_convolve_by_layers() -> None:
+    """But for torch's own layers, and for what torchvision's deformable convolutions call of its own."""
+    for package in BY_LAYERS:
+        spec = None if package.startswith("torch.nn") else find_spec(package.rstrip("."))
+        if spec is not None:  # torchvision may not be there
+            folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+            for file in [file for folder in folders for file in folder.rglob("*.py")] or [Path(str(spec.origin))]:
+                found = re.findall(
+                    r"\b(?:F|functional|torch|aten)\.conv(?:2d|olution)\b|import conv2d", file.read_text()
+                )
+                assert not found, file

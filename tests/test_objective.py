@@ -20,7 +20,7 @@ from compress.io.stage_folder import StageFolder, read_progress
 from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.parallel.helper_processes import Crew
-from compress.train import step
+from compress.train import loop
 from compress.train.loop import Hooks, Training, train
 from compress.train.objective import CrossEntropy, MeasuredTerms, Outputs, Tapped, outputs_of, total
 
@@ -89,7 +89,7 @@ def test_a_teacher_is_asked_first_and_without_the_guard_of_weight_gradients(
             seen.append((answer, guards[0]))
             return super().__call__(*others)
 
-    monkeypatch.setattr(step, "guarded", guarded)
+    monkeypatch.setattr(loop, "guard", lambda *_: guarded)
     model = linear()
     model.register_forward_pre_hook(lambda *_: seen.append(("student", guards[0])) if model.training else None)
     recipe = make_recipe(epochs=1, batch_size=6)

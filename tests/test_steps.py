@@ -3,6 +3,7 @@
 The learning rate's schedules, resuming and clear ends are in test_train.py.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from compress.models.masks import MASK, set_masks
 from compress.schema.settings import Recipe
 from compress.train.loop import Hooks, Training, train
 from compress.train.objective import cross_entropy
+from compress.train.optimizer import SGD
 
 CLASSES, PIXELS = 3, 4
 
@@ -351,3 +353,29 @@ def test_a_resumed_training_still_knows_its_best_epoch(tmp_path: Path) -> None:
     assert (result["best_epoch"], result["best_held_out_top1"], result["held_out_top1"]) == (2, 75, 50)
     whole = run(black_is_0(), Scripted(drawn_batches(6, 6), held_out_scores(1, 3, 2, 2)), recipe, tmp_path / "whole")
     assert torch.equal(result["best_weights"]["1.weight"], whole["best_weights"]["1.weight"])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["many", "fused"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_optimizer_steps_as_torchs_does_to_the_bit(momentum: float, fused: bool) -> None:
+    """From the fourth step on, from what torch's has saved; one layer never has a gradient and stays as it is."""
+    recipe = make_recipe(lr=0.1, momentum=momentum, nesterov=True, weight_decay=0.3)
+    random = torch.Generator().manual_seed(0)
+    first, unused = nn.Linear(PIXELS, CLASSES), nn.Linear(2, 2)
+    ours, theirs = nn.ModuleList([first, unused]), copy.deepcopy(nn.ModuleList([first, unused]))
+    by_class = torch.optim.SGD(
+        theirs.parameters(), 0.1, momentum, weight_decay=0.3, nesterov=momentum > 0, fused=fused, foreach=not fused
+    )
+    optimizer = SGD(ours.parameters(), recipe, CPU, recorded=fused)
+    for step in range(6):
+        if step == 3:
+            optimizer = SGD(ours.parameters(), recipe, CPU, recorded=fused)
+            optimizer.load_state_dict(copy.deepcopy(by_class.state_dict()))
+        images = torch.randn(5, PIXELS, generator=random)
+        for modules, one in ((ours, optimizer), (theirs, by_class)):
+            one.zero_grad()
+            modules[0](images).square().mean().backward()
+            one.step()
+        assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+    with pytest.raises(ValueError, match=r"momentum 0, of shape \(7, 7\), is of another network"):
+        optimizer.load_state_dict({"state": {0: {"momentum_buffer": torch.zeros(7, 7)}}})

@@ -152,7 +152,7 @@ def test_a_teacher_is_never_trained_and_in_no_file(digit_data: MemoryData, tmp_p
     saved = progress["state"]
     assert set(saved["model"]) == names
     assert saved["adapters"] == {}
-    assert len(saved["optimizer"]["param_groups"][0]["params"]) == len(list(student.parameters()))
+    assert len(saved["optimizer"]["state"]) == len(list(student.parameters()))
     assert {"loss_kd", "raw_kd", "raw_ce", "teacher_agreement"} <= rows[-1].keys()
     assert rows[-1]["loss_kd"] == pytest.approx(0.9 * rows[-1]["raw_kd"], rel=1e-4)
     assert rows[-1]["loss_ce"] == pytest.approx(0.1 * rows[-1]["raw_ce"], rel=1e-4)

@@ -34,9 +34,9 @@ from compress.parallel import ddp
 from compress.parallel.collectives import ALONE, Team
 from compress.schema.settings import Recipe
 from compress.train.graphs import CannotRecordError, CudaGraphs, Recorder, Replayed, lacking
-from compress.train.memory_format import KIND, training_format, unsafe_layers
+from compress.train.memory_format import KIND, guard, training_format, unsafe_layers
 from compress.train.objective import Asking, Objective, Phased, Tapped
-from compress.train.optimizer import load_momenta, momenta, set_rate, sgd
+from compress.train.optimizer import SGD
 from compress.train.schedule import learning_rate
 from compress.train.step import Batch, Step
 from compress.train.tally import EpochMeans, Tally
@@ -143,7 +143,7 @@ class _Loop:
         self.tapped = Tapped(model, training.objective)
         self.recorder = _recorder(training)
         recorded = self.recorder is not None
-        self.optimizer = sgd(self.tapped, training.recipe, device, recorded)
+        self.optimizer = SGD(self.tapped.parameters(), training.recipe, device, recorded)
         self.progress = _Progress()
         if training.hooks.keep_best:
             self.progress.best_weights = _cloned_state_dict(model)
@@ -162,7 +162,7 @@ class _Loop:
             return
         training.model.load_state_dict(resumed["model"])
         training.objective.adapters.load_state_dict(resumed.get("adapters", {}))
-        load_momenta(self.optimizer, resumed["optimizer"])
+        self.optimizer.load_state_dict(resumed["optimizer"])
         self.progress = _Progress(**{name: resumed[name] for name in vars(self.progress)})
         log.info("%s: continues after epoch %d", training.stage, self.progress.epoch)
 
@@ -176,6 +176,7 @@ class _Loop:
             recipe=training.recipe,
             on_gradient=training.hooks.on_gradient,
             layout=self.layout,
+            guard=guard(self.tapped, training.recipe, training.device),
             device=training.device,
             team=training.team,
             tally=self.tally,
@@ -189,7 +190,7 @@ class _Loop:
         def changed() -> list[Tensor]:
             of_hook = (training.hooks.gradient_state or tuple)()
             own = (*self.tapped.parameters(), *self.tapped.buffers())
-            return [*own, *momenta(self.optimizer), *self.tally.tensors(), *of_hook]
+            return [*own, *self.optimizer.momenta, *self.tally.tensors(), *of_hook]
 
         return Replayed(
             self.step, recorder, changed, objective.phase,
@@ -320,7 +321,7 @@ class _Loop:
                 self._find_masks()
             at = epoch - 1 + (step + 0.5) / steps
             self.rate = learning_rate(recipe, at)
-            set_rate(self.optimizer, self.rate)
+            self.optimizer.set_rate(self.rate)
             self._take(batch, size, at)
 
     @property

@@ -13,8 +13,8 @@ from compress.models.masks import zero_masked
 from compress.parallel import ddp
 from compress.parallel.collectives import Team
 from compress.schema.settings import Recipe
-from compress.train.memory_format import guarded
 from compress.train.objective import Asking, Objective, Tapped, Terms, outputs_of, total, with_heads
+from compress.train.optimizer import SGD
 from compress.train.tally import Tally
 
 Batch = tuple[Tensor, ...]  # images (B, C, H, W), labels (B,) and, if the objective is told them, views (B,)
@@ -27,10 +27,11 @@ class Step:
     tapped: Tapped
     called: nn.Module  # `tapped`, or DDP around it
     objective: Objective
-    optimizer: torch.optim.Optimizer
+    optimizer: SGD
     recipe: Recipe
     on_gradient: Callable[[nn.Module], None]
     layout: torch.memory_format
+    guard: Callable[[], AbstractContextManager[object]]  # around what is trained: see `memory_format.guard`
     device: torch.device
     team: Team
     masked: Sequence[nn.Module]  # the layers with a mask, as of now
@@ -42,7 +43,7 @@ class Step:
         count = len(batch[1])
         logits, terms = self._terms(images, labels, at, *views)
         loss = total(terms)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         ddp.scaled_loss(self.team, loss, count, size).backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.tapped.parameters(), self.recipe.clip_norm)
@@ -58,7 +59,7 @@ class Step:
         objective: Any = self.objective
         with _autocast(recipe, device):
             answer = (objective.ask(images, at, *views),) if isinstance(objective, Asking) else ()
-            with guarded(recipe, device):  # not a teacher, which gets no gradient: it would be a seventh slower
+            with self.guard():  # not a teacher, which gets no gradient: it would be a seventh slower
                 outputs = outputs_of(*self.called(images))
                 terms: Terms = objective(outputs, labels, images, at, *answer)
             return outputs.logits, with_heads(terms, outputs, labels, recipe)
