@@ -33,9 +33,14 @@ from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_json, read_rows
 from compress.measure.accuracy import accuracy, score_of
 from compress.measure.latency import measure_latency
+from compress.prune.cost import cost_model
+from compress.prune.method import Problem
 from compress.prune.order import channel_orders
 from compress.prune.refit import Reconstructor, input_moments
 from compress.prune.surgery import cut
+from compress.schema.settings import Budget
+from compress.search.scorers.recalibrate import Recalibration
+from compress.search.scorers.refit import CalibrationSettings, Refit
 from compress.train import loop
 from compress.train.graphs import CannotRecordError, CudaGraphs
 from compress.train.loop import Hooks
@@ -231,6 +236,40 @@ def test_no_step_waits_for_the_card(
     monkeypatch.setattr(loop._Loop, "_steps", watched)
     trained(given, few_digits, tmp_path, graphs)
     assert told == [1, 2, 3]
+
+
+CALIBRATION = CalibrationSettings(
+    images=200, batch_size=50, points=4, augmented=False, repeats=False, doubles_bias=False
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Refit(calibration=CALIBRATION, score_images=200), Recalibration(images=200, batch_size=50, score_images=200)],
+)
+def test_a_candidate_waits_for_the_card_for_its_score_only(
+    make: Any, digit_data: MemoryData, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Of the least squares no layer here has two groups at its inputs: such a one waits once, for its ridge."""
+    torch.manual_seed(0)
+    layers = [layer for width in (1, 16, 16) for layer in (nn.Conv2d(width, 16, 3), nn.BatchNorm2d(16), nn.ReLU())]
+    model = livened(nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 10))).eval()
+    graph = channel_graph(model, digit_data.shape)
+    costs = cost_model(model, graph, digit_data.shape)
+    problem = Problem(model.to(CARD), graph, costs, digit_data, Budget("preserve_ratio", 0.5), CARD, 0)
+    scorer = make(problem)
+    scorer.score(tuple(group.width for group in graph))  # images are copied, factors and kernels chosen
+    scorer.score(tuple(group.width // 2 for group in graph))
+    recwarn.clear()
+    if not REHEARSED:
+        torch.cuda.set_sync_debug_mode("warn")
+    try:
+        assert scorer.score(tuple(group.width // 4 for group in graph)) is not None
+    finally:
+        if not REHEARSED:
+            torch.cuda.set_sync_debug_mode("default")
+    waited = [warning for warning in recwarn if "synchroniz" in str(warning.message).lower()]
+    assert len(waited) <= 2, [str(warning.message) for warning in waited]
 
 
 # -- the results of a CPU --------------------------------------------------------------------------------------

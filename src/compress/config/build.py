@@ -363,6 +363,12 @@ def _finetune_recipe(config: JSON, method: Method) -> FinetuneRecipe:
     return replace(recipe, init="scratch") if method.traits.begins == "fresh" else recipe
 
 
+def _last_training(config: JSON, method: Method) -> tuple[str, Recipe]:
+    """What `finetune` trains by, and its key: the recipe of `pretrain` if it begins with new weights."""
+    recipe = _finetune_recipe(config, method)
+    return ("pretrain", Recipe(**config["pretrain"])) if recipe.init == "scratch" else ("finetune", recipe)
+
+
 def _budgets_of(method: Method | None, config: JSON) -> tuple[BudgetKind, ...]:
     """The kinds of budget that a method takes. If its settings are wrong (None), those of its class, if it states
     them; else all."""
@@ -398,7 +404,7 @@ def _check_graphs(method: Method, config: JSON, device: torch.device, devices: i
     why = lacking(device, devices)
     recipes = {name: Recipe(**config["pretrain"]) for name in ("pretrain",) if name in config["stages"]}
     if "finetune" in config["stages"]:
-        recipes["finetune"] = _finetune_recipe(config, method)
+        recipes |= dict([_last_training(config, method)])
     if "sparsify" in config["stages"]:
         recipes |= {f"method.{name}": value for name, value in recipes_of(method).items()}
     for key, recipe in recipes.items():
@@ -474,10 +480,9 @@ def _check_terms(distill: Distill, classes: int) -> None:
 def _check_cache(distill: Distill, data: Data, method: Method, config: JSON) -> None:
     """Check that the teacher's logits can be kept for the trainings of its stages, if they must be. Their size is
     checked before the training: it is not known before the images are read."""
-    finetune = _finetune_recipe(config, method)
     recipes = {
         "sparsify": list(recipes_of(method).values()),
-        "finetune": [Recipe(**config["pretrain"]) if finetune.init == "scratch" else finetune],
+        "finetune": [_last_training(config, method)[1]],
     }
     found = [obstacle(distill, data, recipe) for stage in distill.stages for recipe in recipes[stage]]
     if distill.cache == "on" and (why := next(filter(None, found), "")):

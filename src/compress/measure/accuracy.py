@@ -66,12 +66,13 @@ def score_of(
     GPU, which is waited for once, this is found after the last batch.
     """
     total = sum(len(y) for _, y in batches)
-    images, found = 0, torch.zeros(3, dtype=torch.float64)
+    images, found = 0, torch.zeros(3)
     with torch.inference_mode():
         for at, (x, y) in enumerate(batches, 1):
             logits = logits_of(x)
             loss = F.cross_entropy(logits.float(), y, reduction="sum")
-            found = found.to(logits.device) + torch.cat([correct(logits, y).double(), loss.double()[None]])
+            of_batch = torch.cat([correct(logits, y).double(), loss.double()[None]])
+            found = of_batch if at == 1 else found + of_batch
             images += len(y)
             looks = logits.device.type == "cpu" or at == len(batches)
             if looks and 100 * (total - images + float(found[0])) / total < least_top1:

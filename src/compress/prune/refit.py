@@ -80,7 +80,7 @@ def sampled_rows(
         torch.randint(height * width, (points,), generator=generator)
         if repeats
         else torch.randperm(height * width, generator=generator)[:points]
-    ).to(x.device)
+    ).to(x.device, non_blocking=True)
     rows = windows[:, :, chosen // width, chosen % width]  # B, C, points, kh, kw
     return rows.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -130,32 +130,38 @@ def input_moments(
 def refit(weight: Tensor, gram: Tensor, kept: Tensor, excess: Tensor | None = None) -> Tensor:
     """Least-squares weights at full shape (O, C, k, k), zero for dropped inputs.
 
-    `gram` is (C*k*k, C*k*k), `kept` the indices of the kept inputs (d,). With `excess` = X^T E, (C*k*k, O), the
-    target outputs are X W^T + E instead of X W^T.
+    `gram` is (C*k*k, C*k*k), `kept` the indices of the kept inputs (d,), on the CPU. With `excess` = X^T E,
+    (C*k*k, O), the target outputs are X W^T + E instead of X W^T.
     """
     area = weight[0, 0].numel()
-    columns = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
-    columns[kept] = True
-    columns = columns.repeat_interleave(area)
+    is_kept = torch.zeros(weight.shape[1], dtype=torch.bool)
+    is_kept[kept] = True
+    columns, dropped = (
+        chosen.repeat_interleave(area).nonzero().flatten().to(weight.device, non_blocking=True)
+        for chosen in (is_kept, ~is_kept)
+    )
     flat = weight.detach().flatten(1).double()
-    factor, _ = factored(gram[columns][:, columns])
-    lost = gram[columns][:, ~columns] @ flat[:, ~columns].T
+    rows = gram[columns]
+    factor, _ = factored(rows[:, columns])
+    lost = rows[:, dropped] @ flat[:, dropped].T
     moved = torch.cholesky_solve(lost if excess is None else lost + excess[columns], factor)
     new = torch.zeros_like(flat)
     new[:, columns] = flat[:, columns] + moved.T
     return new.view(weight.shape).to(weight.dtype)
 
 
-def factored(gram: Tensor) -> tuple[Tensor, float]:
+def factored(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factor of G + r I, and the ridge r: the smallest, by factors of 10, that outweighs the rounding
-    errors of G."""
-    ridge = RIDGE * float(gram.diagonal().mean()) + 1e-30
+    errors of G. Waits for the device once for each that is tried."""
+    ridge = RIDGE * gram.diagonal().mean() + 1e-30
     while True:
-        factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram)).to(gram))
+        factor, failed = torch.linalg.cholesky_ex(
+            gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        )
         # with an exact G every pivot (squared diagonal entry) is at least the ridge
-        if not failed and float(factor.diagonal().min()) ** 2 >= ridge / 2:
+        if (failed == 0) & (factor.diagonal().min() ** 2 >= ridge / 2):
             return factor, ridge
-        ridge *= 10
+        ridge = 10 * ridge
 
 
 class NestedRefit:
@@ -165,7 +171,7 @@ class NestedRefit:
     def __init__(self, weight: Tensor, gram: Tensor, order: Tensor, excess: Tensor | None = None) -> None:
         area = weight[0, 0].numel()
         places = torch.arange(area, device=weight.device)
-        self._columns = (order.to(weight.device)[:, None] * area + places).flatten()
+        self._columns = (order.to(weight.device, non_blocking=True)[:, None] * area + places).flatten()
         self._per_channel = area
         self._weight = weight.detach()
         ordered = gram[self._columns][:, self._columns]
@@ -252,7 +258,7 @@ class Reconstructor:
             stays[places.flatten()] = False
             stays[places[kept[group.name]].flatten()] = True
         moments = self._moments[layer.name]
-        stay = stays.nonzero().flatten().to(weight.device)
+        stay = stays.nonzero().flatten()
         return refit(weight, moments.gram, stay, self._excess(layer, moments))
 
     def _excess(self, layer: Layer, moments: Moments) -> Tensor | None:

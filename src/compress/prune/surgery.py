@@ -180,7 +180,8 @@ def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | Non
     """A copy (of `value` if given) without the dropped indices of each dimension; a parameter stays a parameter."""
     new = tensor.detach() if value is None else value.to(tensor, copy=not dropped)
     for dim, places in dropped.items():
-        new = new.index_select(dim, kept_places(new.shape[dim], places).to(new.device))
+        # As everywhere that places go to a device: it copies them before it returns, and so need not be waited for
+        new = new.index_select(dim, kept_places(new.shape[dim], places).to(new.device, non_blocking=True))
     return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
@@ -339,7 +340,7 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor, numbers: Mapping[str, in
     small._forward_pre_hooks.clear()
 
     def forward(x: Tensor) -> Tensor:
-        kept = kept_places(x.shape[dim], dropped).to(x.device)
+        kept = kept_places(x.shape[dim], dropped).to(x.device, non_blocking=True)
         narrow: Tensor = small(x.index_select(dim, kept))
         return narrow.new_zeros(x.shape).index_copy(dim, kept, narrow)
 

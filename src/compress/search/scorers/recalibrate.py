@@ -51,16 +51,20 @@ def recalibrate(network: nn.Module, batches: list[Tensor]) -> None:
         return
     modes = {module: module.training for module in network.modules()}
     momenta = {norm: norm.momentum for norm in norms}
+    counters = {norm: norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None}
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
+        norm.num_batches_tracked = torch.tensor(0)  # on the CPU: the average reads it, and would wait for the device
         norm.train()
     with torch.no_grad():
         for images in batches:
             network(images)
     for norm in norms:
         norm.momentum = momenta[norm]
+        counted = norm.num_batches_tracked
+        norm.num_batches_tracked = None if counted is None else counters[norm].fill_(int(counted))
     for module, training in modes.items():
         module.training = training
 
@@ -86,7 +90,7 @@ def at_uncut_shape(tensors: Weights, model: nn.Module, graph: ChannelGraph, plan
         if gone is None:
             placed[name] = tensor.detach().clone()
             continue
-        whole[kept_places(len(whole), gone).to(whole.device)] = tensor
+        whole[kept_places(len(whole), gone).to(whole.device, non_blocking=True)] = tensor
         placed[name] = whole
     return placed
 

@@ -42,7 +42,7 @@ def kept_places(length: int, dropped: Sequence[NDArray[np.int64]], device: torch
     if not len(kept) or kept[-1] == len(kept) - 1:
         return len(kept)
     with torch.inference_mode(False):  # of a caller: the places are kept for trainings too
-        return torch.from_numpy(kept).to(device)
+        return torch.from_numpy(kept).to(device, non_blocking=True)
 
 
 def cropped(tensor: Tensor, dim: int, places: Places) -> Tensor:
