@@ -6,7 +6,7 @@ with an example always traces the network again.
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.config.zoo import zoo_spec
-from compress.errors import InputError
+from compress.errors import InputError, SettingError
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
@@ -28,11 +28,12 @@ from compress.measure.macs import UncountedOperators, count_operators, describe_
 from compress.models import onnx
 from compress.prune import surgery
 from compress.prune.cost import CostModel, cost_model
+from compress.prune.limits import Limits, limited, within_limits
 from compress.prune.order import channel_orders, plan_of
 from compress.prune.saved_network import load_network
 from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.schema.bounds import Count, Share
-from compress.schema.check import check_value
+from compress.schema.check import check_settings, check_value
 from compress.train.memory_format import unsafe_layers
 
 if TYPE_CHECKING:
@@ -206,31 +207,55 @@ def _warn_uncounted(model: nn.Module, uncounted: UncountedOperators) -> None:
         warnings.warn(told, UserWarning, stacklevel=3)
 
 
-def uniform_plan(model: nn.Module, example: Example, *, preserve_ratio: float, round_to: int = 8) -> Plan:
+def uniform_plan(
+    model: nn.Module,
+    example: Example,
+    *,
+    preserve_ratio: float,
+    round_to: int = 8,
+    skip: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    keep: Mapping[str, float] | None = None,
+) -> Plan:
     """Keep about the same share of the channels of every group, the largest for which the MACs are at most
     `preserve_ratio` times those of the dense network.
 
     The channels kept are those that later layers read with the largest weights (L1 norm). Widths are never zero, and
     multiples of `round_to` unless a group has fewer channels; a larger ratio never gives a narrower group.
 
+    Args:
+        skip: layers that keep all channels that they make, by name or pattern: `["conv1", "layer4.*"]`.
+        only: all others keep theirs.
+        keep: shares that stay at least, by layer: `{"layer1.*": 0.5}`.
+
     Raises:
-        compress.errors.InputError: the ratio cannot be reached with these widths; the message names the smallest.
+        compress.errors.InputError: the ratio cannot be reached with these widths, of which the message names the
+            smallest; or a pattern names no layer.
     """
+    given: dict[str, Any] = {
+        "skip": None if skip is None else list(skip),
+        "only": None if only is None else list(only),
+        "keep": keep,
+    }
     problems = check_value("preserve_ratio", preserve_ratio, Share) + check_value("round_to", round_to, Count)
+    problems += check_settings("", given, Limits)
     if problems:
         raise InputError(*problems)
     trace = _trace(model, example)
+    limits = Limits(**given)
+    graph = limited(trace.graph, limits)
     prices = cost_model(model, trace.graph, trace.shape)
     _warn_uncounted(model, prices.uncounted)
-    options = all_choices(trace.graph, round_to)
+    options = all_choices(graph, round_to)
     low, _ = reachable(prices, options)
     if preserve_ratio < low:
-        raise InputError(
-            f"preserve_ratio={preserve_ratio}: out of reach; with round_to={round_to} the smallest share of MACs "
-            f"is {low:.4f}"
-        )
+        with within_limits(limits):
+            raise SettingError(
+                f"preserve_ratio={preserve_ratio}: out of reach; with round_to={round_to} the smallest share of MACs "
+                f"is {low:.4f}"
+            )
     widths = uniform_widths(prices, options, preserve_ratio)
-    return plan_of(trace.graph, channel_orders(model, trace.graph), widths)
+    return plan_of(graph, channel_orders(model, graph), widths)
 
 
 def unsafe_in_channels_last(model: nn.Module) -> list[str]:

@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from compress.models.spec import ModelSpec, WrongImagesError
 from compress.models.weights import read_checkpoint
 from compress.parallel.rank import place
 from compress.prune.controls import controls_of
+from compress.prune.limits import Limits, channel_limits, within_limits
 from compress.prune.method import Method, Traits, recipes_of
 from compress.run.job import Job, Keys, make_problem
 from compress.run.stages import needs
@@ -62,6 +63,9 @@ def _without_pipeline_keys(node: Any) -> Any:
 def _with_sources(node: Any) -> Any:
     """A config node for cache keys: its settings, and the digests of the user's modules that it names."""
     settings = _without_pipeline_keys(node)
+    if isinstance(settings, Mapping):  # a limit that is not set is no setting, as before there were limits
+        limits = {field.name for field in fields(Limits)}
+        settings = {key: value for key, value in settings.items() if value is not None or key not in limits}
     sources = source_digests(node)
     return {**settings, "sources": sources} if sources else settings
 
@@ -416,13 +420,14 @@ def _check_budget(
     spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, seed: int
 ) -> Budget:
     fresh = spec.without_pretrained().build
-    with MetaKernels():  # no memory or time for weights: this check also precedes a run that has nothing left to do
-        problem = make_problem(fresh(), data, budget, device, seed, fresh)
+    # Without memory or time for weights: this check also precedes a run that has nothing left to do
+    with settings_under("method"), MetaKernels():
+        problem = make_problem(fresh(), data, budget, device, seed, fresh, channel_limits(method))
     if not problem.graph.groups and method.traits.cuts == "channels":
         why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""
         raise InputError(f"model: no channel of this network can be cut{why}")
     try:
-        with settings_under("method"):
+        with settings_under("method"), within_limits(channel_limits(method)):
             return method.check(problem)
     except SettingError as error:  # a reward stands in a group of its own, to which the method refers
         inner = "|".join(rules.METHODS_WITH_GROUP)

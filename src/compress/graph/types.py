@@ -55,6 +55,7 @@ class ChannelGroup:
     positions: Mapping[Axis, Tensor] = field(repr=False)
     consumers: tuple[str, ...]  # layers that read these channels, in order of execution
     outputs_per_channel: int = 1  # outputs of a layer that one channel is: one per group of a grouped convolution
+    least: int = field(default=1, repr=False)  # the fewest of them that a method may leave (`compress.prune.limits`)
 
 
 @dataclass(frozen=True, repr=False)

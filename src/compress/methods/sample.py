@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 from compress.io.stage_folder import StageFolder
 from compress.methods.search_plots import plots
 from compress.prune.counters import Counter
+from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
 from compress.schema.settings import Budget
@@ -22,7 +23,7 @@ from compress.search.space import multiples_space
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Limits):
     """The method `sample`; conf/method/sample.yaml explains every setting."""
 
     search: Search

@@ -77,7 +77,9 @@ def _uniform_masks(problem: Problem, decision: Decision) -> dict[str, Tensor]:
     objects = [
         pool for pool, layers in pools(problem.model, ["conv", "fc"]).items() if layers.keys() & decision.masks
     ]
-    return uniform_masks(problem.model, problem.budget.value, objects).masks
+    return uniform_masks(
+        problem.model, problem.budget.value, objects, lambda name: 0.0 if name in decision.masks else 1.0
+    ).masks
 
 
 def _removed_share(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]) -> float:

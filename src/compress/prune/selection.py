@@ -25,6 +25,7 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.prune.budget import preserve_ratio
 from compress.prune.cost import CostModel
+from compress.prune.limits import Limits, free
 from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.order import plan_of
 from compress.prune.refit import input_moments, refitted
@@ -45,7 +46,7 @@ REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Limits):
     """Settings of the selection, shared by methods; conf/method/slimming.yaml explains every value."""
 
     scope: Literal["global", "layer"]
@@ -85,6 +86,13 @@ def check_reach(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Bu
     Raises:
         InputError: no group has scores, or the budget is out of reach; names what is reachable.
     """
+    if scored and not (
+        scored := {group.name for group in graph if group.name in scored and group.least < group.width}
+    ):
+        raise SettingError(
+            f"{OWN}coupled={how.coupled}: leaves no group of channels that the limits ({OWN}skip, {OWN}only, "
+            f"{OWN}keep) let go; use {OWN}coupled=sum"
+        )
     if not scored:
         raise SettingError(
             f"{OWN}coupled={how.coupled}: leaves no group of channels to choose from, as several layers make "
@@ -124,7 +132,12 @@ def allowed_widths(how: Selection, graph: ChannelGraph, scored: set[str]) -> Cho
     for group, widths in zip(graph, all_choices(graph, how.round_to), strict=True):
         least = min(how.min_channels, group.width)
         fits = widths[widths >= least] if group.name in scored else widths[-1:]
-        if group.name in scored and how.on_empty == "drop_block" and group.name in graph.emptiable:
+        if (
+            group.name in scored
+            and how.on_empty == "drop_block"
+            and group.name in graph.emptiable
+            and group.least == 1
+        ):
             fits = np.array([0, *fits], dtype=np.int64)
         options.append(fits)
     return options
@@ -140,7 +153,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
     Raises:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
     """
-    graph = problem.graph
+    graph, scores = problem.graph, free(problem.graph, scores)
     selected = select(how, graph, problem.cost, problem.budget, scores)
     widths = zip(graph, graph.widths(selected.plan), strict=True)
     kept = sum(width for group, width in widths if group.name in scores)
@@ -177,6 +190,7 @@ def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget,
     Raises:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
     """
+    scores = free(graph, scores)
     options = allowed_widths(how, graph, set(scores))
     if budget.kind == "percent":
         widths, thresholds, emptied = _widths_for_channels(how, graph, scores, options, budget.value)

@@ -18,7 +18,7 @@ nested, however training changed the weights in between.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,8 +47,14 @@ class Masked:
     refilled: list[str]  # layers where on_empty=keep_max kept weights that are not above the threshold
 
 
-def pools(model: nn.Module, objects: Sequence[Pool]) -> dict[Pool, dict[str, Tensor]]:
-    """The prunable weights, pool -> layer -> weight, in module order.
+def _none(_: str) -> float:
+    return 0.0
+
+
+def pools(
+    model: nn.Module, objects: Sequence[Pool], kept_share: Callable[[str], float] = _none
+) -> dict[Pool, dict[str, Tensor]]:
+    """The prunable weights, pool -> layer -> weight, in module order, without those of which all must stay.
 
     A weight shared by two layers is listed once, under the first; one computed from other parameters (a
     parametrisation) is not listed.
@@ -58,7 +64,7 @@ def pools(model: nn.Module, objects: Sequence[Pool]) -> dict[Pool, dict[str, Ten
     for name, layer in model.named_modules():
         for pool, weights in by_pool.items():
             weight = layer._parameters.get("weight") if isinstance(layer, KINDS[pool]) else None
-            if weight is not None and id(weight) not in seen:
+            if weight is not None and id(weight) not in seen and kept_share(name) < 1:
                 seen.add(id(weight))
                 weights[name] = weight
     return by_pool
@@ -73,17 +79,19 @@ def weight_masks(
     criterion: Criterion,
     on_empty: OnEmpty,
     min_weights: int,
+    kept_share: Callable[[str], float] = _none,
 ) -> Masked:
     """Masks that remove the share `sparsity`, in [0, 1), of the weights of each pool; the model is not changed.
 
-    With `on_empty` keep_max every layer keeps at least its `min_weights` largest (all, if it has fewer).
+    With `on_empty` keep_max every layer keeps at least its `min_weights` largest (all, if it has fewer). Of a layer
+    at least `kept_share(name)` of the weights stay, its largest; where that is all of them, it is in no pool.
 
     Raises:
         SettingError: no layer to prune, or with `on_empty` error a layer would keep no weight.
     """
     assert 0 <= sparsity < 1
     assert min_weights >= 1
-    by_pool = pools(model, objects)
+    by_pool = pools(model, objects, kept_share)
     if not any(by_pool.values()):
         raise SettingError(f"{OWN}objects=[{', '.join(objects)}]: the network has no such layers to prune")
     old = masks_of(model)
@@ -105,6 +113,9 @@ def weight_masks(
                     keep = layer.largest(min_weights)
                     if not keep.all():
                         masked.refilled.append(layer.name)
+                least = math.ceil(kept_share(layer.name) * keep.numel() - 1e-9)
+                if int(keep.sum()) < min(least, int(layer.alive.sum())):
+                    keep = layer.largest(least)
                 masked.masks[layer.name] = keep
     return masked
 
@@ -163,7 +174,9 @@ def _emptied(layer: _Layer, sparsity: float, level: float, pool: Pool, limit: fl
     )
 
 
-def uniform_masks(model: nn.Module, sparsity: float, objects: Sequence[Pool]) -> Masked:
+def uniform_masks(
+    model: nn.Module, sparsity: float, objects: Sequence[Pool], kept_share: Callable[[str], float] = _none
+) -> Masked:
     """Masks that remove the same share of every layer; a layer that would lose all keeps its largest weight."""
     return weight_masks(
         model,
@@ -173,6 +186,7 @@ def uniform_masks(model: nn.Module, sparsity: float, objects: Sequence[Pool]) ->
         criterion="percentile",
         on_empty="keep_max",
         min_weights=1,
+        kept_share=kept_share,
     )
 
 

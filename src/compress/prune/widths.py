@@ -20,7 +20,8 @@ Choices = Sequence[NDArray[np.int64]]  # per group, ascending
 
 
 def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -> NDArray[np.int64]:
-    """Allowed widths between the shares `lowest` and `highest` of the full width: (n,) ascending, n >= 1, none zero.
+    """Allowed widths between the shares `lowest` and `highest` of the full width: (n,) ascending, n >= 1, none zero
+    and none below `group.least`.
 
     `round_to` counts output channels of a layer. A group may stand for several of them per channel
     (`outputs_per_channel`; 32 for a convolution with 32 conv groups, all of whose widths are then multiples of 8). A
@@ -29,7 +30,7 @@ def choices(group: ChannelGroup, round_to: int, lowest: float, highest: float) -
     full = group.width
     step = round_to // math.gcd(round_to, group.outputs_per_channel)
     steps = np.array(sorted({*range(step, full + 1, step), full}), dtype=np.int64)
-    low = steps[steps >= lowest * full - 1e-9][0]
+    low = steps[steps >= max(lowest * full - 1e-9, group.least)][0]
     high = steps[steps <= highest * full + 1e-9]
     allowed: NDArray[np.int64] = steps[(steps >= low) & (steps <= max(low, high[-1] if len(high) else low))]
     return allowed

@@ -19,6 +19,7 @@ from compress.models.spec import ModelSpec
 from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
 from compress.prune.cost import cost_model
+from compress.prune.limits import NO_LIMITS, Limits, channel_limits, limited
 from compress.prune.method import Method, Problem, Train
 from compress.prune.saved_network import load_network
 from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, Recipe
@@ -107,7 +108,9 @@ class RunState:
         """The input of a method; `train` trains the full-width network, or one of the method's own."""
         job = self.job
         model = self.uncut().to(job.device)
-        problem = make_problem(model, job.data, job.budget, job.device, job.seed, self.fresh)
+        problem = make_problem(
+            model, job.data, job.budget, job.device, job.seed, self.fresh, channel_limits(job.method)
+        )
         return replace(problem, scores=self.scores, train=problem.train if train is None else train)
 
 
@@ -118,6 +121,11 @@ def make_problem(
     device: torch.device,
     seed: int,
     fresh: Callable[[], nn.Module],
+    limits: Limits = NO_LIMITS,
 ) -> Problem:
-    graph = channel_graph(model, data.shape)
+    """
+    Raises:
+        SettingError: limits that name no layer, or leave nothing to cut.
+    """
+    graph = limited(channel_graph(model, data.shape), limits)
     return Problem(model, graph, cost_model(model, graph, data.shape), data, budget, device, seed, fresh)

@@ -130,20 +130,23 @@ def _few_widths(widths: NDArray[np.int64]) -> str:
 
 
 def shares_space(model: nn.Module, graph: ChannelGraph) -> WidthSpace:
-    """The published 31 shares of every group's width in `model`, at least one channel.
+    """The published 31 shares of every group's width in `model`, no fewer channels than `group.least`.
 
     For the networks of the paper genes are written in the published order, and the classifier's inputs are never
     narrowed. A network that was built at the widths of a gene keeps that order; its shares are of the widths it has.
     For every other network all groups are free, in the order of the graph.
     """
     shares = np.array([ratio(option) for option in range(OPTIONS)])
-    options = [np.maximum(1, np.floor(group.width * shares)).astype(np.int64) for group in graph]
+    options = [np.maximum(group.least, np.floor(group.width * shares)).astype(np.int64) for group in graph]
     form = gene_form(model)
     if form is None:
         return WidthSpace(_names(graph), options, tuple(range(len(graph))))
     entry_of = _published_entries(model, form, graph)
     in_order = list(dict.fromkeys(entry_of))  # of the places their entries
-    of_place = [options[entry_of.index(entry)] for entry in in_order]
+    of_place = [
+        np.maximum.reduce([widths for widths, of in zip(options, entry_of, strict=True) if of == entry])
+        for entry in in_order
+    ]
     full = in_order.index(form.space.full)
     of_place[full] = of_place[full][-1:]
     entries = tuple(in_order.index(entry) for entry in range(len(form.space.bases)))

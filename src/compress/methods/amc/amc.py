@@ -36,6 +36,7 @@ from compress.methods.amc.by_walls import Walls, nearest_share
 from compress.methods.amc.plots import plots
 from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
+from compress.prune.limits import Limits, told
 from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.widths import all_choices, reachable, uniform_widths
 from compress.schema.bounds import Count, Natural, NonNegative, Share
@@ -63,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Amc:
+class Amc(Limits):
     """The methods `amc` and `camc`; conf/method/amc.yaml and camc.yaml explain every setting."""
 
     targets: list[Share] | None
@@ -107,6 +108,8 @@ class Amc:
                 f"use {OWN}target_encoding=none, or the method camc"
             )
         problems += self._unread()
+        if told(self) and (self.rounding == "up" or self.state == "original"):
+            problems.append(f"{told(self)}: {OWN}rounding=up and {OWN}state=original know no limits; leave them out")
         for read in (self._read_agent, self._read_strategy):
             try:
                 read()
@@ -171,6 +174,11 @@ class Amc:
         given_strategy = self._read_strategy()
         if given_strategy is not None:
             widths = widths_of(graph, cost, given_strategy)
+            for group, width in zip(graph, widths, strict=True):
+                if width < group.least:
+                    raise SettingError(
+                        f"{OWN}strategy: keeps {width} channels of {group.name}; {told(self)}: at least {group.least}"
+                    )
             own = Budget("preserve_ratio", float(cost.macs(widths)[0] / cost.full_macs))
             if budget.kind == "flops_limit":
                 preserve_ratio(budget, cost)  # refuses a limit above what the dense network needs

@@ -19,6 +19,7 @@ from compress.io.files import JSON
 from compress.io.stage_folder import StageFolder
 from compress.methods.magnitude.schedule import Schedule, sparsities
 from compress.models.masks import set_masks
+from compress.prune.limits import Limits, told
 from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.weight_masks import (
     Criterion,
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitude:
+class Magnitude(Limits):
     """The method `magnitude`; conf/method/magnitude.yaml explains every setting."""
 
     objects: list[Pool]
@@ -85,6 +86,9 @@ class Magnitude:
         prunable = pools(problem.model, self.objects)
         if not any(prunable.values()):
             raise SettingError(f"{OWN}objects=[{', '.join(self.objects)}]: this network has no such layers")
+        self.check_limits(name for weights in prunable.values() for name in weights)
+        if not any(pools(problem.model, self.objects, self._kept_share).values()):
+            raise SettingError(f"{told(self)}: leave no weight of these layers that may go")
         return problem.budget
 
     def _masks(self, model: nn.Module, sparsity: float) -> Masked:
@@ -100,7 +104,11 @@ class Magnitude:
             criterion=self.criterion,
             on_empty=self.on_empty,
             min_weights=self.min_weights,
+            kept_share=self._kept_share,
         )
+
+    def _kept_share(self, layer: str) -> float:
+        return self.kept_share([layer])
 
     # -- learn -------------------------------------------------------------------------------------------------
 
@@ -165,6 +173,6 @@ def _by_pool(model: nn.Module, objects: list[Pool], masked: Masked) -> JSON:
     """Weights of each pool: removed, and in total."""
     report: JSON = {}
     for pool, weights in pools(model, objects).items():
-        masks = [masked.masks[name] for name in weights]
+        masks = [masked.masks[name] for name in weights if name in masked.masks]
         report[pool] = {"pruned": sum(int((~m).sum()) for m in masks), "total": sum(m.numel() for m in masks)}
     return report

@@ -27,6 +27,7 @@ from compress.io.tensors import read_weights, write_weights
 from compress.measure.memory import memory_of
 from compress.methods.metaprune.plots import plots
 from compress.prune.counters import Counter
+from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, NonNegative, Share
 from compress.schema.settings import Budget, Recipe
@@ -50,7 +51,7 @@ PLAN_ONLY = frozenset({"search", "counter", "band", "candidate", "gene", "least_
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaPrune:
+class MetaPrune(Limits):
     """The methods `metaprune` and `supernet`; conf/method/supernet.yaml explains every setting."""
 
     weights: Literal["shared", "generated"]

@@ -23,6 +23,7 @@ from compress.measure.accuracy import Score
 from compress.methods.sensitivity.plots import plots
 from compress.methods.sensitivity.table_file import read_table, write_table
 from compress.prune.counters import Counter
+from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
 from compress.schema.settings import Budget
@@ -40,7 +41,7 @@ SAVE_EVERY_SECONDS = 1.0  # not after every candidate, which may take millisecon
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Limits):
     """The method `sensitivity`; conf/method/sensitivity.yaml explains every setting."""
 
     scorer: MakeScorer
