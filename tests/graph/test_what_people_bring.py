@@ -103,7 +103,12 @@ class StandardisedConv(nn.Conv2d):
 
 def shared_with_unknown() -> Around:
     """A convolution and a layer that the graph does not know have one weight."""
-    model = Around(lambda s, x: s.a(s.b(x)), a=nn.ConvTranspose2d(16, 16, 1), b=conv())
+
+    def piece(s: Any, x: Tensor) -> Tensor:
+        y = s.b(x.flatten(2)).transpose(1, 2)
+        return s.a(y, y[..., :1]).transpose(1, 2).unflatten(2, (8, 8))
+
+    model = Around(piece, a=nn.Bilinear(16, 1, 16), b=nn.Conv1d(16, 16, 1))
     model.a.weight = model.b.weight
     return model
 
@@ -213,8 +218,8 @@ PIECES: dict[str, tuple[bool, Around]] = {
     "drop path and an idle layer": (True, Around(drop_path, a=conv(k=3), idle=conv())),
     "remembers": (True, Around(remembers)),
     "computed weights": (False, Around(lambda s, x: s.a(x), a=nn.utils.parametrizations.weight_norm(conv()))),
-    "transposed": (False, Around(lambda s, x: s.a(x), a=nn.ConvTranspose2d(16, 16, 2, 2))),
-    "shuffle": (False, Around(lambda s, x: F.pixel_shuffle(x, 2), 4)),
+    "transposed": (True, Around(lambda s, x: s.a(x), a=nn.ConvTranspose2d(16, 16, 2, 2))),
+    "shuffle": (True, Around(lambda s, x: F.pixel_shuffle(x, 2), 4)),
     "einsum": (False, Around(lambda s, x: torch.einsum("bchw,bdhw->bchw", x, x))),
 }  # fmt: skip
 

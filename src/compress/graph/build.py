@@ -126,7 +126,8 @@ def _groups(found: Record) -> tuple[ChannelGroup, ...]:
         producer = first.tensor.rpartition(".")[0]
         names[producer] += 1
         name = producer if names[producer] == 1 else f"{producer}#{names[producer]}"
-        outputs = [positions[layer.out_axis].shape[1] for layer in layers if layer.out_axis in positions]
+        makers = [layer for layer in layers if layer.out_axis in positions]
+        outputs = [positions[layer.out_axis].shape[1] * layer.outputs_per_row for layer in makers]
         groups.append(ChannelGroup(name, len(runs), positions, consumers, math.gcd(*outputs) or 1))
     return tuple(groups)
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from compress.graph.counts import plain
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.ids import spread
+from compress.graph.recurrent import CELLS, RECURRENT, cell, recurrent
 from compress.graph.twin import DROPS
 from compress.graph.types import Axis, Layer
 from compress.graph.values import Ids, Operation, stand_in
@@ -63,6 +65,11 @@ class Window(NamedTuple):
             raise ValueError(f"a kernel of {self.kernel} on images of {tuple(sizes)}")
         return out
 
+    def back_over(self, sizes: torch.Size, more: Sequence[int]) -> list[int]:
+        """Height and width (or length, ...) of the output of a transposed one, with `more` pixels at the end."""
+        window = zip(sizes, self.stride, self.padding, self.dilation, self.kernel, more, strict=True)
+        return [(n - 1) * s - 2 * int(p) + d * (k - 1) + m + 1 for n, s, p, d, k, m in window]
+
 
 def call(run: "Run", name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
     """A layer of the network, with its hooks and tensors as they are there, called with ids."""
@@ -104,22 +111,26 @@ def opaque(run: "Run", name: str, module: nn.Module, args: Any, kwargs: Any) -> 
 # -- layers with weights ----------------------------------------------------------------------------------------
 
 
-def is_weight(run: "Run", tensor: str) -> bool:
-    """Whether a tensor is the weight of a convolution or linear layer, which a function may be called with."""
+def is_weight(run: "Run", tensor: str, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a tensor is the weight of a layer of these kinds, which a function may be called with."""
     owner, _, attribute = tensor.rpartition(".")
     module = run.model.get_submodule(owner)
-    return attribute == "weight" and isinstance(module, (*CONVOLUTIONS, nn.Linear)) and "weight" in module._parameters
+    return attribute == "weight" and isinstance(module, kinds) and "weight" in module._parameters
 
 
 def _outputs(run: "Run", weight: str, dim: int, count: int, bias: Any) -> Tensor:
     """The ids of a layer's outputs, on its bias too: the name of a parameter, or ids."""
     outputs = run.found.issue(weight, dim, count)
+    _biased(run, outputs, bias)
+    return outputs
+
+
+def _biased(run: "Run", outputs: Tensor, bias: Any) -> None:
     if isinstance(bias, Tensor):
         if (own := run.own(bias)) is not None:
             run.found.put(own, 0, outputs)
         else:
             run.sets.union(bias if isinstance(bias, Ids) else stand_in(bias.shape), outputs)
-    return outputs
 
 
 def _expect(count: int, x: Tensor, dim: int) -> None:
@@ -156,6 +167,31 @@ def conv(run: "Run", weight: str, shape: torch.Size, x: Tensor, window: Window, 
     return spread(outputs, out)
 
 
+def transposed(
+    run: "Run", weight: str, shape: torch.Size, x: Tensor, window: Window, more: Sequence[int], groups: int, bias: Any
+) -> Tensor:
+    """A transposed convolution with a weight (in, out / groups, ...) of the network."""
+    name = weight.rpartition(".")[0]
+    _expect(shape[0], x, 1)
+    inputs = run.channels_along(x, 1, name)
+    run.found.put(weight, 0, inputs)
+    by_group = inputs.reshape(groups, -1)
+    own, other = run.found.axis(weight, 1), run.found.axis(weight, 0)
+    if groups > 1 and by_group.shape[1] == 1:  # depthwise: whole conv groups can be cut, outputs with their input
+        outputs = inputs.repeat_interleave(shape[1])
+        _biased(run, outputs, bias)
+        axes: tuple[Axis, Axis | None] = other, None
+    else:  # all conv groups must keep equally many channels
+        run.sets.union(by_group, by_group[:1])
+        outputs = run.found.issue(weight, 1, shape[1]).repeat(groups)
+        _biased(run, outputs, bias)
+        axes = own, other
+    places = x.shape[0] * x.shape[2:].numel()
+    kind = f"transposed{len(window.kernel)}d"
+    run.found.layer(Layer(name, kind, *axes, places, window.kernel[0], window.stride[0], groups), run.counted)
+    return spread(outputs, [x.shape[0], len(outputs), *window.back_over(x.shape[2:], more)])
+
+
 def linear(run: "Run", weight: str, shape: torch.Size, x: Tensor, bias: Any) -> Tensor:
     name = weight.rpartition(".")[0]
     _expect(shape[1], x, -1)
@@ -175,6 +211,19 @@ def _conv(run: "Run", name: str, module: Any, x: Tensor) -> Tensor | None:
     window = Window(module.kernel_size, module.stride, module.padding, module.dilation)
     weight = _within(name, "weight")
     return conv(run, weight, module.weight.shape, x, window, module.groups, module.bias)
+
+
+def _transposed(run: "Run", name: str, module: Any, x: Tensor, output_size: Any = None) -> Tensor | None:
+    over = len(module.kernel_size)
+    if x.dim() != over + 2:
+        return None
+    more = module.output_padding
+    if output_size is not None:
+        run.freeze_counts(output_size)
+        settings = module.stride, module.padding, module.kernel_size, over, module.dilation
+        more = module._output_padding(x, plain(list(output_size)), *settings)
+    window = Window(module.kernel_size, module.stride, module.padding, module.dilation)
+    return transposed(run, _within(name, "weight"), module.weight.shape, x, window, more, module.groups, module.bias)
 
 
 def _linear(run: "Run", name: str, module: nn.Linear, x: Tensor) -> Tensor:
@@ -350,9 +399,24 @@ def _softmax(run: "Run", name: str, module: nn.Softmax, x: Tensor) -> Any:
     return run.on_ids(torch.softmax, x, module.dim)
 
 
+def _pixel_shuffle(run: "Run", name: str, module: nn.PixelShuffle, x: Tensor) -> Any:
+    return run.on_ids(torch.pixel_shuffle, x, module.upscale_factor)
+
+
+def _pixel_unshuffle(run: "Run", name: str, module: nn.PixelUnshuffle, x: Tensor) -> Any:
+    return run.on_ids(torch.pixel_unshuffle, x, module.downscale_factor)
+
+
+def _channel_shuffle(run: "Run", name: str, module: nn.ChannelShuffle, x: Tensor) -> Any:
+    return run.on_ids(torch.channel_shuffle, x, module.groups)
+
+
 KNOWN: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (CONVOLUTIONS, _conv),
+    (TRANSPOSED, _transposed),
     (nn.Linear, _linear),
+    (RECURRENT, recurrent),
+    (CELLS, cell),
     ((nn.MultiheadAttention, Attention), _attention),
     (CHANNELWISE_NORMS, _channelwise_norm),
     (nn.GroupNorm, _group_norm),
@@ -367,4 +431,7 @@ KNOWN: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (nn.Flatten, _flatten),
     (nn.Unflatten, _unflatten),
     ((nn.Softmax, nn.LogSoftmax), _softmax),
+    (nn.PixelShuffle, _pixel_shuffle),
+    (nn.PixelUnshuffle, _pixel_unshuffle),
+    (nn.ChannelShuffle, _channel_shuffle),
 )

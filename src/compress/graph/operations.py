@@ -7,7 +7,7 @@ kind, and enter it there. What is in no table freezes what it touches (`Run.unkn
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.graph import ops_elementwise, ops_layers, ops_products, ops_reduce, ops_shape, ops_sizes
+from compress.graph import ops_elementwise, ops_layers, ops_products, ops_reduce, ops_shape, ops_shuffle, ops_sizes
 from compress.graph.values import Operation
 
 if TYPE_CHECKING:
@@ -24,4 +24,5 @@ ON_IDS: Mapping[str, Handler] = {
     **ops_products.ON_IDS,
     **ops_reduce.ON_IDS,
     **ops_shape.ON_IDS,
+    **ops_shuffle.ON_IDS,
 }

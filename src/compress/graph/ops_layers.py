@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.graph import modules
 from compress.graph.counts import plain
@@ -20,18 +20,27 @@ IN_SPACE = (
 )
 
 
+CONV = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}  # arguments after the bias, in order
+TRANSPOSED_CONV = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+
+
 def _conv(run: "Run", op: Operation) -> Any:
     x, weight = op.x, op.get(1, "weight")
     name = run.own(weight)
     dims = int(op.function.__name__[-2])
-    if name is None or not modules.is_weight(run, name) or x.dim() != dims + 2:
+    back = "transpose" in op.name
+    if name is None or x.dim() != dims + 2:
         return run.unknown_on_ids(op)
-    stride, padding, dilation, groups = (plain(op.get(at, key, default=value)) for at, key, value in _CONV_DEFAULTS)
-    window = modules.Window(tuple(weight.shape[2:]), *(_each(value, dims) for value in (stride, padding, dilation)))
-    return modules.conv(run, name, weight.shape, run.activation(x), window, groups, op.get(2, "bias"))
-
-
-_CONV_DEFAULTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1), (6, "groups", 1))
+    if not modules.is_weight(run, name, modules.TRANSPOSED if back else modules.CONVOLUTIONS):
+        return run.unknown_on_ids(op)
+    defaults = TRANSPOSED_CONV if back else CONV
+    given = {key: plain(op.get(at, key, default=value)) for at, (key, value) in enumerate(defaults.items(), 3)}
+    over = (_each(given[key], dims) for key in ("stride", "padding", "dilation"))
+    window, images = modules.Window(tuple(weight.shape[2:]), *over), run.activation(x)
+    if back:
+        more = _each(given["output_padding"], dims)
+        return modules.transposed(run, name, weight.shape, images, window, more, given["groups"], op.get(2, "bias"))
+    return modules.conv(run, name, weight.shape, images, window, given["groups"], op.get(2, "bias"))
 
 
 def _each(value: Any, dims: int) -> Any:
@@ -45,7 +54,7 @@ def _each(value: Any, dims: int) -> Any:
 def _linear(run: "Run", op: Operation) -> Any:
     x, weight = op.x, op.get(1, "weight")
     name = run.own(weight)
-    if name is None or not modules.is_weight(run, name):
+    if name is None or not modules.is_weight(run, name, (*modules.CONVOLUTIONS, nn.Linear)):
         return run.unknown_on_ids(op)
     return modules.linear(run, name, weight.shape, run.activation(x), op.get(2, "bias"))
 
@@ -101,9 +110,7 @@ def _pad(run: "Run", op: Operation) -> Any:
 
 
 ON_TENSORS: Mapping[str, Callable[["Run", Operation], Any]] = {
-    "conv1d": _conv,
-    "conv2d": _conv,
-    "conv3d": _conv,
+    **{f"conv{back}{dims}d": _conv for back in ("", "_transpose") for dims in (1, 2, 3)},
     "linear": _linear,
     "__set__": lambda run, op: None,  # `weight.data = ...`
 }

@@ -28,8 +28,8 @@ class Layer:
     """A convolution or linear layer as the cost model and the search see it."""
 
     name: str
-    kind: str  # "conv" or "linear"
-    out_axis: Axis
+    kind: str  # "conv" (of images), "conv1d", "conv3d", "transposed2d" and its kin, "linear", "recurrent"
+    out_axis: Axis  # on dimension 0 of the weight; of a transposed convolution on dimension 1
     in_axis: Axis | None  # None: depthwise, an output channel belongs to the input channel of the same group
     macs_per_weight: int  # how often each weight is used for one image: output positions, over all calls
     kernel: int  # height, in pixels; 1 for a linear layer
@@ -40,6 +40,16 @@ class Layer:
     def weight(self) -> str:
         """The name of its weight."""
         return self.out_axis.tensor
+
+    @property
+    def in_dim(self) -> int:
+        """The dimension of the weight that inputs are on."""
+        return 1 - self.out_axis.dim
+
+    @property
+    def outputs_per_row(self) -> int:
+        """Outputs of the layer at one index of `out_axis`: one of every conv group, where it is transposed."""
+        return self.groups if self.out_axis.dim == 1 else 1
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class CostModel:
 
     names: tuple[str, ...]
     full_widths: Widths
-    fixed_macs: int  # of operations that no plan changes: recurrent layers, what is left whole
+    fixed_macs: int  # of operations that no plan changes: what is left whole
     _per_channel: NDArray[np.float64]  # (groups,): MACs of products of activations, per kept channel (a head)
     _uses: NDArray[np.float64]  # (layers,): MACs per pair of one output and one input channel
     _out: _Sizes
@@ -127,8 +127,10 @@ def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int
     parameters = dict(model.named_parameters())
     layers = graph.layers
     weights = [parameters[layer.out_axis.tensor].shape for layer in layers]
-    outs = _sizes(graph, [layer.out_axis for layer in layers], [weight[0] for weight in weights])
-    ins = _sizes(graph, [layer.in_axis for layer in layers], [weight[1] for weight in weights])
+    outputs = [weight[layer.out_axis.dim] for layer, weight in zip(layers, weights, strict=True)]
+    inputs = [weight[layer.in_dim] for layer, weight in zip(layers, weights, strict=True)]
+    outs = _sizes(graph, [layer.out_axis for layer in layers], outputs)
+    ins = _sizes(graph, [layer.in_axis for layer in layers], inputs)
     uses = [layer.macs_per_weight * weight[2:].numel() for layer, weight in zip(layers, weights, strict=True)]
 
     most = max((tensor.dim() for tensor in parameters.values()), default=0)

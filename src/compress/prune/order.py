@@ -21,9 +21,9 @@ def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
         score = torch.zeros(group.width, dtype=torch.float64)
         for name in group.consumers:
             weight = model.get_parameter(layers[name].weight).detach().double().cpu()
-            per_input = weight.abs().transpose(0, 1).flatten(1).sum(1)
             axis = layers[name].in_axis
             assert axis is not None
+            per_input = weight.abs().transpose(0, axis.dim).flatten(1).sum(1)
             score += per_input[group.positions[axis]].sum(1)
         orders[group.name] = score.sort(descending=True, stable=True).indices
     return orders

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compress.errors import InputError
 from compress.graph.deepcopy import copy_replacing
-from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS
+from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS, TRANSPOSED
 from compress.graph.plan import Plan
 from compress.graph.types import Axis, ChannelGraph
 from compress.models.layers import Attention, empty_conv_for
@@ -39,6 +39,8 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
     dropped = {small.get_submodule(owner): counts for owner, counts in numbers.items()}
     for module in small.modules():  # each still has the attributes of the full width
         set_attributes(module, attributes(module, own_shapes(module), dropped.get(module, {})))
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # on a GPU they lie in one piece of memory
     _replace(small, {whole: Attention(whole) for whole in _attentions(small) if _is_narrowed(whole)})
     for group in graph.emptied(plan):
         _replace_emptied(small, {axis.tensor.rpartition(".")[0] for axis in group.positions})
@@ -226,6 +228,9 @@ def _by_weight(full: nn.Module, weight: torch.Size) -> dict[str, Any]:
         if groups > 1 and groups == full.in_channels:  # depthwise: a conv group per channel
             groups = groups * weight[0] // full.out_channels
         return {"groups": groups, "out_channels": weight[0], "in_channels": weight[1] * groups}
+    if isinstance(full, TRANSPOSED):
+        groups = weight[0] if full.groups == full.in_channels > 1 else full.groups
+        return {"groups": groups, "out_channels": weight[1] * groups, "in_channels": weight[0]}
     if isinstance(full, nn.Linear):
         return {"out_features": weight[0], "in_features": weight[1]}
     if isinstance(full, CHANNELWISE_NORMS):

@@ -110,10 +110,11 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
         for name in [name for name, group in selections.items() if layer.name in group.consumers]:
             del selections[name]
             widths[name] = {key: groups[name][key] for key in ("width", "kept_width")} | {"groups": [name]}
-        width = problem.model.get_parameter(f"{layer.name}.weight").shape[0]
+        width = problem.model.get_parameter(layer.weight).shape[layer.out_axis.dim]
+        each = layer.outputs_per_row
         widths[layer.name] = {
-            "width": width,
-            "kept_width": width - len(dropped.get(layer.out_axis, ())),
+            "width": width * each,
+            "kept_width": (width - len(dropped.get(layer.out_axis, ()))) * each,
             "groups": [group.name for group in graph if layer.out_axis in group.positions],
         }
     return widths

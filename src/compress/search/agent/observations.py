@@ -58,7 +58,7 @@ def _row(model: nn.Module, index: int, readers: list[Layer], channels: int) -> l
         index,
         float(np.mean([layer.kind == "linear" for layer in readers])),
         channels,
-        sum(weight.shape[0] for weight in weights),
+        sum(weight.shape[layer.out_axis.dim] for layer, weight in zip(readers, weights, strict=True)),
         first.stride,
         first.kernel,
         sum(weight.numel() for weight in weights),
@@ -137,7 +137,7 @@ class PublishedObserver:
         self.size = 7 + len(target_columns(encoding, targets, 0.0)) + 3
 
         image = graph.layers[0]
-        first = _row(model, 0, [image], model.get_parameter(image.weight).shape[1])
+        first = _row(model, 0, [image], model.get_parameter(image.weight).shape[image.in_dim])
         others = raw_features(model, graph)
         others[:, 0] += self.idle
         table = np.vstack([first, others])
