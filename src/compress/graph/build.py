@@ -16,13 +16,14 @@ to layer with index mappings; executing the operations on ids needs no mapping p
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from compress.errors import InputError
+from compress.graph import caches
 from compress.graph.ids import FROZEN
 from compress.graph.record import Record
 from compress.graph.removable import why_not_removable
@@ -41,15 +42,17 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     Raises:
         InputError: the network decides by values, or cannot take such images.
     """
-    run = Run(model)
+    run, first, filled = _evaluated(model, shape)
     found = run.found
-    set_training(run.twin, False)
-    tapes: tuple[Tape, ...] = (run(shape),)
+    tapes: tuple[Tape, ...] = (first,)
     cannot_train = ""
     try:
         if found.idle() or _may_differ_in_training(model):
             set_training(run.twin, True)
+            caches.empty(run.twin, filled)
+            before = caches.held(run.twin)
             trained = run(shape, counted=False)
+            filled |= _were_there(model, caches.filled(before, caches.held(run.twin)))
             tapes += (trained,) if trained != tapes[0] else ()
     except InputError as error:
         cannot_train = str(error)
@@ -70,7 +73,36 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
         else why_not_removable(model, free, tapes)
     )
     layers, products = tuple(found.layers.values()), _product_macs(found, free)
-    return ChannelGraph(free, layers, frozen, found.norms, found.scaled_by, never_empty, tapes, products)
+    return ChannelGraph(free, layers, frozen, found.norms, found.scaled_by, never_empty, tapes, products, filled)
+
+
+def _evaluated(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Run, Tape, dict[str, bool]]:
+    """The run in eval mode, its tape, and the caches that it fills. What the network's earlier forwards have left in
+    attributes is taken away first; where that was no cache, all is as with the tensors as constants."""
+    run = Run(model)
+    constants = caches.held(run.twin)
+    maps = [name for name, value in constants.items() if isinstance(value, dict)]
+    for attempt, names in enumerate(dict.fromkeys((tuple(constants), tuple(maps), ()))):
+        run = run if attempt == 0 else Run(model)
+        set_training(run.twin, False)
+        caches.empty(run.twin, dict.fromkeys(names, True))
+        before = caches.held(run.twin)
+        try:
+            tape = run(shape)
+        except InputError:
+            if not names:
+                raise
+            continue
+        after = caches.held(run.twin)
+        filled = caches.filled(before, after)
+        if all(name in filled and caches.are_alike(constants[name], after[name]) for name in names):
+            break
+    return run, tape, _were_there(model, filled)
+
+
+def _were_there(model: nn.Module, attributes: Iterable[str]) -> dict[str, bool]:
+    parts = ((name, *name.rpartition(".")[::2]) for name in attributes)
+    return {name: key in vars(model.get_submodule(owner)) for name, owner, key in parts}
 
 
 def _may_differ_in_training(model: nn.Module) -> bool:

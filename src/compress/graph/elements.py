@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from compress.graph.caches import empty
 from compress.graph.ids import unexpanded
 from compress.graph.record import Record
 from compress.graph.run import Run
@@ -40,6 +41,7 @@ def elements(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int])
     """
     run = Run(model, keep=True)
     set_training(run.twin, False)
+    empty(run.twin, graph.caches)
     run(shape)
     run.found.close()
     group_of = _group_of(run.found, graph)

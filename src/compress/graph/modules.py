@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.graph.counts import plain
 from compress.graph.deepcopy import copy_replacing
-from compress.graph.ids import spread
+from compress.graph.ids import channel_dims, spread, unexpanded
 from compress.graph.recurrent import CELLS, RECURRENT, cell, recurrent
 from compress.graph.twin import DROPS
 from compress.graph.types import Axis, Layer
@@ -43,6 +43,9 @@ IN_SPACE = (
     nn.ReplicationPad2d, nn.ReplicationPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
 )  # fmt: skip
+
+
+ACROSS = "mixes what is no channel, for every channel by itself"
 
 
 class Window(NamedTuple):
@@ -143,6 +146,9 @@ def conv(run: "Run", weight: str, shape: torch.Size, x: Tensor, window: Window, 
     name = weight.rpartition(".")[0]
     per_group = shape[1]
     _expect(per_group * groups, x, 1)
+    pointwise = {*window.kernel, *window.stride} == {1} and groups == 1
+    if pointwise and works_across(x, 1) and torch.Size(window.over(x.shape[2:])) == x.shape[2:]:
+        return across(run, weight, shape, x, 1, bias)
     inputs = run.channels_along(x, 1, name)
     outputs = _outputs(run, weight, 0, shape[0], bias)
     in_axis: Axis | None = run.found.axis(weight, 1)
@@ -165,6 +171,27 @@ def conv(run: "Run", weight: str, shape: torch.Size, x: Tensor, window: Window, 
         run.counted,
     )
     return spread(outputs, out)
+
+
+def works_across(x: Tensor, dim: int) -> bool:
+    """Whether channels lie on other dimensions only, so that a layer over this one treats every channel by itself:
+    a mixer of tokens."""
+    dims = channel_dims(x)
+    return bool(dims) and dim not in dims
+
+
+def across(run: "Run", weight: str, shape: torch.Size, x: Tensor, dim: int, bias: Any) -> Tensor:
+    """A linear layer along dimension `dim`, on which there are no channels: its own widths stay as they are, and it
+    costs the same for every channel that is left."""
+    name = weight.rpartition(".")[0]
+    run.found.whole[name] = ACROSS
+    run.found.freeze(weight, shape, ACROSS)
+    if isinstance(bias, Tensor):
+        _biased(run, stand_in(shape[:1]), bias)
+    few = unexpanded(x.narrow(dim, 0, 1))
+    each = x.shape.numel() // (x.shape[dim] * few.numel()) * shape[:2].numel()
+    run.found.products.append((few.flatten(), each * run.counted))
+    return x.narrow(dim, 0, 1).expand([shape[0] if at == dim else size for at, size in enumerate(x.shape)])
 
 
 def transposed(
@@ -195,6 +222,8 @@ def transposed(
 def linear(run: "Run", weight: str, shape: torch.Size, x: Tensor, bias: Any) -> Tensor:
     name = weight.rpartition(".")[0]
     _expect(shape[1], x, -1)
+    if works_across(x, x.dim() - 1):
+        return across(run, weight, shape, x, x.dim() - 1, bias)
     run.found.put(weight, 1, run.channels_along(x, -1, name))
     outputs = _outputs(run, weight, 0, shape[0], bias)
     _layer(run, name, weight, uses=x.shape[:-1].numel())
@@ -243,39 +272,43 @@ def _attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> Any:
-    """Self-attention by whole heads: a head is its rows of q, k and v, its columns of the output's projection, and
-    one of `num_heads`. All read the channels of the stream."""
-    weight = module.in_proj_weight
-    bare = isinstance(module, Attention) or (
-        weight is not None and module.bias_k is None and not module.add_zero_attn
-    )
-    same = query.shape == key.shape == value.shape and query.dim() == 3
+    """Attention by whole heads: a head is its rows of q, k and v, its columns of the output's projection, and one of
+    `num_heads`. With one weight for all three they read the channels of one stream."""
+    bare = isinstance(module, Attention) or (module.bias_k is None and not module.add_zero_attn)
+    fits = query.dim() == key.dim() == value.dim() == 3 and key.shape[:2] == value.shape[:2]
     masks = [mask for mask in (key_padding_mask, attn_mask) if isinstance(mask, Tensor)]
-    if not (bare and same) or run.has_ids(masks) or any(mask.dim() == 3 for mask in masks):
+    if not (bare and fits) or run.has_ids(masks) or any(mask.dim() == 3 for mask in masks):
         return None
     heads = run.found.issue(_within(name, "num_heads"), 0, module.num_heads)
     rows = heads.repeat_interleave(module.head_dim)
-    for x in (query, key, value):
-        _expect(weight.shape[1], x, -1)
-        run.found.put(_within(name, "in_proj_weight"), 1, run.channels_along(x, -1, name))
-    run.found.put(_within(name, "in_proj_weight"), 0, rows.repeat(3))
+    together = module.in_proj_weight is not None
+    for letter, x in (("q", query), ("k", key), ("v", value)):
+        tensor = "in_proj_weight" if together else f"{letter}_proj_weight"
+        _expect(getattr(module, tensor).shape[1], x, -1)
+        run.found.put(_within(name, tensor), 1, run.channels_along(x, -1, name))
+        run.found.put(_within(name, tensor), 0, rows.repeat(3 if together else 1))
+        if not together:
+            _layer(run, _within(name, f"{letter}_proj"), _within(name, tensor), x.shape[:-1].numel())
     if module.in_proj_bias is not None:
         run.found.put(_within(name, "in_proj_bias"), 0, rows.repeat(3))
-    _layer(run, _within(name, "in_proj"), _within(name, "in_proj_weight"), query.shape[:-1].numel())
+    if together:  # a third of the weight is used for each token of each
+        uses = sum(x.shape[:-1].numel() for x in (query, key, value))
+        _layer(run, _within(name, "in_proj"), _within(name, "in_proj_weight"), uses / 3 if uses % 3 else uses // 3)
     batch, tokens = query.shape[:2] if module.batch_first else (query.shape[1], query.shape[0])
-    run.found.products.append((heads, 2 * batch * tokens**2 * module.head_dim * run.counted))
+    others = key.shape[1 if module.batch_first else 0]
+    run.found.products.append((heads, 2 * batch * tokens * others * module.head_dim * run.counted))
     projection = _within(name, "out_proj.weight")
     mixed = rows.expand(*query.shape[:-1], -1)
     out = linear(run, projection, module.out_proj.weight.shape, mixed, module.out_proj.bias)
     if not need_weights:
         return out, None
     of_heads = () if average_attn_weights else (module.num_heads,)
-    weights = stand_in((batch, *of_heads, tokens, tokens))
+    weights = stand_in((batch, *of_heads, tokens, others))
     weights.guards = heads
     return out, weights
 
 
-def _layer(run: "Run", name: str, weight: str, uses: int) -> None:
+def _layer(run: "Run", name: str, weight: str, uses: float) -> None:
     axes = run.found.axis(weight, 0), run.found.axis(weight, 1)
     run.found.layer(Layer(name, "linear", *axes, uses, 1, 0, 1), run.counted)
 

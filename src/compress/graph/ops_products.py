@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from compress.graph.ids import channel_dims, ids_along
-from compress.graph.ops_elementwise import together
+from compress.graph.ops_elementwise import ACROSS, together
 from compress.graph.values import Operation, ids_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def contracted(run: "Run", a: Tensor, b: Tensor, labels: tuple[str, str], out: s
             if label not in own:
                 x = x.unsqueeze(at)
         aligned.append(x)
-    result = together(run, *aligned)
+    a, b = aligned
+    if (on_b := channel_dims(b)) and channel_dims(a) and all(out[dim] not in labels[0] for dim in on_b):
+        run.sets.freeze(b, ACROSS)  # one head of keys and values for all heads of queries: these stay free
+        b = run.sets.roots(b)
+    result = together(run, a, b)
     if set(sizes) - set(out):  # else it is pointwise
         for dim in channel_dims(result):
             others = math.prod(size for label, size in sizes.items() if label != out[dim])
@@ -83,10 +87,10 @@ def attention(run: "Run", q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> 
 
 
 def _attention(run: "Run", op: Operation) -> Any:
-    if op.kwargs.get("enable_gqa"):
-        return run.unknown(op)
     run.freeze_counts((op.args[3:], op.kwargs))
     q, k, v = (ids_of(op.get(at, name)) for at, name in enumerate(("query", "key", "value")))
+    if op.kwargs.get("enable_gqa"):  # several heads of queries have one of keys and of values, and go with it
+        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
     return attention(run, q, k, v, op.get(3, "attn_mask"))
 
 

@@ -6,6 +6,7 @@ channels that it measures; a `Count` of the same channels follows the cut.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +65,8 @@ def reshaped(run: "Run", x: Tensor, sizes: Sequence[Any], name: str, out: tuple[
     number; or be split, and then into one part that is -1 or a `Count` (the unit, such as heads) and others over
     which the channels are united."""
     out = tuple(x.reshape(plain(list(sizes))).shape) if out is None else out
+    if any(_crosses(x.shape, dim, out) for dim in channel_dims(x)) and (parts := _common(x.shape, out)):
+        x = reshaped(run, x, _sizes_of(parts, x.shape, out, sizes), name, parts)
     followed: list[Any] = []
     for dim in channel_dims(x):
         low, high = extents(x.shape)[dim]
@@ -80,6 +83,30 @@ def reshaped(run: "Run", x: Tensor, sizes: Sequence[Any], name: str, out: tuple[
             run.sets.freeze(x, WRITTEN.format(name))
     run.freeze_counts([size for size in sizes if not any(size is one for one in followed)])
     return run.sets.roots(x).reshape(out)
+
+
+def _crosses(shape: torch.Size, dim: int, out: tuple[int, ...]) -> bool:
+    """Whether a dimension is neither a part of one of the result nor made of whole ones."""
+    low, high = extents(shape)[dim]
+    return any(low < start < high < end or start < low < end < high for start, end in extents(out))
+
+
+def _common(shape: torch.Size, out: tuple[int, ...]) -> tuple[int, ...]:
+    """The fewest sizes of which both shapes are made by merging neighbours, (6, 4) and (2, 12): (2, 3, 4). Empty if
+    there are none."""
+    ends = sorted({1, *(end for sizes in (shape, out) for _, end in extents(sizes))})
+    if any(high % low for low, high in pairwise(ends)):
+        return ()
+    return tuple(high // low for low, high in pairwise(ends))[::-1]
+
+
+def _sizes_of(parts: tuple[int, ...], shape: torch.Size, out: tuple[int, ...], sizes: Sequence[Any]) -> list[Any]:
+    """What is known of the sizes of these parts: those of a dimension that stays, or of one that is asked for."""
+    asked = dict(zip(extents(out), sizes, strict=True))
+    return [
+        KEEP if places in extents(shape) else asked.get(places, size)
+        for places, size in zip(extents(parts), parts, strict=True)
+    ]
 
 
 def _merged(run: "Run", x: Tensor, dim: int, size: Any, out: tuple[int, ...], at: int) -> bool:
@@ -138,6 +165,19 @@ def _repeat(run: "Run", op: Operation) -> Any:
     counts = flat(op.args[1:]) or flat(op.kwargs.values())
     run.freeze_counts(counts)
     return unexpanded(op.x).expand(op.x.shape).repeat(plain(counts))
+
+
+def _repeat_interleave(run: "Run", op: Operation) -> Any:
+    """As `_repeat`, each beside itself. Without a dimension, or by several numbers: not described."""
+    x, repeats, dim = op.x, op.get(1, "repeats"), op.get(2, "dim")
+    if dim is None or not isinstance(repeats, int):
+        return run.unknown(op)
+    run.freeze_counts([repeats, dim])
+    at = dims_of(x, dim)[0]
+    if at not in channel_dims(x):
+        return x.narrow(at, 0, 1).expand([n * plain(repeats) if d == at else n for d, n in enumerate(x.shape)])
+    few = unexpanded(x).repeat_interleave(plain(repeats), at)
+    return few.expand([few.shape[at] if d == at else n for d, n in enumerate(x.shape)])
 
 
 # -- slices and parts -------------------------------------------------------------------------------------------
@@ -331,6 +371,7 @@ ON_IDS: Mapping[str, Callable[["Run", Operation], Any]] = {
     "expand": _expand,
     "repeat": _repeat,
     "tile": _repeat,
+    "repeat_interleave": _repeat_interleave,
     "getitem": _getitem,
     "setitem": _setitem,
     "narrow": _narrow,

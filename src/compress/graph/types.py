@@ -31,7 +31,9 @@ class Layer:
     kind: str  # "conv" (of images), "conv1d", "conv3d", "transposed2d" and its kin, "linear", "recurrent"
     out_axis: Axis  # on dimension 0 of the weight; of a transposed convolution on dimension 1
     in_axis: Axis | None  # None: depthwise, an output channel belongs to the input channel of the same group
-    macs_per_weight: int  # how often each weight is used for one image: output positions, over all calls
+    macs_per_weight: (
+        float  # how often each weight is used for one image, on average: output positions, over all calls
+    )
     kernel: int  # height, in pixels; 1 for a linear layer
     stride: int  # in height, in pixels; 0 for a linear layer
     groups: int
@@ -83,6 +85,9 @@ class ChannelGraph(Sequence[ChannelGroup]):
     never_empty: Mapping[str, str] = field(default_factory=dict)  # groups that are not removable as a whole, and why
     tapes: tuple[Tape, ...] = ()  # of the forward in eval mode and, where it differs, in train mode
     product_macs: Mapping[str, int] = field(default_factory=dict)  # of activations, for each channel of a group
+    caches: Mapping[str, bool] = field(
+        default_factory=dict
+    )  # attributes that forward fills; if they are there before
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)

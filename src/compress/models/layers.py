@@ -1,5 +1,7 @@
 """Layers of this package, which the channel graph knows how to cut."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,13 +105,18 @@ class Attention(nn.Module):
 
     _qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer off its fused kernel, which wants torch's widths
 
+    in_proj_weight: Tensor | None
+    q_proj_weight: Tensor
+    k_proj_weight: Tensor
+    v_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+    out_proj: nn.Module
+
     def __init__(self, whole: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.in_proj_weight, self.in_proj_bias, self.out_proj = (
-            whole.in_proj_weight,
-            whole.in_proj_bias,
-            whole.out_proj,
-        )
+        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"):
+            self.register_parameter(name, getattr(whole, name))  # None where the other form is used
+        self.out_proj = whole.out_proj
         self.num_heads, self.head_dim = whole.num_heads, whole.head_dim
         self.dropout, self.batch_first = whole.dropout, whole.batch_first
         self.train(whole.training)
@@ -127,11 +134,11 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         if not self.batch_first and query.dim() == 3:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        if query is key and key is value:
+        if query is key and key is value and self.in_proj_weight is not None:
             q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         else:
             biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-            weights = self.in_proj_weight.chunk(3)
+            weights = self._weights()
             q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2) for x in (q, k, v))
         mask = self._mask(attn_mask, key_padding_mask, q.dtype)
@@ -149,6 +156,11 @@ class Attention(nn.Module):
         if weights_of_heads is not None and average_attn_weights:
             weights_of_heads = weights_of_heads.mean(-3)
         return out, weights_of_heads
+
+    def _weights(self) -> Sequence[Tensor]:
+        """Of q, k and v."""
+        apart = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        return apart if self.in_proj_weight is None else self.in_proj_weight.chunk(3)
 
     @staticmethod
     def _mask(attn_mask: Tensor | None, padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:

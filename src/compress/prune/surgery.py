@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError
+from compress.graph.caches import empty
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS, TRANSPOSED
 from compress.graph.plan import Plan
@@ -36,6 +37,7 @@ def cut(model: nn.Module, graph: ChannelGraph, plan: Plan, weights: Mapping[str,
     tensors = named_tensors(model)
     narrow, numbers = narrowed_tensors(tensors, graph, plan, weights or {})
     small = _copy_with(model, tensors, narrow)
+    empty(small, graph.caches)
     dropped = {small.get_submodule(owner): counts for owner, counts in numbers.items()}
     for module in small.modules():  # each still has the attributes of the full width
         set_attributes(module, attributes(module, own_shapes(module), dropped.get(module, {})))
@@ -130,6 +132,7 @@ class CutCopy:
         if self._graph.emptied(plan):
             raise ValueError("a plan must keep a channel of every group here")
         narrow, numbers = narrowed_tensors(self._tensors, self._graph, plan, weights or {})
+        empty(self.network, self._graph.caches)
         with torch.inference_mode(False):
             for name, own in self._own.items():
                 own.data = (narrow[name] if name in narrow else self._uncut(name)).detach()
@@ -167,15 +170,17 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
 
 def _attentions(*models: nn.Module) -> list[nn.MultiheadAttention]:
     found = (module for model in models for module in model.modules())
-    return [
-        module for module in found if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
-    ]
+    return [module for module in found if isinstance(module, nn.MultiheadAttention)]
 
 
 def _is_narrowed(attention: nn.MultiheadAttention) -> bool:
-    """Whether torch's attention has not one width for its inputs and all its heads any more."""
-    rows, width = attention.in_proj_weight.shape
-    return not rows == 3 * width == 3 * attention.embed_dim
+    """Whether torch's attention has not the widths that it was made with any more."""
+    width = attention.embed_dim
+    if attention.in_proj_weight is not None:
+        return tuple(attention.in_proj_weight.shape) != (3 * width, width)
+    apart = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+    widths = (width, attention.kdim, attention.vdim)
+    return any(tuple(weight.shape) != (width, inputs) for weight, inputs in zip(apart, widths, strict=True))
 
 
 def _narrowed(tensor: Tensor, dropped: Mapping[int, Tensor], value: Tensor | None = None) -> Tensor:

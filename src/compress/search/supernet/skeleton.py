@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.graph.caches import empty
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.types import ChannelGraph
 from compress.prune.surgery import attributes, set_attributes
@@ -55,7 +56,7 @@ class Skeleton(nn.Module):
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, own_norms: bool = False) -> None:
         super().__init__()
-        self.crops, self.own_norms = Crops(graph), own_norms
+        self.crops, self.own_norms, self._caches = Crops(graph), own_norms, graph.caches
         tensors = _own_tensors(model)
         self.network = copy_replacing(model, {p: nn.Parameter(p.new_empty(0)) for p in model.parameters()})
         norms = {path: m for path, m in self.network.named_modules() if isinstance(m, _BatchNorm)}
@@ -96,6 +97,7 @@ class Skeleton(nn.Module):
             shapes = {attribute: given[name].shape for attribute, name in layer.tensors.items() if name in given}
             dropped = {number: self.crops.dropped(name, widths) for number, name in layer.numbers.items()}
             set_attributes(self.network.get_submodule(layer.path), attributes(layer.full, shapes, dropped))
+        empty(self.network, self._caches)
         placed = {place: tensor for name, tensor in given.items() for place in self._places.get(name, (name,))}
         return torch.func.functional_call(self.network, placed, (images,), tie_weights=False)
 
