@@ -69,7 +69,7 @@ def test_a_network_never_seen_needs_an_example() -> None:
     small = compress.cut(model, plan)
     assert compress.channel_groups(small, IMAGES)[0].width == 4
     with pytest.raises(InputError, match=r"example: must be images \(B, C, H, W\) or the shape"):
-        compress.channel_groups(model, IMAGES[0])
+        compress.channel_groups(model, [IMAGES])
     with pytest.raises(
         ValueError, match="plan empties group 'stem', which runs through head, a Linear; .* emptied: none"
     ):
@@ -184,7 +184,7 @@ def test_a_network_is_looked_at_anew_where_an_example_is_given() -> None:
     assert len(compress.channel_groups(model, IMAGES)) == 0
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile itself
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 def test_misuse_is_told_in_one_line() -> None:
     model = Own()
     compress.channel_groups(model, IMAGES)
@@ -196,9 +196,12 @@ def test_misuse_is_told_in_one_line() -> None:
         (lambda: cost.macs(compress.Plan({"stem": [99]})), r"plan for stem: channels must be in \[0, 16\)"),
         (lambda: cost.macs([[1, 2, 3]]), "widths of 3 groups given; there are 1"),
         (lambda: compress.channel_groups(model, 8), "example: must be images"),
-        (lambda: compress.channel_groups(model, IMAGES[0]), r"got \(3, 8, 8\)"),
-        (lambda: compress.channel_groups(nn.DataParallel(model), IMAGES), "give the network inside, model.module"),
-        (lambda: compress.channel_groups(torch.compile(model), IMAGES), "give the network inside, model._orig_mod"),
+        (lambda: compress.channel_groups(model, (3, 8)), r"got \(3, 8\)"),
+        (lambda: compress.channel_groups(model, IMAGES[0]), "cannot run stem on such images"),
+        (lambda: compress.channel_groups(model, {"x": 3}), "got {'x': 3}"),
+        (lambda: compress.channel_groups(model, {"y": IMAGES}), "unexpected keyword argument 'y'"),
+        (lambda: compress.channel_groups(model, IMAGES[:0]), "a batch with at least one element"),
+        (lambda: compress.channel_groups(torch.jit.script(nn.ReLU()), IMAGES), "an nn.Module that is not scripted"),
         (
             lambda: compress.uniform_plan(model, IMAGES, preserve_ratio=0.5, round_to=8.0),
             "round_to=8.0: must be a whole",

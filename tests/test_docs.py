@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,8 +50,10 @@ def snippets(page: str) -> list[str]:
 def test_the_snippet_about_surgery_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = snippets("docs/surgery.md")
-    assert len(found) == 2
-    exec("\n".join(found), {})
+    assert len(found) == 3
+    names: dict[str, Any] = {}
+    exec("\n".join(found), names)
+    assert {group.name: group.width for group in names["groups"]} == {"words": 32, "state": 64}
     assert (tmp_path / "small.onnx").stat().st_size > 1_000_000
 
 

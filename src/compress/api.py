@@ -26,6 +26,7 @@ from compress.measure.counts import Counts
 from compress.measure.counts import counts as count
 from compress.measure.macs import UncountedOperators, count_operators, describe_uncounted
 from compress.models import onnx
+from compress.models.inputs import Given, Inputs, inner, inputs_of, unwrapped
 from compress.prune import surgery
 from compress.prune.cost import CostModel, cost_model
 from compress.prune.limits import Limits, limited, within_limits
@@ -39,12 +40,13 @@ from compress.train.memory_format import unsafe_layers
 if TYPE_CHECKING:
     from compress.search.gym import WidthEnv
 
-Example = Tensor | Sequence[int]  # images (B, C, H, W), or the shape (C, H, W) of one
+# Images (B, C, H, W), or the shape (C, H, W) of one; another batch; the arguments of a call, or the named ones
+Example = Tensor | Sequence[int] | tuple[Any, ...] | dict[str, Any]
 
 
 @dataclass
 class _Trace:
-    shape: tuple[int, int, int]
+    inputs: Given
     tensors: dict[str, tuple[int, ...]]  # shapes of parameters and buffers when it was traced
     graph: ChannelGraph
     buffers: dict[str, Tensor] = field(default_factory=dict)  # memory for masked weights, reused by every plan
@@ -55,25 +57,23 @@ _traces: "WeakKeyDictionary[nn.Module, _Trace]" = WeakKeyDictionary()
 
 
 def _shape_of(example: Example) -> tuple[int, int, int]:
-    shape = tuple(example.shape) if isinstance(example, Tensor) else example
-    sizes = shape[1:] if isinstance(example, Tensor) else shape
-    whole = isinstance(sizes, list | tuple) and len(sizes) == 3 and all(type(s) is int and s > 0 for s in sizes)
-    if not whole:
-        raise InputError(f"example: must be images (B, C, H, W) or the shape (C, H, W) of one; got {shape}")
-    channels, height, width = sizes
-    return channels, height, width
+    """Of one image, where nothing else will do."""
+    given = inputs_of(example)
+    if isinstance(given, Inputs):
+        raise InputError(f"example: must be images (B, C, H, W) or the shape (C, H, W) of one; got inputs of {given}")
+    return given
 
 
-def _check_module(model: nn.Module) -> None:
-    """
+def _network(model: nn.Module) -> nn.Module:
+    """The network itself, or the one inside of DataParallel and its kind or of torch.compile.
+
     Raises:
-        InputError: not a network, or one inside a wrapper such as DataParallel.
+        InputError: not a network, or a scripted one.
     """
-    wrapped = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-    if type(model).__name__ in wrapped:
-        raise InputError(f"{type(model).__name__}: give the network inside, model.{wrapped[type(model).__name__]}")
+    model = inner(model)
     if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
         raise InputError(f"{type(model).__name__}: must be an nn.Module that is not scripted")
+    return model
 
 
 def _trace(model: nn.Module, example: Example | None) -> _Trace:
@@ -82,7 +82,7 @@ def _trace(model: nn.Module, example: Example | None) -> _Trace:
     Raises:
         InputError: the network was not traced before, and there is no example.
     """
-    _check_module(model)
+    model = _network(model)
     tensors = {name: tuple(t.shape) for name, t in (*model.named_parameters(), *model.named_buffers())}
     trace = _traces.get(model)
     if example is None and trace is not None and trace.tensors == tensors:
@@ -92,8 +92,8 @@ def _trace(model: nn.Module, example: Example | None) -> _Trace:
             f"{type(model).__name__}: its channels are not known yet; "
             "call compress.channel_groups(model, example) first, or give example="
         )
-    shape = trace.shape if example is None and trace is not None else _shape_of(example)  # type: ignore[arg-type]
-    trace = _traces[model] = _Trace(shape, tensors, channel_graph(model, shape))
+    inputs = trace.inputs if example is None and trace is not None else inputs_of(example)
+    trace = _traces[model] = _Trace(inputs, tensors, channel_graph(model, inputs))
     return trace
 
 
@@ -140,8 +140,12 @@ def channel_groups(model: nn.Module, example: Example) -> ChannelGraph:
     """The groups of channels that can only be removed together, in order of execution; each has `.name`, `.width`.
 
     Args:
-        model: any network that decides nothing by values of activations; it is left as it was.
-        example: images (B, C, H, W), or the shape (C, H, W) of one.
+        model: any network that decides nothing by values of activations; it is left as it was. Of one inside
+            DataParallel, DistributedDataParallel or torch.compile the network inside is looked at, and names are its.
+        example: images (B, C, H, W), or the shape (C, H, W) of one; any other batch in a tensor (vectors, tokens,
+            sequences, volumes), of which the first is taken; or a tuple, the arguments of a call, or a dict, its
+            named ones, which may hold tensors in any nesting and are taken as they are. Of floating point only
+            shapes matter; tokens and masks are data.
 
     Returns:
         A sequence of groups. Its `.frozen` gives, for every layer that cannot be cut, the reason.
@@ -165,7 +169,7 @@ def cut(model: nn.Module, plan: Plan, example: Example | None = None) -> nn.Modu
         ValueError: the plan names a group or a channel that does not exist; the message lists those that do.
     """
     _check_plan(plan)
-    return surgery.cut(model, _trace(model, example).graph, plan)
+    return surgery.cut(_network(model), _trace(model, example).graph, plan)
 
 
 @contextmanager
@@ -181,7 +185,7 @@ def masked(model: nn.Module, plan: Plan, example: Example | None = None) -> Iter
         raise InputError(f"{type(model).__name__}: is masked already; leave that `with` first")
     trace.is_masked = True
     try:
-        with surgery.Masks(model, trace.graph, trace.buffers)(plan):
+        with unwrapped(model), surgery.Masks(_network(model), trace.graph, trace.buffers)(plan):
             yield model
     finally:
         trace.is_masked = False
@@ -195,7 +199,7 @@ def cost(model: nn.Module, example: Example) -> CostModel:
     An operator without a formula counts as 0; a `UserWarning` names it, and `.uncounted` lists it by layer.
     """
     trace = _trace(model, example)
-    prices = cost_model(model, trace.graph, trace.shape)
+    prices = cost_model(_network(model), trace.graph, trace.inputs)
     _warn_uncounted(model, prices.uncounted)
     return prices
 
@@ -244,8 +248,10 @@ def uniform_plan(
     trace = _trace(model, example)
     limits = Limits(**given)
     graph = limited(trace.graph, limits)
-    prices = cost_model(model, trace.graph, trace.shape)
+    prices = cost_model(_network(model), trace.graph, trace.inputs)
     _warn_uncounted(model, prices.uncounted)
+    if not trace.graph.groups:
+        raise InputError(f"{type(model).__name__}: no channel of this network can be cut ({trace.graph.why_nothing})")
     options = all_choices(graph, round_to)
     low, _ = reachable(prices, options)
     if preserve_ratio < low:
@@ -255,7 +261,7 @@ def uniform_plan(
                 f"is {low:.4f}"
             )
     widths = uniform_widths(prices, options, preserve_ratio)
-    return plan_of(graph, channel_orders(model, graph), widths)
+    return plan_of(graph, channel_orders(_network(model), graph), widths)
 
 
 def unsafe_in_channels_last(model: nn.Module) -> list[str]:
@@ -264,8 +270,7 @@ def unsafe_in_channels_last(model: nn.Module) -> list[str]:
     These are narrow 1x1 convolutions with a stride, which pruning may produce. Train a network that has some in the
     contiguous memory format.
     """
-    _check_module(model)
-    return unsafe_layers(model)
+    return unsafe_layers(_network(model))
 
 
 def counts(model: nn.Module, example: Example) -> Counts:
@@ -273,11 +278,10 @@ def counts(model: nn.Module, example: Example) -> Counts:
 
     A `UserWarning` names the operators, each with its layer, that no formula counts.
     """
-    _check_module(model)
-    shape = _shape_of(example)
-    operators = count_operators(model, shape)
+    model, inputs = _network(model), inputs_of(example)
+    operators = count_operators(model, inputs)
     _warn_uncounted(model, operators.uncounted)
-    return count(model, shape, operators)
+    return count(model, inputs, operators)
 
 
 def export_onnx(model: nn.Module, path: str | Path, example: Example) -> float:

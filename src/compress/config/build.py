@@ -424,18 +424,13 @@ def _check_budget(
     with settings_under("method"), MetaKernels():
         problem = make_problem(fresh(), data, budget, device, seed, fresh, channel_limits(method))
     if not problem.graph.groups and method.traits.cuts == "channels":
-        why = f" ({_few_reasons(problem.graph.frozen)})" if problem.graph.frozen else ""
-        raise InputError(f"model: no channel of this network can be cut{why}")
+        raise InputError(f"model: no channel of this network can be cut ({problem.graph.why_nothing})")
     try:
         with settings_under("method"), within_limits(channel_limits(method)):
             return method.check(problem)
     except SettingError as error:  # a reward stands in a group of its own, to which the method refers
         inner = "|".join(rules.METHODS_WITH_GROUP)
         raise InputError(*(re.sub(rf"method\.({inner})\.", r"\1.", problem) for problem in error.problems)) from None
-
-
-def _few_reasons(frozen: Mapping[str, str]) -> str:
-    return "; ".join(f"{layer} {why}" for layer, why in list(frozen.items())[:3])
 
 
 def _check_distill(distill: Distill, method: Method, config: JSON) -> None:

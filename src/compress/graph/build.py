@@ -31,10 +31,11 @@ from compress.graph.run import IS_OUTPUT, Run
 from compress.graph.tape import Tape
 from compress.graph.twin import Flag, set_training
 from compress.graph.types import ChannelGraph, ChannelGroup
+from compress.models.inputs import Given
 
 
-def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph:
-    """Find the groups of a network for images of `shape` (C, H, W). The model is not changed.
+def channel_graph(model: nn.Module, given: Given) -> ChannelGraph:
+    """Find the groups of a network for images of a shape (C, H, W), or other inputs. The model is not changed.
 
     Where the forward asks whether it is in training (auxiliary heads), it is run in train mode as well, to find what
     reads channels there; layers that run only in train mode cost no MACs.
@@ -42,7 +43,7 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     Raises:
         InputError: the network decides by values, or cannot take such images.
     """
-    run, first, filled = _evaluated(model, shape)
+    run, first, filled = _evaluated(model, given)
     found = run.found
     tapes: tuple[Tape, ...] = (first,)
     cannot_train = ""
@@ -51,7 +52,7 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
             set_training(run.twin, True)
             caches.empty(run.twin, filled)
             before = caches.held(run.twin)
-            trained = run(shape, counted=False)
+            trained = run(given, counted=False)
             filled |= _were_there(model, caches.filled(before, caches.held(run.twin)))
             tapes += (trained,) if trained != tapes[0] else ()
     except InputError as error:
@@ -76,7 +77,7 @@ def channel_graph(model: nn.Module, shape: tuple[int, int, int]) -> ChannelGraph
     return ChannelGraph(free, layers, frozen, found.norms, found.scaled_by, never_empty, tapes, products, filled)
 
 
-def _evaluated(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Run, Tape, dict[str, bool]]:
+def _evaluated(model: nn.Module, given: Given) -> tuple[Run, Tape, dict[str, bool]]:
     """The run in eval mode, its tape, and the caches that it fills. What the network's earlier forwards have left in
     attributes is taken away first; where that was no cache, all is as with the tensors as constants."""
     run = Run(model)
@@ -88,7 +89,7 @@ def _evaluated(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Run, Tape
         caches.empty(run.twin, dict.fromkeys(names, True))
         before = caches.held(run.twin)
         try:
-            tape = run(shape)
+            tape = run(given)
         except InputError:
             if not names:
                 raise
@@ -181,6 +182,7 @@ def _product_macs(found: Record, groups: Sequence[ChannelGroup]) -> dict[str, in
 def _frozen(found: Record) -> dict[str, str]:
     """Layers whose outputs cannot be cut, and other modules with weights that stay whole, and why; that of the
     network's own output is not reported."""
-    reasons = {layer.name: found.ids.reason(found.axes[layer.out_axis]) for layer in found.layers.values()}
+    produced = {**found.tables, **{layer.name: layer.out_axis for layer in found.layers.values()}}
+    reasons = {name: found.ids.reason(found.axes[axis]) for name, axis in produced.items()}
     frozen = {name: why for name, why in reasons.items() if why is not None and why != IS_OUTPUT}
     return {**found.whole, **frozen}

@@ -255,6 +255,15 @@ def _transposed(run: "Run", name: str, module: Any, x: Tensor, output_size: Any 
     return transposed(run, _within(name, "weight"), module.weight.shape, x, window, more, module.groups, module.bias)
 
 
+def _embedding(run: "Run", name: str, module: nn.Embedding, x: Tensor) -> Tensor | None:
+    """Rows of a table, whose columns are the channels; with a largest norm it changes its rows by all of them."""
+    if module.max_norm is not None or channel_dims(x):
+        return None
+    outputs = run.found.issue(_within(name, "weight"), 1, module.embedding_dim)
+    run.found.tables[name] = run.found.axis(_within(name, "weight"), 1)
+    return outputs.expand(*x.shape, -1)
+
+
 def _linear(run: "Run", name: str, module: nn.Linear, x: Tensor) -> Tensor:
     return linear(run, _within(name, "weight"), module.weight.shape, x, module.bias)
 
@@ -448,6 +457,7 @@ KNOWN: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (CONVOLUTIONS, _conv),
     (TRANSPOSED, _transposed),
     (nn.Linear, _linear),
+    (nn.Embedding, _embedding),
     (RECURRENT, recurrent),
     (CELLS, cell),
     ((nn.MultiheadAttention, Attention), _attention),

@@ -10,6 +10,9 @@ from compress.graph.ids import ChannelIds
 from compress.graph.types import Axis, Layer
 
 BY_THEMSELVES = "has weights that are used by themselves"
+WITH_WEIGHTS = (  # that are named where no run calls them
+    nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
+)  # fmt: skip
 OPEN_ELEMENTS = 300_000  # of a parameter that is used by itself and gets an id per element; a larger one is frozen
 
 
@@ -22,6 +25,7 @@ class Record:
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, tuple[int, Axis]] = {}
         self.scaled_by: dict[str, str] = {}
+        self.tables: dict[str, Axis] = {}  # embeddings, which produce channels and are no layers
         self.whole: dict[
             str, str
         ] = {}  # modules with weights that are no layers of the graph, and why they stay whole
@@ -35,7 +39,7 @@ class Record:
         self._parameters = {name for name, _ in model.named_parameters()}
         self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
-        self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+        self._idle = {name for name, module in model.named_modules() if isinstance(module, WITH_WEIGHTS)}
 
     def axis(self, tensor: str, dim: int) -> Axis:
         return Axis(self._name.get(tensor, tensor), dim)
@@ -133,5 +137,5 @@ class Record:
         self._idle = {name for name in self._idle if name != module and not name.startswith(parts)}
 
     def idle(self) -> list[str]:
-        """Convolutions and linear layers that no run has called."""
+        """Layers with weights that no run has called."""
         return sorted(self._idle)

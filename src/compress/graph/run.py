@@ -26,6 +26,7 @@ from compress.graph.record import BY_THEMSELVES, Record
 from compress.graph.tape import IMAGES, OUTPUT, Call, Tape
 from compress.graph.twin import Flag, channels_of, is_channels, number_attributes, patch, random_numbers_kept, twin_of
 from compress.graph.values import BY_VALUE, Ids, Operation, ids_of, operation_name, stand_in
+from compress.models.inputs import Given, as_inputs, leaves
 
 IS_OUTPUT = "is the network's output"
 AVERAGED = "has weights of attention that are read, and these are averages over all heads"
@@ -65,23 +66,22 @@ class Run(TorchFunctionMode):
         self._tape: list[Call] = []
         self.norm_groups: list[int] = []  # of group norms that were met over channels
 
-    def __call__(self, shape: tuple[int, int, int], counted: bool = True) -> Tape:
-        """Run one image (C, H, W). Layers of a run that is not `counted` cost nothing.
+    def __call__(self, given: Given, counted: bool = True) -> Tape:
+        """Run one image of a shape (C, H, W), or other inputs. Layers of a run that is not `counted` cost nothing.
 
         Raises:
             InputError: the network decides by values, or cannot take such images.
         """
         self.counted, self._tape = counted, [Call(IMAGES, "", ())]
-        images = stand_in((1, *shape))
-        images.at = 0
+        inputs = as_inputs(given).with_each(_fixed)
         try:
             with torch.inference_mode(False), torch.no_grad(), random_numbers_kept(), self._scripted(), self:
-                output = self.twin(images)
+                output = self.twin(*inputs.args, **inputs.kwargs)
         except InputError:
             raise
         except Exception as error:  # a network may raise anything
             raise self._refusal(traceback.extract_tb(error.__traceback__), first_line(error)) from None
-        results = [value for value in _leaves(output) if isinstance(value, Ids)]
+        results = [value for value in leaves(output) if isinstance(value, Ids)]
         for ids in results:
             self.sets.freeze(self._canonical(ids), IS_OUTPUT)
         self._tape.append(Call(OUTPUT, "", tuple(ids.at for ids in results)))
@@ -100,7 +100,7 @@ class Run(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
-            if any(self._is_followed(value) for value in _leaves((args, kwargs))):
+            if any(self._is_followed(value) for value in leaves((args, kwargs))):
                 return self._function(func, args, kwargs or {})
             self.freeze_counts((args, kwargs))  # a tensor made of a number is as long, or as large, after a cut
             return func(*self._real(args), **self._real(kwargs or {}))
@@ -129,9 +129,9 @@ class Run(TorchFunctionMode):
             )
         if name in operations.ATTRIBUTES:
             return self._attribute(name, func, args, kwargs)
-        inputs = tuple(value.at for value in _leaves((args, kwargs)) if isinstance(value, Ids))
-        inputs += tuple(self._filled[id(value)].at for value in _leaves((args, kwargs)) if id(value) in self._filled)
-        own = [self._own[id(v)][0] for v in _leaves((args, kwargs)) if isinstance(v, Tensor) and id(v) in self._own]
+        inputs = tuple(value.at for value in leaves((args, kwargs)) if isinstance(value, Ids))
+        inputs += tuple(self._filled[id(value)].at for value in leaves((args, kwargs)) if id(value) in self._filled)
+        own = [self._own[id(v)][0] for v in leaves((args, kwargs)) if isinstance(v, Tensor) and id(v) in self._own]
         reads = tuple(tensor.rpartition(".")[0] for tensor in own)
         for owner in reads:
             self.found.ran(owner, with_parts=False)
@@ -249,7 +249,7 @@ class Run(TorchFunctionMode):
 
     def _leaf(self, name: str, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():
-            inputs = tuple(value.at for value in _leaves((args, kwargs)) if isinstance(value, Ids))
+            inputs = tuple(value.at for value in leaves((args, kwargs)) if isinstance(value, Ids))
             args, kwargs = self._on_ids(args), self._on_ids(kwargs)
             args = tuple(ids_of(v) if isinstance(v, Tensor) else v for v in args)
             self.found.ran(name)
@@ -328,7 +328,7 @@ class Run(TorchFunctionMode):
 
     @staticmethod
     def has_ids(values: Any) -> bool:
-        return any(isinstance(value, Ids) for value in _leaves(values))
+        return any(isinstance(value, Ids) for value in leaves(values))
 
     @staticmethod
     def probed(op: Operation, shape: Sequence[int]) -> Any:
@@ -353,7 +353,7 @@ class Run(TorchFunctionMode):
 
     def freeze(self, values: Any, why: str) -> None:
         """Freeze all ids and counted channels in nested values."""
-        for value in _leaves(values):
+        for value in leaves(values):
             if isinstance(value, Ids):
                 self.sets.freeze(value, why)
         self.freeze_counts(values)
@@ -367,7 +367,7 @@ class Run(TorchFunctionMode):
     def unknown(self, op: Operation, why: str = "") -> Any:
         """An operation that is in none of the tables, or not known for such arguments: its inputs are frozen, and so
         are its outputs."""
-        for value in _leaves((op.args, op.kwargs)):
+        for value in leaves((op.args, op.kwargs)):
             if isinstance(value, Ids) and value.parameter:
                 self.found.freeze(value.parameter, value.shape, BY_THEMSELVES)
         self.freeze((op.args, op.kwargs), why or f"passes through {op.name!r}, which the channel graph does not know")
@@ -380,15 +380,10 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """The values in nested tuples, lists, mappings and data classes."""
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _leaves(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        yield from _leaves(vars(value))
-    else:
-        yield value
+def _fixed(tensor: Tensor) -> Tensor:
+    """What stands for an input: channels that cannot be cut; whole numbers are themselves."""
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().clone()
+    images = stand_in(tensor.shape)
+    images.at = 0
+    return images

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from compress.graph.counts import Count
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.record import Record
+from compress.models.inputs import inner
 from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
 
 OWN_LAYERS = (Attention, ChannelPad, ChannelSelection, EmptyConv)
@@ -39,6 +40,8 @@ class Flag(int):
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one operation of the run; any other runs its own forward."""
     kind = type(module)
+    if inner(module) is not module:
+        return False
     ours = isinstance(module, OWN_LAYERS) or kind.__name__ in DROPS
     return ours or (kind.__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS))
 
@@ -119,7 +122,9 @@ def patch(
 ) -> None:
     """Replace the forward of every leaf, and of every module that may be a norm of somebody's own."""
     for name, module in list(twin.named_modules()):
-        if is_leaf(module):
+        if (inside := inner(module)) is not module:
+            vars(module)["forward"] = inside.__call__
+        elif is_leaf(module):
             vars(module)["forward"] = leaf(name)
         elif next(module.children(), None) is None and channels_of(module):
             vars(module)["forward"] = norm_like(name, module, module.forward)

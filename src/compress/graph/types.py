@@ -114,6 +114,12 @@ class ChannelGraph(Sequence[ChannelGroup]):
         """
         return frozenset(group.name for group in self.groups) - self.never_empty.keys()
 
+    @property
+    def why_nothing(self) -> str:
+        """Why no channel can be cut, where there are no groups: of the first layers that stay whole."""
+        few = [f"{name or 'forward'} {why}" for name, why in list(self.frozen.items())[:3]]
+        return "; ".join(few) or ("all that its layers write is its output" if self.layers else "it has no layers")
+
     def emptied(self, plan: Plan) -> list[ChannelGroup]:
         """The groups that a plan keeps no channel of."""
         return [group for group in self.groups if not plan.kept.get(group.name, True)]

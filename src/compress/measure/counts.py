@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.measure.macs import Operators, count_operators, count_params, run_with_hooks
+from compress.models.inputs import Given
 from compress.models.layers import ChannelSelection
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU)
@@ -56,8 +57,8 @@ class Counts:
     params_with_selection: int
 
 
-def counts(model: nn.Module, shape: tuple[int, int, int], operators: Operators | None = None) -> Counts:
-    """Every count of a network for images of `shape` (C, H, W).
+def counts(model: nn.Module, shape: Given, operators: Operators | None = None) -> Counts:
+    """Every count of a network for images of `shape` (C, H, W), or other inputs.
 
     `operators` may pass in `count_operators(model, shape)`, which takes most of the time.
 
@@ -80,7 +81,7 @@ def counts(model: nn.Module, shape: tuple[int, int, int], operators: Operators |
     )
 
 
-def _count_modules(model: nn.Module, shape: tuple[int, int, int]) -> Counter[str]:
+def _count_modules(model: nn.Module, shape: Given) -> Counter[str]:
     """Elements of inputs or outputs by kind of module, summed over all calls."""
     seen: Counter[str] = Counter()
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.errors import InputError, first_line
 from compress.measure.mac_formulas import MAC_FORMULAS, UnknownError
 from compress.measure.zero_mac_operators import ZERO_MAC_OPERATORS
+from compress.models.inputs import Given, Inputs, as_inputs, call, described, tensors_in, unwrapped
 
 UncountedOperators = Mapping[str, tuple[str, ...]]  # layer ("" is the network) -> operators without a formula
 OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # nodes of prim:: that run code
@@ -66,8 +67,9 @@ def _hooks_kept(model: nn.Module) -> Iterator[None]:
                 del now[key]
 
 
-def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Operators:
-    """MACs of one image of `shape` (C, H, W) in eval mode by operator, and the operators that could not be counted.
+def count_operators(model: nn.Module, given: Given) -> Operators:
+    """MACs of one image of a shape (C, H, W), or of other inputs, in eval mode by operator, and the operators that
+    could not be counted.
 
     Raises:
         InputError: the network cannot take such an image, or torch.jit cannot trace it.
@@ -75,7 +77,7 @@ def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Operators:
     macs: Counter[str] = Counter()
     uncounted: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
     by_fvcore = 0
-    for node, layer, is_nested in _walk(_trace(model, shape)):
+    for node, layer, is_nested in _walk(_trace(model, given)):
         kind = node.kind()
         operator = _operator(kind)
         count = None if operator in ZERO_MAC_OPERATORS else _count(node, operator)
@@ -88,31 +90,44 @@ def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Operators:
     return Operators(dict(macs), {layer: tuple(names) for layer, names in uncounted.items()}, by_fvcore)
 
 
-def _trace(model: nn.Module, shape: tuple[int, int, int]) -> Any:
+class _OfTensors(nn.Module):
+    """A network as torch.jit traces it: from a tuple of tensors to one."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.model, self._inputs = model, inputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        left = iter(tensors)
+        inputs = self._inputs.with_each(lambda _: next(left))
+        return tuple(tensors_in(self.model(*inputs.args, **inputs.kwargs)))
+
+
+def _trace(model: nn.Module, given: Given) -> Any:
     """The torch.jit graph of one image in eval mode; the last part of a node's scope is its layer's name."""
-    example = next(model.parameters(), torch.zeros(()))
-    images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
-    names = {module: name for name, module in model.named_modules()}
+    inputs = as_inputs(given).like(next(model.parameters(), torch.zeros(())))
+    network = _OfTensors(model, inputs)
+    names = {network: ""} | {module: name for name, module in model.named_modules()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it would be one opaque operator
     try:
-        with warnings.catch_warnings(), in_eval_mode(model), _hooks_kept(model), torch.no_grad():
+        with warnings.catch_warnings(), in_eval_mode(model), _hooks_kept(model), torch.no_grad(), unwrapped(model):
             warnings.simplefilter("ignore")  # of the tracer, and of torch.jit.script, which fvcore uses
             from fvcore.nn.jit_analysis import _get_scoped_trace_graph
 
-            return _get_scoped_trace_graph(model, (images,), names)
+            return _get_scoped_trace_graph(network, tuple(tensors_in((inputs.args, inputs.kwargs))), names)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        size = "x".join(map(str, shape))
-        what = f"cannot be traced by torch.jit on {size}" if _runs(model, images) else f"cannot run on {size}"
-        raise InputError(f"{type(model).__name__}: {what} images ({first_line(error)})") from error
+        size = described(given)
+        what = f"cannot be traced by torch.jit on {size}" if _runs(model, given) else f"cannot run on {size}"
+        raise InputError(f"{type(model).__name__}: {what} ({first_line(error)})") from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-def _runs(model: nn.Module, images: torch.Tensor) -> bool:
+def _runs(model: nn.Module, given: Given) -> bool:
     try:
         with in_eval_mode(model), torch.no_grad():
-            model(images)
+            call(model, given)
     except Exception:  # a network may raise anything
         return False
     return True
@@ -185,29 +200,26 @@ def describe_uncounted(uncounted: UncountedOperators) -> str:
     return f"its MACs leave out what has no formula ({where})"
 
 
-def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """MACs of one image of `shape` (C, H, W) in eval mode; uncounted operators count 0.
+def count_macs(model: nn.Module, given: Given) -> int:
+    """MACs of one image of a shape (C, H, W), or of other inputs, in eval mode; uncounted operators count 0.
 
     Raises:
         InputError: as `count_operators`.
     """
-    return count_operators(model, shape).total
+    return count_operators(model, given).total
 
 
 def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def run_with_hooks(
-    model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], shape: tuple[int, int, int]
-) -> None:
-    """Run one image of `shape` (C, H, W) through a network in eval mode, with `hook` as a forward hook of
-    `modules`."""
-    example = next(model.parameters(), torch.zeros(()))
+def run_with_hooks(model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], given: Given) -> None:
+    """Run one image of a shape (C, H, W), or other inputs, through a network in eval mode, with `hook` as a forward
+    hook of `modules`."""
     handles = [module.register_forward_hook(hook) for module in modules]
     try:
         with in_eval_mode(model), torch.no_grad():
-            model(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
+            call(model, given)
     finally:
         for handle in handles:
             handle.remove()

@@ -18,6 +18,7 @@ from compress.errors import InputError
 from compress.graph.plan import Plan, check_plan
 from compress.graph.types import Axis, ChannelGraph
 from compress.measure.macs import UncountedOperators, count_operators, describe_uncounted
+from compress.models.inputs import Given
 
 Widths = NDArray[np.int64]
 
@@ -118,8 +119,8 @@ def _sizes(graph: ChannelGraph, axes: list[Axis | None], lengths: list[int]) -> 
     return _Sizes(per_channel, np.array(lengths, dtype=np.float64) - per_channel @ full)
 
 
-def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int]) -> CostModel:
-    """The cost model of `model` for images (C, H, W).
+def cost_model(model: nn.Module, graph: ChannelGraph, given: Given) -> CostModel:
+    """The cost model of `model` for images of a shape (C, H, W), or other inputs.
 
     Raises:
         InputError: the layers alone cost more than was counted when the network ran.
@@ -143,7 +144,7 @@ def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int
     full = np.array([group.width for group in graph.groups], dtype=np.int64)
     products = np.array([graph.product_macs.get(name, 0) for name in names], dtype=np.float64)
     costs = CostModel(names, full, 0, products, np.array(uses, float), outs, ins, tuple(dims))
-    operators = count_operators(model, shape)
+    operators = count_operators(model, given)
     fixed = operators.total - costs.full_macs
     if fixed < 0:
         why = f"; {describe_uncounted(operators.uncounted)}" if operators.uncounted else ""

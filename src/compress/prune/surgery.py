@@ -236,6 +236,8 @@ def _by_weight(full: nn.Module, weight: torch.Size) -> dict[str, Any]:
     if isinstance(full, TRANSPOSED):
         groups = weight[0] if full.groups == full.in_channels > 1 else full.groups
         return {"groups": groups, "out_channels": weight[1] * groups, "in_channels": weight[0]}
+    if isinstance(full, nn.Embedding):
+        return {"embedding_dim": weight[1]}
     if isinstance(full, nn.Linear):
         return {"out_features": weight[0], "in_features": weight[1]}
     if isinstance(full, CHANNELWISE_NORMS):

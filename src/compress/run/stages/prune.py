@@ -65,9 +65,10 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     budget = _budget_json(problem, decision)
     if problem.graph.frozen and not decision.masks and state.control is None:
         layer, why = next(iter(problem.graph.frozen.items()))
+        every = {layer.name for layer in problem.graph.layers} | problem.graph.frozen.keys()
         log.info(
             "prune: %d of %d layers keep all of their outputs, such as %s, which %s; plan.json names each",
-            len(problem.graph.frozen), len(problem.graph.layers), layer, why,
+            len(problem.graph.frozen), len(every), layer or "forward", why,
         )  # fmt: skip
     if not budget["met"] and state.control is None:
         got = budget["achieved"][problem.budget.kind]
