@@ -64,6 +64,10 @@ KINDS: dict[str, tuple[dict[str, int], nn.Module, Any]] = {
              head=nn.Linear(6, 3)),
         torch.randn(4, 7, 5),
     ),
+    "places by their numbers": (
+        {"a": 8}, Runs(lambda s, x, at: s.head(s.a(x)[:, at].mean(1)), a=nn.Linear(5, 8), head=nn.Linear(8, 3)),
+        (torch.randn(2, 7, 5), torch.tensor([0, 3])),
+    ),
     "volumes": (
         {"a": 8, "b": 6}, Runs(volumes, a=nn.Conv3d(2, 8, 3), b=nn.Conv3d(8, 6, 1), head=nn.Linear(6, 3)),
         torch.randn(2, 2, 4, 4, 4),

@@ -63,7 +63,9 @@ KINDS: dict[str, tuple[dict[str, int], Around]] = {
     "mixer of tokens by a convolution": (
         {"stem": 16}, Around(mixer_by_a_convolution, pool=EIGHT, mix=nn.Conv1d(16, 16, 1)),
     ),
-    "one layer over channels and over tokens": ({}, Around(one_layer_both_ways, pool=EIGHT, both=nn.Linear(16, 16))),
+    "one layer over channels and over tokens": (
+        {}, Around(one_layer_both_ways, pool=EIGHT, both=nn.Linear(16, 16, bias=False)),
+    ),
     "unfolded across channels and pixels": ({"stem": 16, "mlp.0": 12}, Around(unfolded, mlp=mlp())),
     "unfolded by a written number": ({}, Around(unfolded_by_a_written_number)),
 }  # fmt: skip

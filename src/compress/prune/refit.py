@@ -63,13 +63,17 @@ def sampled_rows(
     """im2col rows of sampled output pixels: (B, C, H, W) -> (B * points, C * k * k), or, linear, (..., C) -> (N, C).
 
     The `points` output pixels are the same for all images of a batch, drawn without replacement; with replacement if
-    `repeats`, as in AMC's published code. None for dilated and grouped convolutions and those with padding by name,
-    which are not refitted.
+    `repeats`, as in AMC's published code. None for dilated and grouped convolutions, those with padding by name, and
+    layers of other kinds, which are not refitted.
     """
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
-    assert isinstance(layer, nn.Conv2d)
-    if layer.groups > 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str):
+    if (
+        not isinstance(layer, nn.Conv2d)
+        or layer.groups > 1
+        or layer.dilation != (1, 1)
+        or isinstance(layer.padding, str)
+    ):
         return None
     (kh, kw), (sh, sw), (ph, pw) = layer.kernel_size, layer.stride, layer.padding
     windows = (

@@ -105,9 +105,7 @@ class CutCopy:
         self._parameters = dict(model.named_parameters())
         shared = {name: _narrowed(tensor, {}) for name, tensor in self._parameters.items()}
         self.network = _copy_with(model, self._tensors, shared)
-        heads = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions if axis.dim == 0}
-        whole = _attentions(*(self.network.get_submodule(name) for name in heads))
-        _replace(self.network, {attention: Attention(attention) for attention in whole})
+        replace_attentions(self.network, graph)
         self._own = named_tensors(self.network)
         twins = dict(self.network.named_modules())
         # Integer attributes that are on an axis of the graph, by module: a plan that drops nothing of one resets it
@@ -166,6 +164,13 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
         for key, child in module._modules.items():  # a shared layer has several names
             if child is not None and child in replacements:
                 module._modules[key] = replacements[child]
+
+
+def replace_attentions(network: nn.Module, graph: ChannelGraph) -> None:
+    """Put our attention, which has any widths, in the place of torch's wherever the graph has axes of it."""
+    owners = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions}
+    whole = _attentions(*(network.get_submodule(name) for name in owners))
+    _replace(network, {attention: Attention(attention) for attention in whole})
 
 
 def _attentions(*models: nn.Module) -> list[nn.MultiheadAttention]:

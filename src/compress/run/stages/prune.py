@@ -9,7 +9,8 @@ Version history: 1; 2 prunes more kinds of layers, 3 adds weight masks, refits a
 slimming, 5 names in plan.json what the MACs leave out, and counts recurrent layers whole, 6 reports the MACs of the
 dense network with the budget, 7 counts the candidates that a search scored
 and names the gene it found, 8 saves how the images were normalised, 9 finds more
-groups (attention, shuffles, written attributes).
+groups (attention, shuffles, written attributes), 10 cuts transposed convolutions, recurrent layers and
+embeddings, and around mixers of tokens.
 """
 
 import logging
@@ -150,4 +151,4 @@ def depends_on(job: Job) -> JSON:
     }
 
 
-STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=9)
+STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=10)

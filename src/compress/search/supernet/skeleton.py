@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.graph.caches import empty
 from compress.graph.deepcopy import copy_replacing
 from compress.graph.types import ChannelGraph
-from compress.prune.surgery import attributes, set_attributes
+from compress.prune.surgery import attributes, replace_attentions, set_attributes
 from compress.search.supernet.crops import Crops, Widths
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -59,6 +59,10 @@ class Skeleton(nn.Module):
         self.crops, self.own_norms, self._caches = Crops(graph), own_norms, graph.caches
         tensors = _own_tensors(model)
         self.network = copy_replacing(model, {p: nn.Parameter(p.new_empty(0)) for p in model.parameters()})
+        replace_attentions(self.network, graph)
+        for module in self.network.modules():
+            if isinstance(module, nn.RNNBase):
+                module.register_forward_pre_hook(_gathered)
         norms = {path: m for path, m in self.network.named_modules() if isinstance(m, _BatchNorm)}
         # Features of every batch norm that keeps running statistics, by path
         self.norms = {path: norm.num_features for path, norm in norms.items() if norm.running_mean is not None}
@@ -136,6 +140,11 @@ class Skeleton(nn.Module):
                 norm.track_running_stats = self.own_norms
             for module, training in modes:
                 module.training = training
+
+
+def _gathered(layer: nn.RNNBase, _: Any) -> None:
+    """A recurrent layer reads its weights from a list, which is not told of those that it is given for one pass."""
+    layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
 
 
 def _without_state(norm: _BatchNorm) -> None:
