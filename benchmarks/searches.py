@@ -130,10 +130,12 @@ def main(options: argparse.Namespace) -> None:
         if not options.methods or name in options.methods:
             folders[name] = run(name, overrides, options.targets, options)
     uniform: Found = {}
-    for name, folder in folders.items():
+    for name, folder in folders.items():  # the tables need a row of amc or camc, whose plan.json has uniform widths
         if "amc" in name:
             for at, path, _ in runs(folder):
                 uniform[at] = uniform_top1(path)["uniform"]
+    if not uniform:
+        return
     print_searches(folders, uniform, options)
     print_policies({name: folder for name, folder in folders.items() if "amc" in name}, uniform, options)
     if options.epochs:

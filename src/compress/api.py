@@ -250,7 +250,7 @@ def uniform_plan(
     graph = limited(trace.graph, limits)
     prices = cost_model(_network(model), trace.graph, trace.inputs)
     _warn_uncounted(model, prices.uncounted)
-    if not trace.graph.groups:
+    if not trace.graph.groups and preserve_ratio < 1:
         raise InputError(f"{type(model).__name__}: no channel of this network can be cut ({trace.graph.why_nothing})")
     options = all_choices(graph, round_to)
     low, _ = reachable(prices, options)
