@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compress.graph.deepcopy import copy_replacing
 from compress.graph.ids import spread
 from compress.graph.twin import DROPS
 from compress.graph.types import Axis, Layer
 from compress.graph.values import Ids, Operation, stand_in
 from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
+from compress.models.unchanged import copy_replacing
 
 if TYPE_CHECKING:
     from compress.graph.run import Run

@@ -24,8 +24,9 @@ from compress.graph.counts import counts_in, plain
 from compress.graph.ids import channel_dims, unexpanded
 from compress.graph.record import BY_THEMSELVES, Record
 from compress.graph.tape import IMAGES, OUTPUT, Call, Tape
-from compress.graph.twin import Flag, channels_of, is_channels, number_attributes, patch, random_numbers_kept, twin_of
+from compress.graph.twin import Flag, channels_of, is_channels, number_attributes, patch, twin_of
 from compress.graph.values import BY_VALUE, Ids, Operation, ids_of, operation_name, stand_in
+from compress.models.unchanged import random_numbers_kept
 
 IS_OUTPUT = "is the network's output"
 AVERAGED = "has weights of attention that are read, and these are averages over all heads"

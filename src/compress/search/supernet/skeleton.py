@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.graph.deepcopy import copy_replacing
 from compress.graph.types import ChannelGraph
+from compress.models.unchanged import copy_replacing
 from compress.prune.surgery import attributes, set_attributes
 from compress.search.supernet.crops import Crops, Widths
 

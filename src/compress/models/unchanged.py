@@ -1,7 +1,10 @@
-"""Deep copies of a network in which chosen tensors are shared with the original or replaced by others."""
+"""To look at a network and leave it as it was: deep copies, in which chosen tensors may be replaced by others, and
+random generators that are put back."""
 
 import copy
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +44,12 @@ def _tensors(values: Iterable[object]) -> Iterable[Tensor]:
             yield from _tensors(value)
         elif isinstance(value, dict) and not isinstance(value, nn.Module):
             yield from _tensors(v for v in value.values() if not isinstance(v, nn.Module))
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """What is drawn in the block is not missing afterwards."""
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(state)
