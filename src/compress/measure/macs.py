@@ -22,7 +22,7 @@ from torch import nn
 from compress.errors import InputError, first_line
 from compress.measure.mac_formulas import MAC_FORMULAS, UnknownError
 from compress.measure.zero_mac_operators import ZERO_MAC_OPERATORS
-from compress.models.unchanged import copy_replacing, random_numbers_kept
+from compress.models.unchanged import unchanged
 
 UncountedOperators = Mapping[str, tuple[str, ...]]  # layer ("" is the network) -> operators without a formula
 OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # nodes of prim:: that run code
@@ -77,18 +77,18 @@ def count_operators(model: nn.Module, shape: tuple[int, int, int]) -> Operators:
 
 def _trace(model: nn.Module, shape: tuple[int, int, int]) -> Any:
     """The torch.jit graph of one image in eval mode; the last part of a node's scope is its layer's name."""
-    twin = copy_replacing(model, {}).eval()  # what runs may count its calls
-    example = next(twin.parameters(), torch.zeros(()))
+    example = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(1, *shape, device=example.device, dtype=example.dtype)
-    names = {module: name for name, module in twin.named_modules()}
+    names = {module: name for name, module in model.named_modules()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it would be one opaque operator
     try:
-        with warnings.catch_warnings(), random_numbers_kept(), torch.no_grad():
+        with warnings.catch_warnings(), unchanged(model), torch.no_grad():
+            model.eval()
             warnings.simplefilter("ignore")  # of the tracer, and of torch.jit.script, which fvcore uses
             from fvcore.nn.jit_analysis import _get_scoped_trace_graph
 
-            return _get_scoped_trace_graph(twin, (images,), names)
+            return _get_scoped_trace_graph(model, (images,), names)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         size = "x".join(map(str, shape))
         what = f"cannot be traced by torch.jit on {size}" if _runs(model, images) else f"cannot run on {size}"
@@ -99,8 +99,8 @@ def _trace(model: nn.Module, shape: tuple[int, int, int]) -> Any:
 
 def _runs(model: nn.Module, images: torch.Tensor) -> bool:
     try:
-        with torch.no_grad():
-            copy_replacing(model, {}).eval()(images)
+        with unchanged(model), torch.no_grad():
+            model.eval()(images)
     except Exception:  # a network may raise anything
         return False
     return True

@@ -47,6 +47,29 @@ def _tensors(values: Iterable[object]) -> Iterable[Tensor]:
 
 
 @contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """After the block, tensors, attributes, modes and hooks of the model, and the random generators, are as before.
+    For what a copy would not do: functions that a network holds refer to its own layers."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    inside = [(held, copy.copy(held)) for _, values in attributes for held in values.values() if _is_container(held)]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        with random_numbers_kept():
+            yield
+    finally:
+        for now, before in (*attributes, *inside):
+            now.clear()
+            now.extend(before) if isinstance(now, list) else now.update(before)
+        for tensor, before in tensors:
+            if not torch.equal(tensor, before):
+                tensor.data.copy_(before)
+
+
+def _is_container(value: object) -> bool:
+    return isinstance(value, list | dict | set) and not isinstance(value, nn.Module)
+
+
+@contextmanager
 def random_numbers_kept() -> Iterator[None]:
     """What is drawn in the block is not missing afterwards."""
     state = random.getstate()
