@@ -69,6 +69,11 @@ def check_law(model: nn.Module, shape: tuple[int, int, int] = SHAPE) -> ChannelG
     return graph
 
 
+def test_an_outer_product_costs_what_is_counted() -> None:
+    graph = check_law(Net(lambda s, a, b: torch.einsum("bch,bcw->bchw", a.mean(3), b.mean(2))))
+    assert graph.product_macs == {"a": 64}  # 8 x 8 places of a channel
+
+
 def by_heads(s: Any, a: Tensor, b: Tensor) -> Tensor:
     tokens = a.flatten(2).transpose(1, 2)
     n, t, _ = tokens.shape

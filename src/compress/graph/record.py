@@ -35,7 +35,8 @@ class Record:
         self._parameters = {name for name, _ in model.named_parameters()}
         self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
-        self._idle = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+        self._may_idle = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        self._ran: dict[str, bool] = {}  # modules that were run, and whether all their parts count as run
 
     def axis(self, tensor: str, dim: int) -> Axis:
         return Axis(self._name.get(tensor, tensor), dim)
@@ -129,9 +130,12 @@ class Record:
 
     def ran(self, module: str, with_parts: bool = True) -> None:
         """Mark a module as run, and with it all modules inside."""
-        parts = f"{module}." if with_parts else "\0"
-        self._idle = {name for name in self._idle if name != module and not name.startswith(parts)}
+        self._ran[module] = self._ran.get(module, False) or with_parts
 
     def idle(self) -> list[str]:
         """Convolutions and linear layers that no run has called."""
-        return sorted(self._idle)
+        return sorted(name for name in self._may_idle if not self._has_run(name))
+
+    def _has_run(self, name: str) -> bool:
+        parts = name.split(".")
+        return name in self._ran or any(self._ran.get(".".join(parts[:at])) for at in range(1, len(parts)))
