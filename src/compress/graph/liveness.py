@@ -44,8 +44,8 @@ class Liveness:
     def error(self, dead_layers: Collection[str]) -> str | None:
         """Why these layers may not all be dead, as a relative clause; None where the output stays live.
 
-        A dead value may be added to a live one, and may pass through anything by itself. Where the two meet in another
-        operation (a gate, a scale), the constant could be a factor of zero: refused.
+        A dead value may be added to a live one, and may pass through anything by itself. Where the two meet in
+        another operation (a gate, a scale), the constant could be a factor of zero: refused.
         """
         dead: set[int] = set()  # places of values that are dead
         lost: list[int] = []  # where those of them that were live are read last, a heap

@@ -10,6 +10,7 @@ from compress.graph.ids import ChannelIds
 from compress.graph.types import Axis, Layer
 
 BY_THEMSELVES = "has weights that are used by themselves"
+FIXED = "is as long as a tensor that is not cut"
 OPEN_ELEMENTS = 300_000  # of a parameter that is used by itself and gets an id per element; a larger one is frozen
 
 
@@ -34,6 +35,8 @@ class Record:
         ] = []  # of activations: ids (n,), and the MACs of each of these channels
         self._parameters = {name for name, _ in model.named_parameters()}
         self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
+        self.measured: dict[str, None] = {}  # modules of which a size was read, in order
+        self._sizes: dict[Axis, Tensor] = {}  # of tensors, read by the network before anything was known of the axis
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
         self._may_idle = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
         self._ran: dict[str, bool] = {}  # modules that were run, and whether all their parts count as run
@@ -77,6 +80,17 @@ class Record:
             self._open[name] = self.ids.fresh(shape.numel()).view(shape)
         return self._open[name]
 
+    def size(self, tensor: str, dim: int, count: int) -> Tensor:
+        """The ids (count,) that the size of an axis counts. Where there are none, `close` finds out whether the axis
+        has got channels; otherwise its size is fixed."""
+        axis = self.axis(tensor, dim)
+        self.measured[tensor.rpartition(".")[0]] = None
+        if axis in self.axes:
+            return self.axes[axis]
+        if axis not in self._sizes:
+            self._sizes[axis] = self.ids.fresh(count)
+        return self._sizes[axis]
+
     def close(self) -> None:
         """Put the ids of parameters that were used by themselves on an axis: the one along which every index meets at
         most one channel that other tensors have too. Without such an axis the parameter is frozen."""
@@ -91,6 +105,11 @@ class Record:
                 rows = ids.movedim(dim, 0).flatten(1)
                 self.ids.union(rows, rows[:, :1])
                 self.put(name, dim, rows[:, 0])
+        for axis, ids in self._sizes.items():
+            if axis in self.axes:
+                self.ids.union(self.axes[axis], ids)
+            else:
+                self.ids.freeze(ids, FIXED)
 
     def _channel_axis(self, ids: Tensor) -> int | None:
         roots = self.ids.roots(ids)
@@ -117,7 +136,10 @@ class Record:
     def snapshot(self) -> Callable[[], None]:
         """A function that forgets what was recorded since now."""
         sets = self.ids.snapshot()
-        own = {name: dict(getattr(self, name)) for name in ("axes", "layers", "norms", "scaled_by", "whole", "_open")}
+        own = {
+            name: dict(getattr(self, name))
+            for name in ("axes", "layers", "norms", "scaled_by", "whole", "_open", "_sizes")
+        }
         products = len(self.products)
 
         def forget() -> None:

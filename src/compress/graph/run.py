@@ -62,6 +62,7 @@ class Run(TorchFunctionMode):
             self._kept.append(tensor)
         self._filled: dict[int, Ids] = {}  # id of a tensor that activations were written into -> these
         number_attributes(self.twin, self.found)
+        modules.number_layers(self.twin, self.found)
         patch(self.twin, lambda name: lambda *args, **kwargs: self._leaf(name, args, kwargs), self._norm_like)
         self._tape: list[Call] = []
         self.norm_groups: list[int] = []  # of group norms that were met over channels
@@ -85,6 +86,7 @@ class Run(TorchFunctionMode):
         results = [value for value in _leaves(output) if isinstance(value, Ids)]
         for ids in results:
             self.sets.freeze(self._canonical(ids), IS_OUTPUT)
+        self._tape.append(Call("size", "", (), tuple(self.found.measured)))
         self._tape.append(Call(OUTPUT, "", tuple(ids.at for ids in results)))
         return tuple(self._tape)
 
@@ -164,15 +166,11 @@ class Run(TorchFunctionMode):
         """Sizes are `Count`s where channels lie; reading one is on the tape."""
         if isinstance(args[0], Ids):
             self._tape.append(Call(name, "", (args[0].at,)))
-        elif name in operations.SIZES and id(args[0]) in self._own and self._one_long(args[0]):
-            args = (self._on_ids(args[0]), *args[1:])
+        elif (own := self.own(args[0])) is not None:
+            self._tape.append(Call(name, "", (), (own.rpartition(".")[0],)))
         if isinstance(args[0], Ids):
             args = (self._canonical(args[0]), *args[1:])
         return operations.ATTRIBUTES[name](self, Operation(name, func, args, kwargs))
-
-    @staticmethod
-    def _one_long(tensor: Tensor) -> bool:
-        return sum(size > 1 for size in tensor.shape) == 1
 
     def _on_ids(self, values: Any) -> Any:
         """The same structure with ids, by their roots, in place of activations and of the network's own tensors."""
@@ -252,6 +250,8 @@ class Run(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             inputs = tuple(value.at for value in _leaves((args, kwargs)) if isinstance(value, Ids))
             args, kwargs = self._on_ids(args), self._on_ids(kwargs)
+            if not args and "input" in kwargs:
+                args = (kwargs.pop("input"),)
             args = tuple(ids_of(v) if isinstance(v, Tensor) else v for v in args)
             self.found.ran(name)
             try:
