@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The kinds of operation that `random_networks` makes networks of.
 
 A kind takes an activation `{x}` of a layout and gives `{y}`. `init` and `forward` are lines of a network's source:
@@ -8,7 +9,8 @@ A kind takes an activation `{x}` of a layout and gives `{y}`. `init` and `forwar
     {v}        a vector (B, {f})
     {c} {d}    the number of channels of {x}, and a random one for {y}
     {g}        a divisor of {c}, 1 < g < c; {k} a multiple of it
-    {h}        c // 2;  {n} the number of tokens or pixels, which makes a network of one image size
+    {h} {i}    c // 2; the place of the operation
+    {n} the number of tokens or pixels, which makes a network of one image size
 
 Layouts: map (B, C, H, W), tokens (B, N, C), vector (B, C), row (B, C, L), volume (B, C, D, H, W).
 """
@@ -32,7 +34,10 @@ def _kinds(takes: str, gives: str, table: str) -> list[Kind]:
     return [Kind(name, takes, gives, init, forward) for name, init, forward in rows]
 
 
-LAYERS = _kinds("map", "map", """
+LAYERS = _kinds(
+    "map",
+    "map",
+    """
 conv                       | {s} = nn.Conv2d({c}, {d}, 3, padding=1)                     | {y} = {s}({x})
 conv, stride 2             | {s} = nn.Conv2d({c}, {d}, 3, stride=2, padding=1)           | {y} = {s}({x})
 conv 1x1 without bias      | {s} = nn.Conv2d({c}, {d}, 1, bias=False)                    | {y} = {s}({x})
@@ -62,9 +67,13 @@ dense block                | {s}a, {s}b = nn.Conv2d({c}, 4, 1), nn.Conv2d({c} + 
 two branches               | {s}a, {s}b = nn.Conv2d({c}, {d}, 1), nn.Conv2d({c}, {d}, 3, padding=1) | {y} = {s}a({x}) + {s}b({x})
 auxiliary in training      | {s}a, {s}b = nn.Conv2d({c}, {d}, 1), nn.Conv2d({c}, {d}, 1) | {y} = {s}a({x}) + {s}b({x}) if self.training else {s}a({x})
 selective kernel           | {s}a, {s}b = nn.Conv2d({c}, {d}, 1), nn.Conv2d({c}, {d}, 3, padding=1);; {s}w = nn.Linear({d}, {d}) | {t} = torch.stack([{s}a({x}), {s}b({x})], 1);; {y} = ({t} * {s}w({t}.mean((3, 4))).softmax(1)[..., None, None]).sum(1)
-""")
+""",
+)
 
-NORMS = _kinds("map", "map", """
+NORMS = _kinds(
+    "map",
+    "map",
+    """
 batch norm                 | {s} = nn.BatchNorm2d({c})                                   | {y} = {s}({x})
 batch norm, not affine     | {s} = nn.BatchNorm2d({c}, affine=False)                     | {y} = {s}({x})
 batch norm of the batch    | {s} = nn.BatchNorm2d({c}, track_running_stats=False)        | {y} = {s}({x})
@@ -91,9 +100,13 @@ norm of the places         |                                                    
 local response             | {s} = nn.LocalResponseNorm(3)                               | {y} = {s}({x})
 layer norm over all        | {s} = nn.LayerNorm([{c}, *{sizes}])                         | {y} = {s}({x})
 subtracting the mean       |                                                             | {y} = {x} - {x}.mean(1, keepdim=True)
-""")
+""",
+)
 
-POINTWISE = _kinds("map", "map", """
+POINTWISE = _kinds(
+    "map",
+    "map",
+    """
 relu                       | {s} = nn.ReLU()                                             | {y} = {s}({x})
 relu in place              |                                                             | {y} = F.relu_({x} * 1.5)
 sigmoid of nothing is half |                                                             | {y} = torch.sigmoid({x}) + torch.cos({x})
@@ -138,9 +151,13 @@ softmax over pixels        |                                                    
 softmax over channels      |                                                             | {y} = {x} * {x}.softmax(1)
 attention over pixels      | {s}a, {s}b = nn.Conv2d({c}, 4, 1), nn.Conv2d({c}, {c}, 1)   | {t} = {s}a({x}).flatten(2);; {t} = ({t}.transpose(1, 2) @ {t} * 0.1).softmax(-1);; {y} = {x} + ({s}b({x}).flatten(2) @ {t}).view({x}.shape)
 attention over channels    |                                                             | {t} = {x}.flatten(2);; {y} = {x} + (({t} @ {t}.transpose(1, 2) * 0.05).softmax(-1) @ {t}).view_as({x})
-""")
+""",
+)
 
-SHAPES = _kinds("map", "map", """
+SHAPES = _kinds(
+    "map",
+    "map",
+    """
 max pool                   | {s} = nn.MaxPool2d(2)                                       | {y} = {s}({x})
 average pool, function     |                                                             | {y} = F.avg_pool2d({x}, 3, 1, 1) - F.max_pool2d({x}, 3, 1, 1)
 adaptive pool              | {s} = nn.AdaptiveAvgPool2d(3)                               | {y} = {s}({x})
@@ -212,15 +229,23 @@ a loop over groups         | {s} = {g}                                          
 scaled by the width        |                                                             | {y} = {x} * {x}.shape[1] ** -0.5
 zeros of its shape         |                                                             | {y} = {x} + torch.zeros_like({x}) + {x}.new_ones({x}.shape)
 zeros beside it            |                                                             | {y} = torch.cat([{x}, torch.zeros_like({x})], 1)
-""")
+""",
+)
 
 TOKENS = [
-    *_kinds("map", "tokens", """
+    *_kinds(
+        "map",
+        "tokens",
+        """
 tokens                     |                                                             | {y} = {x}.flatten(2).transpose(1, 2)
 tokens by a view           |                                                             | {y} = {x}.view(*{x}.shape[:2], -1).permute(0, 2, 1)
 tokens, channels last      | {s} = nn.Linear({c}, {d})                                   | {y} = {s}({x}.movedim(1, -1)).flatten(1, 2)
-"""),
-    *_kinds("tokens", "tokens", """
+""",
+    ),
+    *_kinds(
+        "tokens",
+        "tokens",
+        """
 linear                     | {s} = nn.Linear({c}, {d})                                   | {y} = {s}({x})
 mlp                        | {s} = nn.Sequential(nn.LayerNorm({c}), nn.Linear({c}, {d}), nn.GELU(), nn.Linear({d}, {c})) | {y} = {x} + {s}({x})
 layer norm                 | {s} = nn.LayerNorm({c})                                     | {y} = {s}({x})
@@ -263,20 +288,32 @@ rotated halves             |                                                    
 rotated pairs              |                                                             | {y} = torch.stack([-{x}[..., 1::2], {x}[..., ::2]], -1).flatten(-2)
 pooled by attention        | {s} = nn.Linear({c}, 2)                                     | {y} = {s}({x}).softmax(1).transpose(1, 2) @ {x}
 recurrent                  | {s} = nn.GRU({c}, {d}, batch_first=True)                    | {y} = {s}({x})[0]
-"""),
-    *_kinds("tokens", "vector", """
+""",
+    ),
+    *_kinds(
+        "tokens",
+        "vector",
+        """
 mean of tokens             |                                                             | {y} = {x}.mean(1)
 first token                |                                                             | {y} = {x}[:, 0]
 largest of tokens          |                                                             | {y} = {x}.max(dim=1).values + {x}.amin(1)
 sum of tokens, weighted    | {s} = nn.Linear({c}, 1)                                     | {y} = ({x} * {s}({x}).softmax(1)).sum(1)
-"""),
-    *_kinds("tokens", "row", """
+""",
+    ),
+    *_kinds(
+        "tokens",
+        "row",
+        """
 tokens to a row            |                                                             | {y} = {x}.permute(0, 2, 1)
-"""),
+""",
+    ),
 ]
 
 VECTORS = [
-    *_kinds("map", "vector", """
+    *_kinds(
+        "map",
+        "vector",
+        """
 mean of pixels             |                                                             | {y} = {x}.mean((2, 3))
 pool and flatten           | {s} = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())  | {y} = {s}({x})
 pool, squeeze              |                                                             | {y} = F.adaptive_avg_pool2d({x}, 1).squeeze(-1).squeeze(-1)
@@ -286,8 +323,12 @@ mean and deviation         |                                                    
 pyramid                    | {s} = nn.Linear(5 * {c}, {d})                               | {y} = {s}(torch.cat([F.adaptive_max_pool2d({x}, {t}).flatten(1) for {t} in (1, 2)], 1))
 all pixels, flatten        | {s} = nn.Linear({c} * {n}, {d})                             | {y} = {s}(torch.flatten({x}, 1))
 norm of the pixels         |                                                             | {y} = {x}.flatten(2).norm(dim=-1) * 0.2
-"""),
-    *_kinds("vector", "vector", """
+""",
+    ),
+    *_kinds(
+        "vector",
+        "vector",
+        """
 linear of a vector         | {s} = nn.Linear({c}, {d})                                   | {y} = {s}({x})
 linear, called twice       | {s} = nn.Linear({c}, {c})                                   | {y} = {s}(F.relu({s}({x})))
 linear of one's weight     | {s} = nn.Linear({c}, {d}, bias=False)                       | {y} = F.linear({x}, {s}.weight)
@@ -304,11 +345,16 @@ outer product              | {s} = nn.Linear({c} * {c}, {d})                    
 experts                    | {s} = nn.ModuleList(nn.Linear({c}, {d}) for _ in range(3));; {s}g = nn.Linear({c}, 3) | {t} = {s}g({x}).softmax(-1);; {y} = sum({t}[:, i, None] * one({x}) for i, one in enumerate({s}))
 experts, stacked           | {s} = nn.ModuleList(nn.Linear({c}, {d}) for _ in range(3));; {s}g = nn.Linear({c}, 3) | {t} = torch.stack([one({x}) for one in {s}], -1);; {y} = ({t} @ {s}g({x}).softmax(-1).unsqueeze(-1)).squeeze(-1)
 prototypes                 | {s} = nn.Parameter(torch.rand(5, {c}))                      | {y} = {x} @ {s}.t()
-"""),
-    *_kinds("vector", "map", """
+""",
+    ),
+    *_kinds(
+        "vector",
+        "map",
+        """
 vector to a map            | {s} = nn.Linear({c}, 9 * {d})                               | {y} = {s}({x}).view({x}.shape[0], -1, 3, 3)
 vector as one pixel        |                                                             | {y} = {x}[:, :, None, None].expand(-1, -1, 3, 3)
-"""),
+""",
+    ),
 ]
 
 ROWS = [
@@ -354,4 +400,147 @@ frames in the batch        | {s} = nn.Conv2d({c}, {d}, 1)                       
 """),
 ]  # fmt: skip
 
-KINDS = (*LAYERS, *NORMS, *POINTWISE, *SHAPES, *TOKENS, *VECTORS, *ROWS)
+WILD = [
+    *_kinds("map", "map", """
+scaled by a layer's width  | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = {s}({x}) * {s}.out_channels ** -0.5
+scaled by a weight's size  | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = {s}({x}) * {s}.weight.shape[1] ** -0.5
+scaled by a weight's count | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = {s}({x}) / {s}.weight.numel()
+view by a layer's width    | {s} = nn.Conv2d({c}, {d}, 1)                                | {t} = {s}({x});; {y} = {t}.view({t}.shape[0], {s}.out_channels, -1).view_as({t}) * 2
+view by a weight's size    | {s} = nn.Conv2d({c}, {d}, 1)                                | {t} = {s}({x});; {y} = {t}.reshape({t}.shape[0], {s}.weight.shape[0], *{t}.shape[2:]) + 1
+view by a bias' length     | {s} = nn.Conv2d({c}, {d}, 1)                                | {t} = {s}({x});; {y} = {t}.reshape(-1, len({s}.bias), {t}.shape[2], {t}.shape[3]) + 1
+a branch on a layer        | {s} = nn.Conv2d({c}, {c}, 1)                                | {y} = {s}({x}) if {s}.in_channels == {x}.shape[1] else {x}
+slimmable conv             | {s} = nn.Conv2d({c} + 2, {d}, 1)                            | {y} = F.conv2d({x}, {s}.weight[:, :{x}.shape[1]], {s}.bias)
+slimmable scale            | {s} = nn.Parameter(torch.rand({c} + 2, 1, 1))               | {y} = {x} * {s}[:{x}.shape[1]]
+two kernels, summed        | {s}a, {s}b = nn.Conv2d({c}, {d}, 1, bias=False), nn.Conv2d({c}, {d}, 1) | {y} = F.conv2d({x}, {s}a.weight + {s}b.weight, {s}b.bias)
+scaled kernel              | {s}, {s}g = nn.Conv2d({c}, {d}, 1), nn.Parameter(torch.rand({d})) | {y} = F.conv2d({x}, {s}.weight * {s}g.view(-1, 1, 1, 1), {s}.bias)
+spectral norm              | {s} = nn.utils.parametrizations.spectral_norm(nn.Conv2d({c}, {d}, 1)) | {y} = {s}({x})
+tied decoder               | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = F.conv2d(torch.tanh({s}({x})), {s}.weight.transpose(0, 1))
+low-rank addition          | {s}, {s}a, {s}b = nn.Linear({c}, {d}), nn.Parameter(torch.rand({c}, 2)), nn.Parameter(torch.rand(2, {d})) | {t} = {x}.movedim(1, -1);; {y} = ({s}({t}) + {t} @ {s}a @ {s}b).movedim(-1, 1)
+blur                       | self.register_buffer("b{i}", torch.ones(1, 1, 3, 3) / 9)    | {y} = F.conv2d({x}, self.b{i}.expand({x}.shape[1], 1, 3, 3), padding=1, groups={x}.shape[1])
+blur, repeated             | self.register_buffer("b{i}", torch.rand(1, 1, 3, 3))        | {y} = F.conv2d({x}, self.b{i}.repeat({x}.size(1), 1, 1, 1), padding=1, groups={x}.size(1))
+blur in the batch          | self.register_buffer("b{i}", torch.rand(1, 1, 3, 3))        | {t} = {x}.shape;; {y} = F.conv2d({x}.reshape({t}[0] * {t}[1], 1, {t}[2], {t}[3]), self.b{i}, padding=1).view({t})
+a layer for each channel   | {s} = nn.Conv2d(1, 1, 3, padding=1)                         | {t} = {x}.flatten(0, 1).unsqueeze(1);; {y} = {s}({t}).view({x}.shape[0], -1, *{x}.shape[2:])
+computed kernels           | {s} = nn.Linear({c}, {c} * 9)                               | {t} = {s}({x}.mean((2, 3))).view(-1, 1, 3, 3);; {y} = F.conv2d({x}.reshape(1, -1, *{x}.shape[2:]), {t}, padding=1, groups={t}.shape[0]).view_as({x})
+experts of kernels         | {s}, {s}g = nn.Parameter(torch.rand(2, {d}, {c}, 1, 1)), nn.Linear({c}, 2) | {t} = {s}g({x}.mean((0, 2, 3))).softmax(-1);; {y} = F.conv2d({x}, ({s} * {t}.view(-1, 1, 1, 1, 1)).sum(0))
+einsum scale               | {s} = nn.Parameter(torch.rand({c}))                         | {y} = torch.einsum("bchw,c->bchw", {x}, {s})
+scales, concatenated       | {s}a, {s}b = nn.Parameter(torch.rand(2)), nn.Parameter(torch.rand({c} - 2)) | {y} = {x} * torch.cat([{s}a, {s}b]).view(-1, 1, 1)
+scales, stacked            | {s}a, {s}b = nn.Parameter(torch.rand({c})), nn.Parameter(torch.rand({c})) | {y} = {x} * torch.stack([{s}a, {s}b]).mean(0)[:, None, None]
+scale and shift, a table   | {s} = nn.Parameter(torch.rand(2, {c}, 1, 1))                | {y} = {x} * {s}[0] + {s}[1]
+scale and shift, unbound   | {s} = nn.Parameter(torch.rand(2, {c}))                      | {t}a, {t}b = {s}.unbind(0);; {y} = {x} * {t}a[:, None, None] + {t}b.view(1, -1, 1, 1)
+a row of a table           | {s} = nn.Embedding(3, {c})                                  | {y} = {x} + {s}.weight[1].view(1, -1, 1, 1)
+an embedding of a class    | {s} = nn.Embedding(3, {c})                                  | {y} = {x} * {s}(torch.zeros({x}.shape[0], dtype=torch.long))[:, :, None, None]
+coordinates                | {s} = nn.Conv2d({c} + 2, {d}, 1)                            | {t} = torch.ones({x}.shape[0], 2, *{x}.shape[2:], dtype={x}.dtype);; {y} = {s}(torch.cat([{x}, {t}.cumsum(2)], 1))
+coordinate attention       | {s}a, {s}b, {s}c = nn.Conv2d({c}, 4, 1), nn.Conv2d(4, {c}, 1), nn.Conv2d(4, {c}, 1) | {t}h, {t}w = {x}.shape[2:];; {t} = {s}a(torch.cat([{x}.mean(3, keepdim=True), {x}.mean(2, keepdim=True).transpose(2, 3)], 2));; {t}a, {t}b = {t}.split([{t}h, {t}w], 2);; {y} = {x} * torch.sigmoid({s}b({t}a)) * torch.sigmoid({s}c({t}b.transpose(2, 3)))
+split attention            | {s} = nn.Conv2d({c}, 2 * {d}, 1, groups=2) if {c} % 2 == 0 else nn.Conv2d({c}, 2 * {d}, 1);; {s}w = nn.Linear({d}, 2 * {d}) | {t} = {s}({x});; {t} = {t}.view({t}.shape[0], 2, -1, *{t}.shape[2:]);; {t}w = {s}w({t}.sum(1).mean((2, 3))).view({t}.shape[0], 2, -1).softmax(1);; {y} = ({t} * {t}w[..., None, None]).sum(1)
+involution                 | {s} = nn.Conv2d({c}, 9, 1)                                  | {t} = F.unfold({x}, 3, padding=1).view({x}.shape[0], {x}.shape[1], 9, *{x}.shape[2:]);; {y} = ({t} * {s}({x}).unsqueeze(1)).sum(2)
+cascade of a split         | {s} = nn.Conv2d({c}, 8, 1);; {s}c = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)) | {t} = {s}({x}).split(2, 1);; {t}r = [{t}[0]];; for i, one in enumerate({s}c): {t}r.append(one({t}[i + 1] + {t}r[-1]));; {y} = torch.cat({t}r, 1)
+cascade of chunks          | {s} = nn.Conv2d({c}, 4 * {d}, 1);; {s}c = nn.ModuleList(nn.Conv2d({d}, {d}, 3, padding=1) for _ in range(3)) | {t} = {s}({x}).chunk(4, 1);; {t}r = [{t}[0]];; for i, one in enumerate({s}c): {t}r.append(one({t}[i + 1] + {t}r[-1]));; {y} = torch.cat({t}r, 1)
+reversible                 | {s}, {s}a, {s}b = nn.Conv2d({c}, 2 * {d}, 1), nn.Conv2d({d}, {d}, 1), nn.Conv2d({d}, {d}, 1) | {t}a, {t}b = {s}({x}).chunk(2, 1);; {t}a = {t}a + {s}a({t}b);; {t}b = {t}b + {s}b({t}a);; {y} = torch.cat([{t}a, {t}b], 1)
+affine coupling            | {s}, {s}a = nn.Conv2d({c}, 2 * {d}, 1), nn.Conv2d({d}, 2 * {d}, 1) | {t}a, {t}b = {s}({x}).chunk(2, 1);; {t}s, {t}t = {s}a({t}a).chunk(2, 1);; {y} = torch.cat([{t}a, {t}b * torch.sigmoid({t}s) + {t}t], 1)
+recurrent conv             | {s}a, {s}b = nn.Conv2d({c}, {d}, 1), nn.Conv2d({d}, {d}, 3, padding=1) | {t} = {s}a({x});; {t}h = torch.zeros_like({t});; for _ in range(3): {t}h = torch.tanh({t} + {s}b({t}h));; {y} = {t}h
+recurrent conv, zeros      | {s}a, {s}b = nn.Conv2d({c}, {d}, 1), nn.Conv2d({d}, {d}, 1) | {t} = {s}a({x});; {t}h = torch.zeros({t}.shape, dtype={t}.dtype);; for _ in range(2): {t}h = torch.tanh({t} + {s}b({t}h));; {y} = {t}h
+gated recurrence           | {s}, {s}h = nn.Conv2d({c}, 3 * {d}, 1), nn.Conv2d({d}, 3 * {d}, 1) | {t}r, {t}z, {t}n = {s}({x}).chunk(3, 1);; {t}h = torch.tanh({t}n);; {t}a, {t}b, {t}c = {s}h({t}h).chunk(3, 1);; {t}z = torch.sigmoid({t}z + {t}b);; {y} = {t}z * {t}h + (1 - {t}z) * torch.tanh({t}n + torch.sigmoid({t}r + {t}a) * {t}c)
+highway                    | {s} = nn.Conv2d({c}, 2 * {c}, 1)                            | {t}h, {t}g = torch.split({s}({x}), {x}.shape[1], dim=1);; {t}g = {t}g.sigmoid();; {y} = {t}h * {t}g + {x} * (1 - {t}g)
+pyramid pooling            | {s} = nn.ModuleList(nn.Conv2d({c}, 4, 1) for _ in range(2)) | {y} = torch.cat([{x}] + [F.interpolate(one(F.adaptive_avg_pool2d({x}, i + 1)), {x}.shape[-2:], mode="bilinear", align_corners=False) for i, one in enumerate({s})], dim=1)
+top-down sum               | {s} = nn.Conv2d({c}, {c}, 3, stride=2, padding=1)           | {y} = {x} + F.interpolate({s}({x}), size={x}.shape[-2:], mode="nearest")
+attention of a group       | {s} = nn.GroupNorm(1, {c} // {g})                           | {t} = {x}.reshape({x}.shape[0] * {g}, -1, *{x}.shape[2:]);; {y} = ({s}({t}) * torch.sigmoid({t}.mean(1, keepdim=True))).reshape({x}.shape)
+sums of neighbours         |                                                             | {y} = {x}.clone();; {y}[:, 1:] += {x}[:, :-1]
+in place on half of it     |                                                             | {y} = {x} * 1;; {y}[:, : {y}.shape[1] // 2].relu_()
+in place through a view    |                                                             | {y} = {x} * 1;; {y}.view({y}.shape[0], {y}.shape[1], -1).mul_(0.5).add_(1)
+in place, transposed       |                                                             | {y} = {x} * 1;; {y}.transpose(1, 2).add_({z}.transpose(1, 2))
+in place on chunks         | {s} = nn.Conv2d({c}, 3 * {d}, 1)                            | {y} = {s}({x});; for {t} in {y}.chunk(3, 1): {t}.sigmoid_()
+in place on one of chunks  | {s} = nn.Conv2d({c}, 2 * {d}, 1)                            | {y} = {s}({x});; {y}.chunk(2, 1)[0].mul_({y}.chunk(2, 1)[1].tanh())
+in place, unbound          | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = torch.stack([{s}({x}), {s}({x})], 1);; {t}a, {t}b = {y}.unbind(1);; {t}a.add_({t}b).clamp_(-3, 3);; {y} = {y}.mean(1)
+copied into zeros          |                                                             | {y} = {x}.new_zeros({x}.shape);; {y}.copy_({x})
+copied into an empty one   | {s} = nn.Conv2d({c}, {c}, 1)                                | {y} = torch.empty_like({x});; {y}[:] = {s}({x})
+written beside each other  |                                                             | {y} = {x}.new_empty({x}.shape[0], 2 * {x}.shape[1], *{x}.shape[2:]);; {y}[:, :{x}.shape[1]] = {x};; {y}[:, {x}.shape[1]:] = {z}
+out of an addition         |                                                             | {y} = torch.empty_like({x});; torch.add({x}, {z}, out={y})
+accumulated                | {s} = nn.ModuleList(nn.Conv2d({c}, {d}, 1) for _ in range(3)) | {y} = {s}[0]({x});; for {t} in {s}[1:]: {y} += {t}({x})
+accumulated into zeros     | {s} = nn.ModuleList(nn.Conv2d({c}, {d}, 1) for _ in range(2)) | {y} = 0;; for {t} in {s}: {y} = {y} + {t}({x})
+masked in place            |                                                             | {y} = {x} * 1;; {y}[{y} < 0] = 0.1
+largest channels           |                                                             | {y} = {x}.topk(3, dim=1).values
+sorted channels            |                                                             | {y} = {x}.sort(1)[0]
+gathered                   |                                                             | {y} = {x}.gather(1, {x}.argmax(1, keepdim=True)) + {x}
+median of pixels           |                                                             | {y} = {x} - {x}.flatten(2).median(-1).values[..., None, None]
+sampled on a grid          |                                                             | {t} = F.affine_grid(torch.eye(2, 3, dtype={x}.dtype).expand({x}.shape[0], 2, 3), {x}.shape, align_corners=False);; {y} = F.grid_sample({x}, {t}, align_corners=False)
+fourier                    |                                                             | {y} = torch.fft.rfft2({x}).abs()[..., :3] * 0.1
+pool layers                | {s} = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.LPPool2d(2, 2, 1), nn.Softplus()) | {y} = {s}({x})
+softmax layers             | {s}a, {s}b = nn.Softmax2d(), nn.Softmin(dim=-1)             | {y} = {s}a({x}) + {s}b({x})
+glu layer                  | {s} = nn.Sequential(nn.Conv2d({c}, 2 * {d}, 1), nn.GLU(1))  | {y} = {s}({x})
+checkpointed               | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = torch.utils.checkpoint.checkpoint({s}, {x}, use_reentrant=False)
+a function of one's own    |                                                             | {y} = OwnSwish.apply({x})
+a layer by its name        | {s} = nn.ModuleDict({{"one": nn.Conv2d({c}, {d}, 1), "two": nn.ReLU()}}) | {y} = {s}["two"]({s}["one"]({x}))
+layers that give pairs     | {s} = GivesPairs({c}, {d})                                  | {t} = {s}({x});; {y} = {t}["out"] + {t}["parts"][0]
+a keyword                  | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = {s}(input={x})
+to a type and back         | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = {s}({x}.to({s}.weight.dtype)).double().type_as({x})
+the same norm twice        | {s} = nn.LayerNorm({c})                                     | {t} = {x}.permute(0, 2, 3, 1);; {y} = ({s}({t}) + {s}(torch.tanh({t}))).permute(0, 3, 1, 2)
+the same norm on two       | {s} = nn.BatchNorm2d({c})                                   | {y} = {s}({x}) + {s}({z})
+own norm on two            | {s} = LayerNormByHand({c})                                  | {y} = {s}({x}) * torch.tanh({s}({z}))
+norm with another's weight | {s}a, {s}b = nn.BatchNorm2d({c}), nn.BatchNorm2d({c});; {s}b.weight = {s}a.weight | {y} = {s}a({x}) + {s}b({z})
+batch norm, then a conv    | {s} = BatchNormThenMix({c}, {d})                            | {y} = {s}({x})
+spatially adaptive norm    | {s} = SpatiallyAdaptive({c}, {e})                           | {y} = {s}({x}, {w})
+own norm over all          | {s} = NormOverAll({c})                                      | {y} = {s}({x})
+own norm and its input     | {s} = NormAndInput({c})                                     | {y} = {s}({x})
+own norm, a pair           | {s} = NormPair({c})                                         | {t}, {t}b = {s}({x});; {y} = {t} * torch.sigmoid({t}b)
+own norm, pooled           | {s} = NormPooled({c})                                       | {y} = {x} * {s}({x})
+own norm in place          | {s} = NormInPlace({c})                                      | {y} = {s}({x} * 1)
+own norm, kept statistics  | {s} = KeepsVariance({c})                                    | {y} = {s}({x})
+own norm, number of groups | {s} = OwnGroupNorm({g}, {c})                                | {y} = {s}({x})
+own norm, its width        | {s} = KnowsWidth({c})                                       | {y} = {s}({x})
+own instance norm          | {s} = OwnInstanceNorm({c})                                  | {y} = {s}({x})
+quotients of the width     |                                                             | {t} = {x}.shape[1] - {x}.shape[1] // 2;; {y} = torch.cat([{x}[:, :{t}], -{x}[:, {t}:]], 1)
+rounded width              |                                                             | {t} = max(2, int({x}.shape[1] * 0.5));; {y} = {x}[:, :{t}]
+sum of sizes               |                                                             | {t} = torch.cat([{x}, {w}], 1);; {t}a, {t}b = {t}.split([{x}.shape[1], {w}.shape[1]], 1);; {y} = {t}a * 2
+view of two widths         |                                                             | {t} = torch.cat([{x}, {z}], 1);; {y} = {t}.view({x}.shape[0], 2, {x}.shape[1], *{x}.shape[2:]).sum(1)
+view of the whole          |                                                             | {y} = {x}.reshape({x}.shape[0], -1).view({x}.shape[0], {x}.shape[1], {x}.shape[2], -1)
+view into the batch        | {s} = nn.Conv2d({c}, {d}, 1)                                | {y} = {s}({x}.view(-1, {x}.shape[1], *{x}.shape[2:]))
+channels to height         | {s} = nn.Conv2d({c}, {c}, 1)                                | {t} = {s}({x});; {y} = {t}.view({t}.shape[0], 2, -1, *{t}.shape[2:]).transpose(1, 2).flatten(2, 3)
+pixels of both, flattened  | {s} = nn.Linear({n}, {n})                                   | {y} = {s}({x}.flatten(2)).view_as({x})
+"""),
+    *_kinds("tokens", "tokens", """
+many queries, one key      | {s}q, {s}k, {s}v, {s}o = nn.Linear({c}, {c}), nn.Linear({c}, {c} // {g}), nn.Linear({c}, {c} // {g}), nn.Linear({c}, {c}) | {t}q = {s}q({x}).unflatten(-1, ({g}, -1)).transpose(1, 2);; {t} = F.scaled_dot_product_attention({t}q, {s}k({x}).unsqueeze(1), {s}v({x}).unsqueeze(1));; {y} = {s}o({t}.transpose(1, 2).flatten(2))
+grouped queries            | {s}q, {s}k, {s}v, {s}o = nn.Linear({c}, 8), nn.Linear({c}, 4), nn.Linear({c}, 4), nn.Linear(8, {c}) | {t}q = {s}q({x}).view(*{x}.shape[:2], 4, 2).transpose(1, 2);; {t}k, {t}v = (one({x}).view(*{x}.shape[:2], 2, 2).transpose(1, 2).repeat_interleave(2, 1) for one in ({s}k, {s}v));; {y} = {s}o(F.scaled_dot_product_attention({t}q, {t}k, {t}v).transpose(1, 2).flatten(2))
+heads by an einsum         | {s}, {s}o = nn.Linear({c}, 3 * {c}), nn.Linear({c}, {c});; {s}h = {g} | {t}q, {t}k, {t}v = {s}({x}).view(*{x}.shape[:2], 3, {s}h, -1).unbind(2);; {t} = torch.einsum("bnhd,bmhd->bhnm", {t}q, {t}k).softmax(-1);; {y} = {s}o(torch.einsum("bhnm,bmhd->bnhd", {t}, {t}v).flatten(2))
+talking heads              | {s}, {s}t, {s}o = nn.Linear({c}, 3 * {c}), nn.Linear({g}, {g}), nn.Linear({c}, {c});; {s}h = {g} | {t}q, {t}k, {t}v = {s}({x}).reshape(*{x}.shape[:2], 3, {s}h, -1).permute(2, 0, 3, 1, 4);; {t} = {s}t(({t}q @ {t}k.transpose(-2, -1)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).softmax(-1);; {y} = {s}o(({t} @ {t}v).transpose(1, 2).flatten(2))
+attention, bias of heads   | {s}, {s}o, {s}b = nn.Linear({c}, 3 * {c}), nn.Linear({c}, {c}), nn.Parameter(torch.rand({g}, 1, 1));; {s}h = {g} | {t}q, {t}k, {t}v = {s}({x}).reshape(*{x}.shape[:2], 3, {s}h, -1).permute(2, 0, 3, 1, 4);; {t} = ({t}q @ {t}k.transpose(-2, -1) * {s}b + {s}b).softmax(-1);; {y} = {s}o(({t} @ {t}v).transpose(1, 2).reshape({x}.shape))
+cosine attention           | {s}, {s}o, {s}b = nn.Linear({c}, 3 * {c}), nn.Linear({c}, {c}), nn.Parameter(torch.rand({g}, 1, 1));; {s}h = {g} | {t}q, {t}k, {t}v = {s}({x}).reshape(*{x}.shape[:2], 3, {s}h, -1).permute(2, 0, 3, 1, 4);; {t} = (F.normalize({t}q, dim=-1) @ F.normalize({t}k, dim=-1).transpose(-2, -1) * {s}b.exp()).softmax(-1);; {y} = {s}o(({t} @ {t}v).transpose(1, 2).flatten(2))
+attention over features    | {s}, {s}o = nn.Linear({c}, 3 * {c}), nn.Linear({c}, {c});; {s}h = {g} | {t}q, {t}k, {t}v = {s}({x}).reshape(*{x}.shape[:2], 3, {s}h, -1).permute(2, 0, 3, 4, 1).unbind(0);; {t} = (F.normalize({t}q, dim=-1) @ F.normalize({t}k, dim=-1).transpose(-2, -1)).softmax(-1);; {y} = {s}o(({t} @ {t}v).permute(0, 3, 1, 2).reshape({x}.shape))
+causal attention           | {s} = nn.MultiheadAttention({c}, {g}, batch_first=True)     | {t} = torch.ones({x}.shape[1], {x}.shape[1], dtype=torch.bool).triu(1);; {y} = {s}({x}, {x}, {x}, attn_mask={t})[0]
+attention, its weights     | {s} = nn.MultiheadAttention({c}, {g}, batch_first=True)     | {t}, {t}w = {s}({x}, {x}, {x});; {y} = {t} + {t}w @ {x}
+attention, batch second    | {s} = nn.MultiheadAttention({c}, {g})                       | {t} = {x}.transpose(0, 1);; {y} = {s}({t}, {t}, {t})[0].transpose(0, 1)
+attention of two           | {s} = nn.MultiheadAttention({c}, {g}, batch_first=True)     | {y} = {x} + {s}({x}, {z}, {z})[0]
+attention, other keys      | {s} = nn.MultiheadAttention({c}, {g}, batch_first=True, kdim={e}, vdim={e}) | {y} = {s}({x}, {w}, {w})[0]
+a stack of encoders        | {s} = nn.TransformerEncoder(nn.TransformerEncoderLayer({c}, {g}, {d}, 0.0, batch_first=True), 2, enable_nested_tensor=False) | {y} = {s}({x})
+a decoder                  | {s} = nn.TransformerDecoderLayer({c}, {g}, {d}, 0.0, batch_first=True) | {y} = {s}({x}, {z})
+latents                    | {s}, {s}a = nn.Parameter(torch.rand(1, 3, {c})), CrossAttention({c}, {c}, {g}) | {y} = {s}a({s}.expand({x}.shape[0], -1, -1), {x})
+two tokens                 | {s}a, {s}b = nn.Parameter(torch.rand(1, 1, {c})), nn.Parameter(torch.rand(1, 1, {c})) | {y} = torch.cat(({s}a.expand({x}.shape[0], -1, -1), {x}, {s}b.expand({x}.shape[0], -1, -1)), dim=1)
+tokens, replaced           | {s} = nn.Parameter(torch.rand({c}))                         | {y} = {x}.clone();; {y}[:, ::2] = {s}
+a token, repeated          | {s} = nn.Parameter(torch.rand(1, 1, {c}))                   | {y} = torch.cat([{s}.repeat({x}.size(0), 1, 1), {x}], 1)
+spatial gating             | {s}, {s}n, {s}p, {s}o = nn.Linear({c}, 2 * {d}), nn.LayerNorm({d}), nn.Linear({n}, {n}), nn.Linear({d}, {c}) | {t}a, {t}b = {s}({x}).chunk(2, dim=-1);; {t}b = {s}p({s}n({t}b).transpose(1, 2)).transpose(1, 2);; {y} = {s}o({t}a * {t}b)
+mean of all, gated         | {s}q, {s}k, {s}v = nn.Linear({c}, {d}), nn.Linear({c}, {d}), nn.Linear({c}, {d}) | {t} = {s}k({x}).exp().clamp(max=9);; {y} = torch.sigmoid({s}q({x})) * ({t} * {s}v({x})).sum(1, keepdim=True) / {t}.sum(1, keepdim=True)
+scan                       | {s} = nn.Linear({c}, {c})                                   | {t} = torch.zeros_like({x}[:, 0]);; {t}r = [];; for {t}x in {x}[:, :4].unbind(1): {t} = torch.tanh({s}({t}) + {t}x); {t}r.append({t});; {y} = torch.stack({t}r, 1)
+pairs of tokens            | {s} = nn.Linear({c}, {d})                                   | {t} = {s}({x}[:, :3]);; {y} = F.relu({t}.unsqueeze(1) - {t}.unsqueeze(2)).flatten(1, 2)
+rotary                     |                                                             | {t} = torch.arange({x}.shape[1] * ({x}.shape[2] // 2), dtype={x}.dtype).view({x}.shape[1], -1);; {t}a, {t}b = {x}.chunk(2, -1);; {y} = torch.cat([{t}a * {t}.cos() - {t}b * {t}.sin(), {t}a * {t}.sin() + {t}b * {t}.cos()], -1)
+linear by its weight       | {s} = nn.Linear({c}, {d})                                   | {y} = {x} @ {s}.weight.t() + {s}.bias
+linear, addmm              | {s} = nn.Linear({c}, {d})                                   | {y} = torch.addmm({s}.bias, {x}.flatten(0, 1), {s}.weight.t()).view(*{x}.shape[:2], -1)
+heads' own projection      | {s} = nn.Parameter(torch.rand({g}, {c}, 4) - 0.5)           | {y} = torch.einsum("bnc,gcd->bngd", {x}, {s}).flatten(2)
+the memory of a table      | {s} = nn.Embedding(5, {c})                                  | {y} = ({x} @ {s}.weight.t()).softmax(-1) @ {s}.weight
+norm by one's own function |                                                             | {y} = ({x} - {x}.mean(-1, keepdim=True)) / {x}.var(-1, keepdim=True, unbiased=False).add(1e-5).sqrt()
+adaptive norm, six         | {s}, {s}n, {s}m = nn.Linear({f}, 3 * {c}), nn.LayerNorm({c}, elementwise_affine=False), nn.Linear({c}, {c}) | {t}a, {t}b, {t}c = {s}({v})[:, None].chunk(3, dim=-1);; {y} = {x} + {t}c * {s}m({s}n({x}) * (1 + {t}a) + {t}b)
+"""),
+    *_kinds("vector", "vector", """
+length of the vector       |                                                             | {y} = {x} * {x}.shape[-1] ** -0.5
+squash                     |                                                             | {t} = {x}.square().sum(-1, keepdim=True);; {y} = {x} * {t} / (1 + {t})
+softmax of a vector        | {s} = nn.LogSoftmax(-1)                                     | {y} = {s}({x}) + {x}.softmax(1)
+similarities               | {s} = nn.Parameter(torch.rand(5, {c}))                      | {y} = F.linear(F.normalize({x}), F.normalize({s}))
+distances                  | {s} = nn.Parameter(torch.rand(5, {c}))                      | {y} = torch.cdist({x}, {s})
+weights, multiplied        | {s}a, {s}b = nn.Linear({c}, {d}), nn.Linear({d}, {c})       | {y} = F.linear({x}, {s}b.weight @ {s}a.weight)
+one of the outputs         | {s} = nn.Linear({c}, 1)                                     | {y} = {x} * {s}({x}).squeeze(-1)[:, None]
+split of a vector          | {s} = nn.Linear({c}, 2 * {d})                               | {t}a, {t}b = {s}({x}).unflatten(1, (2, -1)).unbind(1);; {y} = {t}a + torch.exp(-{t}b.square())
+compact bilinear           | {s}a, {s}b = nn.Linear({c}, {d}), nn.Linear({e}, {d})       | {y} = {s}a({x}) * {s}b({w})
+dot of two                 |                                                             | {y} = {x} * ({x} * {z}).sum(1, keepdim=True)
+a batch of one             | {s} = nn.Linear({c}, {d})                                   | {y} = torch.stack([{s}(one) for one in {x}.unbind(0)])
+"""),
+]  # fmt: skip
+
+KINDS = (*LAYERS, *NORMS, *POINTWISE, *SHAPES, *TOKENS, *VECTORS, *ROWS, *WILD)

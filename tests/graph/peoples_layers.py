@@ -257,3 +257,158 @@ class Counted(nn.Module):
         self.seen: Any = self.seen + 1
         self.last: Any = x
         return x
+
+
+class BatchNormThenMix(nn.BatchNorm2d):
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels)
+        self.mix = nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(super().forward(x))  # type: ignore[no-any-return]
+
+
+class SpatiallyAdaptive(nn.Module):
+    """Scale and shift of a norm are maps, computed from another input."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels)
+        self.shared = nn.Conv2d(condition, 4, 3, padding=1)
+        self.gamma, self.beta = nn.Conv2d(4, channels, 1), nn.Conv2d(4, channels, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = F.relu(self.shared(condition))
+        return self.norm(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
+
+
+class NormOverAll(nn.Module):
+    """One mean and deviation for channels and places."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.eps = 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        std, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True)
+        return (x - mean) / (std + self.eps) * self.weight
+
+
+class NormAndInput(nn.Module):
+    """A residual around a norm, in one module."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.strength = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.strength * self.g * (x / (x.pow(2).mean(dim=1, keepdim=True) + 1e-6).sqrt())
+
+
+class NormPair(LayerNormByHand):
+    """Gives its input too."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+class NormPooled(nn.Module):
+    """What it gives has another shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3), keepdim=True)
+        return (x / (1 + x.abs().sum(1, keepdim=True))) * self.weight.view(1, -1, 1, 1)
+
+
+class NormInPlace(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= x.mean(1, keepdim=True)
+        return x.mul_(self.weight)
+
+
+class KeepsVariance(nn.Module):
+    """Running statistics over the channels, used in eval mode."""
+
+    variance: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("variance", torch.ones(1))
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.variance = 0.9 * self.variance + 0.1 * x.detach().var().view(1)
+        return x / (1 + self.variance.abs()).sqrt() * self.weight[None, :, None, None]
+
+
+class OwnGroupNorm(nn.Module):
+    """By hand, with the number of groups as an attribute."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.view(b, self.groups, -1)
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt()
+        return x.view(b, c, h, w) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class KnowsWidth(nn.Module):
+    """Its width is an attribute, and it divides by it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.weight = width, nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = x.square().sum(1, keepdim=True) / self.width
+        return x / (1 + energy) * self.weight.view(1, self.width, 1, 1)
+
+
+class OwnInstanceNorm(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.instance_norm(x, weight=self.weight, bias=self.bias)
+
+
+class GivesPairs(nn.Module):
+    """A dict of a tensor and a list."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(channels, out, 1), nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"out": self.a(x), "parts": [self.b(x), None]}
+
+
+class OwnSwish(torch.autograd.Function):
+    """A function with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return grad * (s + x * s * (1 - s))

@@ -2,8 +2,8 @@
 
 A network is a seeded sequence of the kinds of operation of `network_kinds`. Each takes an activation that is there,
 mostly one that nothing has read yet, so sums, products and concatenations make it an acyclic graph; in the end every
-activation that nothing reads gets a linear layer, and these are summed. The network is Python source, so that a failure
-can be read and reproduced:
+activation that nothing reads gets a linear layer, and these are summed. The network is Python source, so that a
+failure can be read and reproduced:
 
     python tests/graph/random_networks.py SEED      # prints the network of a seed, its groups, and what is wrong
 """
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import peoples_layers
 import torch
+import torch.utils.checkpoint
 from network_kinds import KINDS, Kind
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +43,7 @@ WIDTHS = (4, 6, 8, 12)
 RANKS = {"map": 4, "tokens": 3, "vector": 2, "row": 3, "volume": 5}
 CHANNELS = {"tokens": -1}  # the dimension of channels; 1 elsewhere
 # torch's counter has no formula for these, or counts them as nothing
-NOT_IN_TORCH = {"bilinear", "recurrent", "sum over height, outer"}
+NOT_IN_TORCH = {"bilinear", "recurrent", "sum over height, outer", "spectral norm", "sampled on a grid"}
 TOLERANCE = 1e-9  # of the largest logit
 
 Scope = dict[str, Any]
@@ -157,6 +158,8 @@ class Sketch:
         read = [x]
         for word, choice in among.items():
             if word in used:
+                if word in "zw" and not choice and self.draw.random() < 0.5:
+                    choice = [x]  # meets itself
                 if not choice:
                     return None
                 other = self.draw.choice(choice)
@@ -364,7 +367,7 @@ def macs_by_torch(model: nn.Module, shape: tuple[int, int, int]) -> int:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            copy.deepcopy(model).eval()(torch.zeros(1, *shape, dtype=torch.float64))
+            copy.deepcopy(model).eval().requires_grad_(False)(torch.zeros(1, *shape, dtype=torch.float64))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2

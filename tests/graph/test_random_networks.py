@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 from network_kinds import KINDS
-from random_networks import Network, check, perturbed, random_network, told
-from torch import nn
+from random_networks import check, random_network, told
 
 SHARD = 100
 SHARDS = 20  # of 100 networks: the slow test

@@ -74,8 +74,10 @@ def test_an_outer_product_costs_what_is_counted() -> None:
     assert graph.product_macs == {"a": 64}  # 8 x 8 places of a channel
 
 
-SIZES_OF_LAYERS: dict[str, tuple[Callable[[Any], Any], int]] = {  # what forward reads off a layer; free channels of it
-    "a layer's width": (lambda layer: layer.out_channels ** -0.5, 0),
+SIZES_OF_LAYERS: dict[
+    str, tuple[Callable[[Any], Any], int]
+] = {  # what forward reads off a layer; free channels of it
+    "a layer's width": (lambda layer: layer.out_channels**-0.5, 0),
     "a weight's size": (lambda layer: layer.weight.shape[0] / 8, 0),
     "a weight's other size": (lambda layer: layer.weight.size(1) / 8, 16),
     "a number of elements": (lambda layer: layer.weight.numel() / 64, 0),

@@ -32,7 +32,7 @@ class Liveness:
 
     def _live_values_that_pass(self) -> Iterator[int]:
         """For each place of the tape, how many of the values that come from the images are read after it."""
-        ends = defaultdict(int)
+        ends: defaultdict[int, int] = defaultdict(int)
         now = 0
         for at, (state, until) in enumerate(zip(self._states, self._until, strict=True)):
             if state == LIVE and until > at:

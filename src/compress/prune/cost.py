@@ -42,7 +42,7 @@ class _Sizes:
 
     def __call__(self, widths: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """(plans, groups) -> (plans, n)."""
-        by_group = np.ascontiguousarray(widths.T)
+        by_group = np.ascontiguousarray(widths.T, dtype=np.float64)
         lengths = np.repeat(self.fixed[:, None], len(widths), 1)
         for part in self.parts:
             lengths[part.axes] += by_group[part.groups] * part.per_channel[:, None]
@@ -139,7 +139,8 @@ def _sizes(graph: ChannelGraph, axes: Sequence[Axis | None], lengths: Sequence[i
                     parts.append([])
                 parts[seen[row]].append((row, column, each))
                 seen[row] += 1
-    return _Sizes(fixed, tuple(_Part(*np.array(part).T[:2], np.array(part).T[2].astype(float)) for part in parts))
+    columns = (np.array(part, dtype=np.int64).T for part in parts)
+    return _Sizes(fixed, tuple(_Part(on, group, each.astype(np.float64)) for on, group, each in columns))
 
 
 def cost_model(model: nn.Module, graph: ChannelGraph, shape: tuple[int, int, int]) -> CostModel:
