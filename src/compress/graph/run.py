@@ -284,7 +284,11 @@ class Run(TorchFunctionMode):
                 alike = isinstance(result, Ids) and result.shape == given.shape
                 if forget is None or not alike or not self.sets.is_frozen(given):
                     return result
-                numbers = [axis for axis, ids in self.found.axes.items() if axis not in known and len(ids) == length]
+                counted = {axis: len(ids) for axis, ids in self.found.axes.items() if axis not in known}
+                numbers = [axis for axis, count in counted.items() if count == length]
+                self.norm_groups += [count for count in counted.values() if count != length]
+                if any(length % groups for groups in self.norm_groups):
+                    return result  # not a number of groups of channels
                 forget()
                 del self._tape[at:]
                 self.found.ran(name)
