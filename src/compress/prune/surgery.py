@@ -101,8 +101,8 @@ class CutCopy:
         self._parameters = dict(model.named_parameters())
         shared = {name: _narrowed(tensor, {}) for name, tensor in self._parameters.items()}
         self.network = _copy_with(model, self._tensors, shared)
-        heads = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions if axis.dim == 0}
-        whole = _attentions(*(self.network.get_submodule(name) for name in heads))
+        cut_ones = {axis.tensor.rpartition(".")[0] for group in graph for axis in group.positions}
+        whole = _attentions(*(self.network.get_submodule(name) for name in cut_ones))
         _replace(self.network, {attention: Attention(attention) for attention in whole})
         self._own = named_tensors(self.network)
         twins = dict(self.network.named_modules())
