@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,7 +73,10 @@ def _is_container(value: object) -> bool:
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
     """What is drawn in the block is not missing afterwards."""
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(state)
+    state, numpys = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpys)
