@@ -121,7 +121,7 @@ product                    |                                                    
 maximum                    |                                                             | {y} = torch.maximum({x}, {z})
 lerp                       |                                                             | {y} = torch.lerp({x}, {z}, 0.3)
 minus itself               |                                                             | {y} = 1 - {x}
-noise, times nothing       |                                                             | {y} = {x} + 0 * torch.rand_like({x})
+noise, times nothing       |                                                             | {y} = {x} + 0 * torch.rand_like({x}) + 0 * np.random.rand() + 0 * random.random()
 dropout                    | {s} = nn.Dropout2d(0.0)                                     | {y} = {s}({x})
 drop path                  | {s}a, {s}b = nn.Conv2d({c}, {c}, 1), DropPath()             | {y} = {x} + {s}b({s}a({x}))
 counts its calls           | {s} = Counted()                                             | {y} = {s}({x})
@@ -446,7 +446,7 @@ top-down sum               | {s} = nn.Conv2d({c}, {c}, 3, stride=2, padding=1)  
 attention of a group       | {s} = nn.GroupNorm(1, {c} // {g})                           | {t} = {x}.reshape({x}.shape[0] * {g}, -1, *{x}.shape[2:]);; {y} = ({s}({t}) * torch.sigmoid({t}.mean(1, keepdim=True))).reshape({x}.shape)
 sums of neighbours         |                                                             | {y} = {x}.clone();; {y}[:, 1:] += {x}[:, :-1]
 in place on half of it     |                                                             | {y} = {x} * 1;; {y}[:, : {y}.shape[1] // 2].relu_()
-in place through a view    |                                                             | {y} = {x} * 1;; {y}.view({y}.shape[0], {y}.shape[1], -1).mul_(0.5).add_(1)
+in place through a view    |                                                             | {y} = ({x} * 1).contiguous();; {y}.view({y}.shape[0], {y}.shape[1], -1).mul_(0.5).add_(1)
 in place, transposed       |                                                             | {y} = {x} * 1;; {y}.transpose(1, 2).add_({z}.transpose(1, 2))
 in place on chunks         | {s} = nn.Conv2d({c}, 3 * {d}, 1)                            | {y} = {s}({x});; for {t} in {y}.chunk(3, 1): {t}.sigmoid_()
 in place on one of chunks  | {s} = nn.Conv2d({c}, 2 * {d}, 1)                            | {y} = {s}({x});; {y}.chunk(2, 1)[0].mul_({y}.chunk(2, 1)[1].tanh())

@@ -16,7 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.measure.macs import count_macs, count_params
 from compress.prune.cost import CostModel, cost_model
-from compress.prune.surgery import cut, masked
+from compress.prune.surgery import CutCopy, cut, masked
 
 SIZES = ((8, 8), (12, 10))  # of the images that a network must take; one that is of one image size, only the first
 BATCHES = (2, 3)
@@ -47,7 +47,7 @@ NOT_IN_TORCH = {"bilinear", "recurrent", "sum over height, outer", "spectral nor
 TOLERANCE = 1e-9  # of the largest logit
 
 Scope = dict[str, Any]
-NAMES: Scope = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor} | {
+NAMES: Scope = {"np": np, "random": random, "torch": torch, "nn": nn, "F": F, "Tensor": Tensor} | {
     name: value for name, value in vars(peoples_layers).items() if isinstance(value, type) and name != "Any"
 }
 
@@ -131,9 +131,10 @@ class Sketch:
                 continue
             kind = self.draw.choice(fitting)
             words = self.words(kind, x)
-            if words is not None:
-                self.add(kind, x, *words)
-                return
+            with suppress(RuntimeError):  # a view that the strides of x do not allow
+                if words is not None:
+                    self.add(kind, x, *words)
+                    return
 
     def choose(self) -> Value:
         """Mostly a value that nothing has read, and of these mostly a late one; small ones only."""
@@ -302,11 +303,14 @@ def _check(network: Network, found: Finding, plans: int) -> None:
     with unchanged(model, found.wrong, "cost_model"):
         costs = cost_model(model, graph, shape)
     draw = random.Random(network.seed)
+    copies = CutCopy(model, graph)
     for _ in range(plans if len(graph) else 1):
         plan = random_plan(graph, draw)
         with unchanged(model, found.wrong, "cut"):
             small = cut(model, graph, plan)
         _check_costs(network, found, costs, plan, small, shape)
+        if not graph.emptied(plan):
+            _check_copy(small, copies(plan), found, torch.randn(2, *shape, dtype=torch.float64))
         for training in (False, True):
             for size, batch in zip(network.sizes, BATCHES, strict=False):
                 images = torch.randn(batch, 3, *size, dtype=torch.float64)
@@ -322,6 +326,16 @@ def _check_costs(
     if costs.params(plan) != count_params(small):
         found.wrong.append(f"parameters: {costs.params(plan)} priced, {count_params(small)} counted; {plan}")
     found.macs_left = min(found.macs_left, counted / max(costs.full_macs, 1))
+
+
+def _check_copy(small: nn.Module, other: nn.Module, found: Finding, images: Tensor) -> None:
+    """What a search runs is what is cut."""
+    with torch.no_grad():
+        torch.manual_seed(1)
+        expected = copy.deepcopy(small)(images)
+        torch.manual_seed(1)
+        if not torch.equal(expected, copy.deepcopy(other)(images)):
+            found.wrong.append("a copy that is cut anew for every plan gives something else")
 
 
 def _check_outputs(

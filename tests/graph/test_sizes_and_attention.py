@@ -126,6 +126,37 @@ def test_layers_take_their_input_by_keyword() -> None:
     assert widths(graph)["c"] == 16
 
 
+class GroupsByHand(nn.Module):
+    """A group norm of somebody's own, by a view: a cut must leave the same number of channels in every group."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups, self.weight = groups, nn.Parameter(torch.ones(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.view(x.shape[0], self.groups, -1)
+        groups = groups / (1 + groups.var(-1, keepdim=True)) - groups.mean(1, keepdim=True)
+        return groups.view(x.shape) * self.weight[:, None, None]
+
+
+def test_a_norm_of_groups_by_hand_keeps_its_groups_alike() -> None:
+    graph = check_law(Net(lambda s, a, b: s.n(a), n=GroupsByHand(4)))
+    assert widths(graph)["a"] == 4
+
+
+def test_a_copy_for_many_plans_is_the_cut_network_where_only_the_stream_is_cut() -> None:
+    def body(s: Any, a: Tensor, b: Tensor) -> Tensor:
+        tokens = a.flatten(2).transpose(1, 2)
+        out, weights = s.attention(tokens, tokens, tokens)
+        return (out + weights @ tokens).mean(1)
+
+    model = Net(body, attention=nn.MultiheadAttention(16, 4, batch_first=True)).eval()
+    graph = channel_graph(model, SHAPE)
+    assert widths(graph)["a"] == 16  # its heads are whole, as their average is read
+    plan, images = Plan({"a": range(6)}), torch.randn(2, *SHAPE)
+    assert torch.equal(CutCopy(model, graph)(plan)(images), cut(model, graph, plan)(images))
+
+
 def by_heads(s: Any, a: Tensor, b: Tensor) -> Tensor:
     tokens = a.flatten(2).transpose(1, 2)
     n, t, _ = tokens.shape
