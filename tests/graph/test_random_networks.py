@@ -32,7 +32,7 @@ def hold(seeds: range, plans: int) -> Counter[str]:
 def test_the_law_on_a_hundred_random_networks() -> None:
     seen = hold(range(SHARD), plans=1)
     assert seen["cut"] >= 0.9 * SHARD
-    assert seen["moved"] >= 0.9 * SHARD
+    assert seen["moved"] >= 0.75 * SHARD  # one plan may keep all
     assert seen["smaller"] >= 0.6 * SHARD
 
 
