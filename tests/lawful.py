@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.graph.build import channel_graph
-from compress.graph.deepcopy import copy_replacing
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.measure.macs import count_params
+from compress.models.unchanged import copy_replacing
 from compress.prune.cost import cost_model
 from compress.prune.order import channel_orders
 from compress.prune.surgery import CutCopy, cut, masked

@@ -69,6 +69,94 @@ def check_law(model: nn.Module, shape: tuple[int, int, int] = SHAPE) -> ChannelG
     return graph
 
 
+def test_an_outer_product_costs_what_is_counted() -> None:
+    graph = check_law(Net(lambda s, a, b: torch.einsum("bch,bcw->bchw", a.mean(3), b.mean(2))))
+    assert graph.product_macs == {"a": 64}  # 8 x 8 places of a channel
+
+
+SIZES_OF_LAYERS: dict[
+    str, tuple[Callable[[Any], Any], int]
+] = {  # what forward reads off a layer; free channels of it
+    "a layer's width": (lambda layer: layer.out_channels**-0.5, 0),
+    "a weight's size": (lambda layer: layer.weight.shape[0] / 8, 0),
+    "a weight's other size": (lambda layer: layer.weight.size(1) / 8, 16),
+    "a number of elements": (lambda layer: layer.weight.numel() / 64, 0),
+    "a bias' length": (lambda layer: len(layer.bias) / 16, 0),
+    "a type": (lambda layer: 2 if layer.weight.dtype.is_floating_point else 1, 16),
+    "a kernel": (lambda layer: layer.weight.shape[-1] + layer.kernel_size[0], 16),
+}
+
+
+@pytest.mark.parametrize("what", SIZES_OF_LAYERS)
+def test_a_size_read_off_a_layer_changes_with_a_cut(what: str) -> None:
+    read, free = SIZES_OF_LAYERS[what]
+    graph = check_law(Net(lambda s, a, b: torch.cat([s.c(b) * read(s.c), a], 1), 32, c=nn.Conv2d(16, 16, 1)))
+    assert widths(graph).get("c", 0) == free
+    assert "c" not in graph.emptiable  # something else than a layer would be read
+
+
+def test_a_view_by_the_width_of_a_layer_follows_it() -> None:
+    for size in (lambda s: s.a.out_channels, lambda s: s.a.weight.shape[0], lambda s: s.b.bias.shape[0]):
+        graph = check_law(Net(lambda s, a, b, size=size: a.reshape(a.shape[0], size(s), -1).mean(2)))  # type: ignore[misc]
+        assert widths(graph)["a"] == 16
+
+
+def test_numbers_of_depthwise_and_grouped_layers_and_of_norms_change_with_a_cut() -> None:
+    for layer in (nn.Conv2d(16, 32, 1, groups=16), nn.Conv2d(16, 32, 1, groups=4), nn.BatchNorm2d(16),
+                  nn.GroupNorm(4, 16), nn.GroupNorm(16, 16, affine=False)):  # fmt: skip
+        for name in ("in_channels", "num_features", "num_channels", "num_groups", "groups"):
+            if hasattr(layer, name):
+                out = getattr(layer, "out_channels", 16)
+                check_law(Net(lambda s, a, b, name=name: s.c(a) / getattr(s.c, name), out=out, c=layer))  # type: ignore[misc]
+
+
+def test_a_parameter_may_be_measured_and_used_by_itself() -> None:
+    def body(s: Any, a: Tensor, b: Tensor) -> Tensor:
+        tokens = a.flatten(2).transpose(1, 2)
+        if s.place.shape[1] != tokens.shape[1]:
+            raise ValueError("another number of tokens")
+        return (tokens + s.place[:, : s.place.size(1)]).mean(1)
+
+    graph = check_law(Net(body, place=nn.Parameter(torch.rand(1, 64, 16))))
+    assert widths(graph)["a"] == 16
+
+
+def test_layers_take_their_input_by_keyword() -> None:
+    graph = check_law(Net(lambda s, a, b: s.n(input=s.c(input=a)), c=nn.Conv2d(16, 16, 1), n=nn.BatchNorm2d(16)))
+    assert widths(graph)["c"] == 16
+
+
+class GroupsByHand(nn.Module):
+    """A group norm of somebody's own, by a view: a cut must leave the same number of channels in every group."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups, self.weight = groups, nn.Parameter(torch.ones(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.view(x.shape[0], self.groups, -1)
+        groups = groups / (1 + groups.var(-1, keepdim=True)) - groups.mean(1, keepdim=True)
+        return groups.view(x.shape) * self.weight[:, None, None]
+
+
+def test_a_norm_of_groups_by_hand_keeps_its_groups_alike() -> None:
+    graph = check_law(Net(lambda s, a, b: s.n(a), n=GroupsByHand(4)))
+    assert widths(graph)["a"] == 4
+
+
+def test_a_copy_for_many_plans_is_the_cut_network_where_only_the_stream_is_cut() -> None:
+    def body(s: Any, a: Tensor, b: Tensor) -> Tensor:
+        tokens = a.flatten(2).transpose(1, 2)
+        out, weights = s.attention(tokens, tokens, tokens)
+        return (out + weights @ tokens).mean(1)
+
+    model = Net(body, attention=nn.MultiheadAttention(16, 4, batch_first=True)).eval()
+    graph = channel_graph(model, SHAPE)
+    assert widths(graph)["a"] == 16  # its heads are whole, as their average is read
+    plan, images = Plan({"a": range(6)}), torch.randn(2, *SHAPE)
+    assert torch.equal(CutCopy(model, graph)(plan)(images), cut(model, graph, plan)(images))
+
+
 def by_heads(s: Any, a: Tensor, b: Tensor) -> Tensor:
     tokens = a.flatten(2).transpose(1, 2)
     n, t, _ = tokens.shape

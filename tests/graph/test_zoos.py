@@ -1,5 +1,5 @@
 """Networks of timm, transformers and ultralytics, by the law of benchmarks/zoos.py: masked equals cut in float64 for
-plans of random widths, looking changes nothing, and something can go. Extra `zoo-tests`; timm's smallest are in dev."""
+plans of random widths, looking changes nothing, and something can go. Extra `zoo-tests`; timm is in `dev`."""
 
 import pytest
 from zoos import NAMES, ZOOS, measure

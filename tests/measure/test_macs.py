@@ -457,3 +457,36 @@ def test_where_fvcore_fails_its_total_has_our_count() -> None:
     net = Net(lambda x, a: a(torch.matmul(tokens(x), of(3)).view(1, 1, 1, 1, 8, 8)), nn.LayerNorm(8))
     operators = count_operators(net, SHAPE)
     assert operators.total == operators.fvcore == 64 * 3
+
+
+class Noted(nn.Module):
+    """Keeps what it has seen, in every way that a module can, and draws numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls, self.sizes = nn.Conv2d(3, 4, 1), 0, [0]
+        self.total, self.mean = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.sizes.append(x.shape[-1])
+        self.conv.weight.data.clamp_(-0.01, 0.01)
+        self.total = self.total + 1
+        self.last = y = self.conv(x) + torch.rand(1)
+        self.mean.copy_(y.mean((0, 2, 3)))
+        return y
+
+
+def test_counting_leaves_a_network_and_the_generators_as_they_were() -> None:
+    net = Noted().train()
+    net.conv.eval()
+    drawn, attributes = torch.get_rng_state(), dict(vars(net))
+    tensors = {name: (value, value.clone()) for name, value in net.state_dict(keep_vars=True).items()}
+    assert count_operators(net, SHAPE).total == 64 * 3 * 4
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert vars(net) == attributes
+    assert net.sizes == [0]
+    assert (net.training, net.conv.training) == (True, False)
+    for name, value in net.state_dict(keep_vars=True).items():
+        assert value is tensors[name][0]
+        assert torch.equal(value, tensors[name][1])

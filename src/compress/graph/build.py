@@ -30,7 +30,7 @@ from compress.graph.removable import why_not_removable
 from compress.graph.run import IS_OUTPUT, Run
 from compress.graph.tape import Tape
 from compress.graph.twin import Flag, set_training
-from compress.graph.types import ChannelGraph, ChannelGroup
+from compress.graph.types import Axis, ChannelGraph, ChannelGroup
 from compress.models.inputs import Given
 
 
@@ -144,23 +144,28 @@ def _groups(found: Record) -> tuple[ChannelGroup, ...]:
         by_axes[axis[starts[run] : ends[run]].tobytes()].append(run)
 
     layers = list(found.layers.values())
-    written = {layer.out_axis for layer in layers}  # names of groups are of layers, where one writes the channels
+    # Names of groups are of layers, where one writes the channels; outputs of a layer by row of its weight
+    written = {layer.out_axis: layer.outputs_per_row for layer in layers}
+    readers: dict[Axis | None, list[int]] = defaultdict(list)  # places of layers
+    for place, layer in enumerate(layers):
+        readers[layer.in_axis].append(place)
     groups: list[ChannelGroup] = []
     names: Counter[str] = Counter()
     for runs in by_axes.values():
         begin, length = starts[runs], ends[runs[0]] - starts[runs[0]]
         indices = index[begin[:, None] + np.arange(length)]  # (width, length)
         on = axis[begin[0] : begin[0] + length]  # (length,)
-        positions = {axes[at]: torch.from_numpy(indices[:, on == at]) for at in np.unique(on)}
-        consumers = tuple(layer.name for layer in layers if layer.in_axis in positions)
+        found_on, counts = np.unique(on, return_counts=True)  # `on` ascends
+        parts = torch.from_numpy(indices).split(counts.tolist(), dim=1)
+        positions = {axes[at]: part for at, part in zip(found_on, parts, strict=True)}
+        consumers = tuple(layers[at].name for at in sorted(at for axis in positions for at in readers.get(axis, ())))
         if not consumers:
             continue  # computed and never read
-        first = next((axes[at] for at in on if axes[at] in written), axes[on[0]])
+        first = next((axis for axis in positions if axis in written), axes[on[0]])
         producer = first.tensor.rpartition(".")[0]
         names[producer] += 1
         name = producer if names[producer] == 1 else f"{producer}#{names[producer]}"
-        makers = [layer for layer in layers if layer.out_axis in positions]
-        outputs = [positions[layer.out_axis].shape[1] * layer.outputs_per_row for layer in makers]
+        outputs = [part.shape[1] * written[axis] for axis, part in positions.items() if axis in written]
         groups.append(ChannelGroup(name, len(runs), positions, consumers, math.gcd(*outputs) or 1))
     return tuple(groups)
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compress.graph.counts import plain
-from compress.graph.deepcopy import copy_replacing
+from compress.graph.counts import Count, plain
 from compress.graph.ids import channel_dims, spread, unexpanded
 from compress.graph.recurrent import CELLS, RECURRENT, cell, recurrent
-from compress.graph.twin import DROPS
+from compress.graph.twin import DROPS, is_leaf
 from compress.graph.types import Axis, Layer
 from compress.graph.values import Ids, Operation, stand_in
 from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
+from compress.models.unchanged import copy_replacing
 
 if TYPE_CHECKING:
+    from compress.graph.record import Record
     from compress.graph.run import Run
 
 CHANNELWISE_NORMS = (  # each channel by itself
@@ -109,6 +110,58 @@ def opaque(run: "Run", name: str, module: nn.Module, args: Any, kwargs: Any) -> 
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     return run.unknown(Operation(name, bare, args, kwargs))
+
+
+# -- numbers of channels that a network reads off its layers -----------------------------------------------------
+
+
+def number_layers(twin: nn.Module, found: "Record") -> None:
+    """Replace the numbers of channels of layers (`conv.out_channels`) by `Count`s, as a cut changes them."""
+    for name, module in twin.named_modules():
+        if is_leaf(module):
+            vars(module).update(_numbers(found, name, module))
+
+
+def _numbers(found: "Record", name: str, module: Any) -> dict[str, Any]:
+    def count(tensor: str, dim: int, value: int, factor: int = 1) -> int:
+        axis = _within(name, tensor)
+        number: int = Count.later(found.ids, lambda: found.size(axis, dim, value), value * factor, factor)
+        return number
+
+    if isinstance(module, CONVOLUTIONS) and isinstance(module.weight, Tensor):
+        out, per_group = module.weight.shape[:2]
+        numbers = {"out_channels": count("weight", 0, out)}
+        if module.groups == module.in_channels > 1:  # depthwise: one channel for `out // groups` outputs
+            groups, weight = module.groups, _within(name, "weight")
+            first = lambda: found.size(weight, 0, out).view(groups, -1)[:, 0]  # noqa: E731
+            return {**numbers, **dict.fromkeys(("in_channels", "groups"), Count.later(found.ids, first, groups))}
+        return {**numbers, "in_channels": count("weight", 1, per_group, module.groups)}
+    if isinstance(module, nn.Linear):
+        return {
+            "out_features": count("weight", 0, module.out_features),
+            "in_features": count("weight", 1, module.in_features),
+        }
+    if isinstance(module, (*CHANNELWISE_NORMS, *NORMS)):
+        attribute = _number_of(module)
+        tensor = next(iter(_norm_tensors(module)), attribute)
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            shape = module.normalized_shape
+            return {attribute: (count(tensor, 0, shape[0]),)} if len(shape) == 1 else {}
+        return {attribute: count(tensor, 0, getattr(module, attribute))}
+    return {}
+
+
+def _number_of(norm: nn.Module) -> str:
+    """The attribute of a norm that holds its number of channels."""
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+        return "normalized_shape"
+    return "num_channels" if isinstance(norm, nn.GroupNorm) else "num_features"
+
+
+def _norm_tensors(norm: nn.Module) -> list[str]:
+    return [
+        name for name in ("weight", "bias", "running_mean", "running_var") if getattr(norm, name, None) is not None
+    ]
 
 
 # -- layers with weights ----------------------------------------------------------------------------------------
@@ -325,11 +378,11 @@ def _layer(run: "Run", name: str, weight: str, uses: float) -> None:
 # -- norms ------------------------------------------------------------------------------------------------------
 
 
-def _norm(run: "Run", name: str, norm: nn.Module, x: Tensor, dim: int, attribute: str) -> Tensor:
-    """A norm over dimension `dim`. One without tensors still has its number of channels as an int, `attribute`,
-    which surgery lowers: that is recorded as its axis."""
+def _norm(run: "Run", name: str, norm: nn.Module, x: Tensor, dim: int) -> Tensor:
+    """A norm over dimension `dim`. One without tensors still has its number of channels as an int, which surgery
+    lowers: that is recorded as its axis."""
     channels = run.channels_along(x, dim, name)
-    tensors = [t for t in ("weight", "bias", "running_mean", "running_var") if getattr(norm, t, None) is not None]
+    tensors, attribute = _norm_tensors(norm), _number_of(norm)
     if tensors:
         _expect(len(getattr(norm, tensors[0])), x, dim)
     for tensor in tensors or [attribute]:
@@ -364,15 +417,15 @@ def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _channelwise_norm(run: "Run", name: str, norm: nn.Module, x: Tensor) -> Tensor:
-    return _norm(run, name, norm, x, 1, "num_features")
+    return _norm(run, name, norm, x, 1)
 
 
 def _group_norm(run: "Run", name: str, norm: nn.Module, x: Tensor) -> Tensor:
-    return _norm(run, name, norm, x, 1, "num_channels")
+    return _norm(run, name, norm, x, 1)
 
 
 def _layer_norm(run: "Run", name: str, norm: nn.LayerNorm, x: Tensor) -> Tensor | None:
-    return _norm(run, name, norm, x, x.dim() - 1, "normalized_shape") if len(norm.normalized_shape) == 1 else None
+    return _norm(run, name, norm, x, x.dim() - 1) if len(norm.normalized_shape) == 1 else None
 
 
 def _prelu(run: "Run", name: str, module: nn.PReLU, x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ A sum over a dimension of channels is a reader without weights, in which no chan
 Dimensions that both operands keep (the batch, the heads) are united as in elementwise operations.
 """
 
-import math
 import string
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from compress.graph.ids import channel_dims, ids_along
 from compress.graph.ops_elementwise import ACROSS, together
 from compress.graph.values import Operation, ids_of
+from compress.measure.contraction import einsum_macs
 
 if TYPE_CHECKING:
     from compress.graph.run import Run
@@ -23,10 +23,7 @@ SUMMED = "is summed over in a product of activations"
 
 def contracted(run: "Run", a: Tensor, b: Tensor, labels: tuple[str, str], out: str) -> Tensor:
     """A product of two activations in the notation of einsum, ("bij", "bjk") to "bik"."""
-    sizes: dict[str, int] = {}
-    for label, size in zip(labels[0] + labels[1], (*a.shape, *b.shape), strict=True):
-        sizes[label] = max(size, sizes.get(label, 1))
-    aligned = []
+    aligned, shapes = [], (a.shape, b.shape)
     for x, own in ((a, labels[0]), (b, labels[1])):
         on = {own[dim] for dim in channel_dims(x)}
         if on - set(out):
@@ -44,10 +41,9 @@ def contracted(run: "Run", a: Tensor, b: Tensor, labels: tuple[str, str], out: s
         run.sets.freeze(b, ACROSS)  # one head of keys and values for all heads of queries: these stay free
         b = run.sets.roots(b)
     result = together(run, a, b)
-    if set(sizes) - set(out):  # else it is pointwise
-        for dim in channel_dims(result):
-            others = math.prod(size for label, size in sizes.items() if label != out[dim])
-            run.found.products.append((ids_along(result, dim), others * run.counted))
+    macs = einsum_macs(f"{labels[0]},{labels[1]}->{out}", shapes) * run.counted
+    for dim in channel_dims(result):
+        run.found.products.append((ids_along(result, dim), macs // result.shape[dim]))
     return result
 
 

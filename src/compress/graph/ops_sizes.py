@@ -1,12 +1,14 @@
 """Sizes and other attributes of a tensor."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compress.graph.counts import Count
 from compress.graph.ids import channel_dims, ids_along
+from compress.graph.twin import is_channels
 from compress.graph.values import Ids, Operation
 
 if TYPE_CHECKING:
@@ -16,7 +18,14 @@ SIZES = frozenset({"shape", "size", "numel", "len"})
 
 
 def sizes(run: "Run", x: torch.Tensor) -> tuple[int, ...]:
-    """The shape of an activation; sizes of dimensions that channels lie on are `Count`s."""
+    """The shape of an activation or of one of the network's own tensors; sizes of dimensions that channels lie on,
+    or may lie on, are `Count`s."""
+    name = run.own(x)
+    if name is not None and is_channels(x):
+        return tuple(
+            Count.later(run.sets, partial(run.found.size, name, d, n), n) if n > 1 else n
+            for d, n in enumerate(x.shape)
+        )
     on_channels = channel_dims(x) if isinstance(x, Ids) else []
     return tuple(Count.of(run.sets, ids_along(x, d)) if d in on_channels else n for d, n in enumerate(x.shape))
 

@@ -13,6 +13,7 @@ BY_THEMSELVES = "has weights that are used by themselves"
 WITH_WEIGHTS = (  # that are named where no run calls them
     nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
 )  # fmt: skip
+FIXED = "is as long as a tensor that is not cut"
 OPEN_ELEMENTS = 300_000  # of a parameter that is used by itself and gets an id per element; a larger one is frozen
 
 
@@ -38,8 +39,11 @@ class Record:
         ] = []  # of activations: ids (n,), and the MACs of each of these channels
         self._parameters = {name for name, _ in model.named_parameters()}
         self._open: dict[str, Tensor] = {}  # by tensor: an id for every element
+        self.measured: dict[str, None] = {}  # modules of which a size was read, in order
+        self._sizes: dict[Axis, Tensor] = {}  # of tensors, read by the network before anything was known of the axis
         self.dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
-        self._idle = {name for name, module in model.named_modules() if isinstance(module, WITH_WEIGHTS)}
+        self._may_idle = [name for name, module in model.named_modules() if isinstance(module, WITH_WEIGHTS)]
+        self._ran: dict[str, bool] = {}  # modules that were run, and whether all their parts count as run
 
     def axis(self, tensor: str, dim: int) -> Axis:
         return Axis(self._name.get(tensor, tensor), dim)
@@ -80,6 +84,17 @@ class Record:
             self._open[name] = self.ids.fresh(shape.numel()).view(shape)
         return self._open[name]
 
+    def size(self, tensor: str, dim: int, count: int) -> Tensor:
+        """The ids (count,) that the size of an axis counts. Where there are none, `close` finds out whether the axis
+        has got channels; otherwise its size is fixed."""
+        axis = self.axis(tensor, dim)
+        self.measured[tensor.rpartition(".")[0]] = None
+        if axis in self.axes:
+            return self.axes[axis]
+        if axis not in self._sizes:
+            self._sizes[axis] = self.ids.fresh(count)
+        return self._sizes[axis]
+
     def close(self) -> None:
         """Put the ids of parameters that were used by themselves on an axis: the one along which every index meets at
         most one channel that other tensors have too. Without such an axis the parameter is frozen."""
@@ -94,6 +109,11 @@ class Record:
                 rows = ids.movedim(dim, 0).flatten(1)
                 self.ids.union(rows, rows[:, :1])
                 self.put(name, dim, rows[:, 0])
+        for axis, ids in self._sizes.items():
+            if axis in self.axes:
+                self.ids.union(self.axes[axis], ids)
+            else:
+                self.ids.freeze(ids, FIXED)
 
     def _channel_axis(self, ids: Tensor) -> int | None:
         roots = self.ids.roots(ids)
@@ -120,7 +140,10 @@ class Record:
     def snapshot(self) -> Callable[[], None]:
         """A function that forgets what was recorded since now."""
         sets = self.ids.snapshot()
-        own = {name: dict(getattr(self, name)) for name in ("axes", "layers", "norms", "scaled_by", "whole", "_open")}
+        own = {
+            name: dict(getattr(self, name))
+            for name in ("axes", "layers", "norms", "scaled_by", "whole", "_open", "_sizes")
+        }
         products = len(self.products)
 
         def forget() -> None:
@@ -133,9 +156,12 @@ class Record:
 
     def ran(self, module: str, with_parts: bool = True) -> None:
         """Mark a module as run, and with it all modules inside."""
-        parts = f"{module}." if with_parts else "\0"
-        self._idle = {name for name in self._idle if name != module and not name.startswith(parts)}
+        self._ran[module] = self._ran.get(module, False) or with_parts
 
     def idle(self) -> list[str]:
         """Layers with weights that no run has called."""
-        return sorted(self._idle)
+        return sorted(name for name in self._may_idle if not self._has_run(name))
+
+    def _has_run(self, name: str) -> bool:
+        parts = name.split(".")
+        return name in self._ran or any(self._ran.get(".".join(parts[:at])) for at in range(1, len(parts)))

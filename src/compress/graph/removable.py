@@ -17,14 +17,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.graph import modules
-from compress.graph.liveness import liveness_error
+from compress.graph.liveness import Liveness
 from compress.graph.ops_elementwise import ONE_OPERAND
 from compress.graph.ops_layers import IN_SPACE
 from compress.graph.tape import Call, Tape, users
 from compress.graph.types import Axis, ChannelGroup
 
 Uses = Mapping[str, Sequence[int]]  # module name -> places of the calls that call it or take one of its tensors
-Readers = Sequence[Sequence[Call]]  # of every call on a tape
+Readers = Sequence[Sequence[int]]  # places of the calls that take the result of a call
 
 
 def why_not_removable(model: nn.Module, groups: Sequence[ChannelGroup], tapes: Sequence[Tape]) -> dict[str, str]:
@@ -34,10 +34,11 @@ def why_not_removable(model: nn.Module, groups: Sequence[ChannelGroup], tapes: S
     """
     owners = Counter(id(t) for m in model.modules() for t in [*m._parameters.values(), *m._buffers.values()])
     calls = [(tape, _uses(tape), users(tape)) for tape in tapes]
+    liveness = [Liveness(tape) for tape in tapes]
     reasons = {}
     for group in groups:
         seen = next(_other_readers(model, group, owners, calls), None)
-        errors = (error for tape in tapes if (error := liveness_error(tape, group.consumers)))
+        errors = (error for tape in liveness if (error := tape.error(group.consumers)))
         if why := next(errors, None) if seen is None else f"which {seen}":
             reasons[group.name] = why
     return reasons
@@ -93,15 +94,14 @@ def _other_calls(
         calls = uses.get(name, ())
         if len(calls) != 1 or tape[calls[0]].layer != name:
             return f"runs through {name}, which is not called once in evaluation and once in training"
-    places = {id(call): at for at, call in enumerate(tape)}
     pending = [uses[name][0] for name in names if name not in group.consumers]
     while pending:
-        for user in readers[pending.pop()]:
-            if user.layer in names:
+        for at in readers[pending.pop()]:
+            if (user := tape[at]).layer in names:
                 continue
             if not _is_channelwise(model, user):
                 return f"is read by {user.name}, which is no convolution"
-            pending.append(places[id(user)])
+            pending.append(at)
     return None
 
 

@@ -24,9 +24,10 @@ from compress.graph.counts import counts_in, plain
 from compress.graph.ids import channel_dims, unexpanded
 from compress.graph.record import BY_THEMSELVES, Record
 from compress.graph.tape import IMAGES, OUTPUT, Call, Tape
-from compress.graph.twin import Flag, channels_of, is_channels, number_attributes, patch, random_numbers_kept, twin_of
+from compress.graph.twin import Flag, channels_of, is_channels, number_attributes, patch, twin_of
 from compress.graph.values import BY_VALUE, Ids, Operation, ids_of, operation_name, stand_in
 from compress.models.inputs import Given, as_inputs, leaves
+from compress.models.unchanged import random_numbers_kept
 
 IS_OUTPUT = "is the network's output"
 AVERAGED = "has weights of attention that are read, and these are averages over all heads"
@@ -62,6 +63,7 @@ class Run(TorchFunctionMode):
             self._kept.append(tensor)
         self._filled: dict[int, Ids] = {}  # id of a tensor that activations were written into -> these
         number_attributes(self.twin, self.found)
+        modules.number_layers(self.twin, self.found)
         patch(self.twin, lambda name: lambda *args, **kwargs: self._leaf(name, args, kwargs), self._norm_like)
         self._tape: list[Call] = []
         self.norm_groups: list[int] = []  # of group norms that were met over channels
@@ -84,6 +86,7 @@ class Run(TorchFunctionMode):
         results = [value for value in leaves(output) if isinstance(value, Ids)]
         for ids in results:
             self.sets.freeze(self._canonical(ids), IS_OUTPUT)
+        self._tape.append(Call("size", "", (), tuple(self.found.measured)))
         self._tape.append(Call(OUTPUT, "", tuple(ids.at for ids in results)))
         return tuple(self._tape)
 
@@ -163,15 +166,11 @@ class Run(TorchFunctionMode):
         """Sizes are `Count`s where channels lie; reading one is on the tape."""
         if isinstance(args[0], Ids):
             self._tape.append(Call(name, "", (args[0].at,)))
-        elif name in operations.SIZES and id(args[0]) in self._own and self._one_long(args[0]):
-            args = (self._on_ids(args[0]), *args[1:])
+        elif (own := self.own(args[0])) is not None:
+            self._tape.append(Call(name, "", (), (own.rpartition(".")[0],)))
         if isinstance(args[0], Ids):
             args = (self._canonical(args[0]), *args[1:])
         return operations.ATTRIBUTES[name](self, Operation(name, func, args, kwargs))
-
-    @staticmethod
-    def _one_long(tensor: Tensor) -> bool:
-        return sum(size > 1 for size in tensor.shape) == 1
 
     def _on_ids(self, values: Any) -> Any:
         """The same structure with ids, by their roots, in place of activations and of the network's own tensors."""
@@ -251,6 +250,8 @@ class Run(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             inputs = tuple(value.at for value in leaves((args, kwargs)) if isinstance(value, Ids))
             args, kwargs = self._on_ids(args), self._on_ids(kwargs)
+            if not args and "input" in kwargs:
+                args = (kwargs.pop("input"),)
             args = tuple(ids_of(v) if isinstance(v, Tensor) else v for v in args)
             self.found.ran(name)
             try:
@@ -283,7 +284,11 @@ class Run(TorchFunctionMode):
                 alike = isinstance(result, Ids) and result.shape == given.shape
                 if forget is None or not alike or not self.sets.is_frozen(given):
                     return result
-                numbers = [axis for axis, ids in self.found.axes.items() if axis not in known and len(ids) == length]
+                counted = {axis: len(ids) for axis, ids in self.found.axes.items() if axis not in known}
+                numbers = [axis for axis, count in counted.items() if count == length]
+                self.norm_groups += [count for count in counted.values() if count != length]
+                if any(length % groups for groups in self.norm_groups):
+                    return result  # not a number of groups of channels
                 forget()
                 del self._tape[at:]
                 self.found.ran(name)

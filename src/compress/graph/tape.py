@@ -21,10 +21,10 @@ class Call(NamedTuple):
 Tape = tuple[Call, ...]
 
 
-def users(tape: Tape) -> list[list[Call]]:
-    """For each call those that take its result."""
-    found: list[list[Call]] = [[] for _ in tape]
-    for call in tape:
-        for at in dict.fromkeys(call.inputs):
-            found[at].append(call)
+def users(tape: Tape) -> list[list[int]]:
+    """For each call the places of those that take its result."""
+    found: list[list[int]] = [[] for _ in tape]
+    for at, call in enumerate(tape):
+        for before in dict.fromkeys(call.inputs):
+            found[before].append(at)
     return found

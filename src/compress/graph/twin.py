@@ -1,17 +1,15 @@
 """The copy of a network that is run on channel ids in its place: nothing that it writes is the network's own."""
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from compress.graph.counts import Count
-from compress.graph.deepcopy import copy_replacing
 from compress.graph.record import Record
 from compress.models.inputs import inner
 from compress.models.layers import Attention, ChannelPad, ChannelSelection, EmptyConv
+from compress.models.unchanged import copy_replacing
 
 OWN_LAYERS = (Attention, ChannelPad, ChannelSelection, EmptyConv)
 CONTAINERS = (
@@ -103,15 +101,6 @@ def set_training(twin: nn.Module, training: bool) -> None:
     Flag.asked = False
     for module in twin.modules():
         vars(module)["training"] = Flag(training)
-
-
-@contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """What is drawn in the block is not missing afterwards."""
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(state)
 
 
 Forward = Callable[..., object]

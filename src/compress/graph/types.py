@@ -11,7 +11,7 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
-from compress.graph.liveness import liveness_error
+from compress.graph.liveness import Liveness
 from compress.graph.plan import Plan, check_plan
 from compress.graph.tape import Tape
 
@@ -147,7 +147,7 @@ class ChannelGraph(Sequence[ChannelGroup]):
             if group.name in self.never_empty:
                 raise ValueError(f"plan empties group {group.name!r}, {self.never_empty[group.name]}; {rule}")
         dead_layers = {name for group in emptied for name in group.consumers}
-        why = next((why for tape in self.tapes if (why := liveness_error(tape, dead_layers))), None)
+        why = next((why for tape in self.tapes if (why := Liveness(tape).error(dead_layers))), None)
         if why:
             names = ", ".join(repr(group.name) for group in emptied)
             raise ValueError(f"plan empties groups {names}, {why}; {rule}, but not all of these")
@@ -169,7 +169,10 @@ class ChannelGraph(Sequence[ChannelGroup]):
                 out = torch.ones(group.width, dtype=torch.bool)
                 out[kept[group.name]] = False
                 missing = out.nonzero().flatten()
-                for axis, indices in group.positions.items():
-                    if axes is None or axis in axes:
-                        gone[axis].append(indices[missing].flatten())
+                on = [axis for axis in group.positions if axes is None or axis in axes]
+                if on:  # all at once: a group of a dense network is on hundreds of axes
+                    places = [group.positions[axis] for axis in on]
+                    parts = torch.cat(places, 1)[missing].split([part.shape[1] for part in places], 1)
+                    for axis, part in zip(on, parts, strict=True):
+                        gone[axis].append(part.flatten())
         return {axis: parts[0] if len(parts) == 1 else torch.cat(parts) for axis, parts in gone.items()}

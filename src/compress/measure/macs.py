@@ -23,6 +23,7 @@ from compress.errors import InputError, first_line
 from compress.measure.mac_formulas import MAC_FORMULAS, UnknownError
 from compress.measure.zero_mac_operators import ZERO_MAC_OPERATORS
 from compress.models.inputs import Given, Inputs, as_inputs, call, described, tensors_in, unwrapped
+from compress.models.unchanged import unchanged
 
 UncountedOperators = Mapping[str, tuple[str, ...]]  # layer ("" is the network) -> operators without a formula
 OPAQUE = ("prim::PythonOp", "prim::CallFunction", "prim::CallMethod")  # nodes of prim:: that run code
@@ -51,20 +52,6 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def _hooks_kept(model: nn.Module) -> Iterator[None]:
-    """Removes the hooks that fvcore leaves behind where a forward fails."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks")
-    before = [(module, kind, dict(getattr(module, kind))) for module in model.modules() for kind in kinds]
-    try:
-        yield
-    finally:
-        for module, kind, hooks in before:
-            now = getattr(module, kind)
-            for key in [key for key in now if key not in hooks]:
-                del now[key]
 
 
 def count_operators(model: nn.Module, given: Given) -> Operators:
@@ -111,7 +98,8 @@ def _trace(model: nn.Module, given: Given) -> Any:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it would be one opaque operator
     try:
-        with warnings.catch_warnings(), in_eval_mode(model), _hooks_kept(model), torch.no_grad(), unwrapped(model):
+        with warnings.catch_warnings(), unchanged(model), torch.no_grad(), unwrapped(model):
+            model.eval()
             warnings.simplefilter("ignore")  # of the tracer, and of torch.jit.script, which fvcore uses
             from fvcore.nn.jit_analysis import _get_scoped_trace_graph
 
@@ -126,8 +114,8 @@ def _trace(model: nn.Module, given: Given) -> Any:
 
 def _runs(model: nn.Module, given: Given) -> bool:
     try:
-        with in_eval_mode(model), torch.no_grad():
-            call(model, given)
+        with unchanged(model), torch.no_grad():
+            call(model.eval(), given)
     except Exception:  # a network may raise anything
         return False
     return True

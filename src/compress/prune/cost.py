@@ -6,9 +6,11 @@ count of the cut network (`compress.measure.macs`, which agrees with fvcore wher
 activations costs the same for every head of attention that is left.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,16 +25,29 @@ from compress.models.inputs import Given
 Widths = NDArray[np.int64]
 
 
+class _Part(NamedTuple):
+    """Of some axes one of the groups that are on them: `per_channel` of an axis' length for every kept channel."""
+
+    axes: Widths  # (m,)
+    groups: Widths  # (m,)
+    per_channel: NDArray[np.float64]  # (m,)
+
+
 @dataclass(frozen=True)
 class _Sizes:
-    """Length of one axis of each of n tensors as a function of the group widths: `widths @ per_channel.T + fixed`."""
+    """Length of one axis of each of n tensors as a function of the group widths. Most axes have one group on them, so
+    there is one part for all of these, one for the second groups, and so on."""
 
-    per_channel: NDArray[np.float64]  # (n, groups)
     fixed: NDArray[np.float64]  # (n,)
+    parts: tuple[_Part, ...]
 
     def __call__(self, widths: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """(plans, groups) -> (plans, n)."""
-        return widths @ self.per_channel.T + self.fixed
+        by_group = np.ascontiguousarray(widths.T, dtype=np.float64)
+        lengths = np.repeat(self.fixed[:, None], len(widths), 1)
+        for part in self.parts:
+            lengths[part.axes] += by_group[part.groups] * part.per_channel[:, None]
+        return lengths.T
 
 
 @dataclass(frozen=True)
@@ -109,14 +124,24 @@ class CostModel:
         return self.macs(Plan())
 
 
-def _sizes(graph: ChannelGraph, axes: list[Axis | None], lengths: list[int]) -> _Sizes:
-    per_channel = np.zeros((len(axes), len(graph.groups)))
-    for column, group in enumerate(graph.groups):
-        for row, axis in enumerate(axes):
-            if axis is not None and axis in group.positions:
-                per_channel[row, column] = group.positions[axis].shape[1]
-    full = np.array([group.width for group in graph.groups], dtype=np.float64)
-    return _Sizes(per_channel, np.array(lengths, dtype=np.float64) - per_channel @ full)
+def _sizes(graph: ChannelGraph, axes: Sequence[Axis | None], lengths: Sequence[int]) -> _Sizes:
+    rows: dict[Axis | None, list[int]] = defaultdict(list)
+    for row, axis in enumerate(axes):
+        rows[axis].append(row)
+    fixed = np.array(lengths, dtype=np.float64)
+    seen = [0] * len(axes)  # groups on each axis until now
+    parts: list[list[tuple[int, int, int]]] = []
+    for column, group in enumerate(graph):
+        for axis, places in group.positions.items():
+            for row in rows.get(axis, ()):
+                each = places.shape[1]
+                fixed[row] -= each * group.width
+                if seen[row] == len(parts):
+                    parts.append([])
+                parts[seen[row]].append((row, column, each))
+                seen[row] += 1
+    columns = (np.array(part, dtype=np.int64).T for part in parts)
+    return _Sizes(fixed, tuple(_Part(on, group, each.astype(np.float64)) for on, group, each in columns))
 
 
 def cost_model(model: nn.Module, graph: ChannelGraph, given: Given) -> CostModel:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from compress.errors import InputError
 from compress.graph.caches import empty
-from compress.graph.deepcopy import copy_replacing
 from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS, TRANSPOSED
 from compress.graph.plan import Plan
 from compress.graph.types import Axis, ChannelGraph
 from compress.models.layers import Attention, empty_conv_for
+from compress.models.unchanged import copy_replacing
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.graph.caches import empty
-from compress.graph.deepcopy import copy_replacing
 from compress.graph.types import ChannelGraph
+from compress.models.unchanged import copy_replacing
 from compress.prune.surgery import attributes, replace_attentions, set_attributes
 from compress.search.supernet.crops import Crops, Widths
 
