@@ -33,7 +33,7 @@ def test_the_law_on_a_hundred_random_networks() -> None:
     seen = hold(range(SHARD), plans=1)
     assert seen["cut"] >= 0.9 * SHARD
     assert seen["moved"] >= 0.75 * SHARD  # one plan may keep all
-    assert seen["smaller"] >= 0.6 * SHARD
+    assert seen["smaller"] >= 0.5 * SHARD
 
 
 @pytest.mark.slow
