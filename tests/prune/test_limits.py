@@ -70,6 +70,23 @@ def test_a_layers_channels_are_those_that_it_makes(graph: ChannelGraph) -> None:
     assert "layer1.0.conv2" not in makers(graph, inner)
 
 
+def test_layers_of_other_shapes_are_named_too() -> None:
+    """An embedding makes its columns, a transposed convolution those of its second dimension."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.head(self.words(tokens).mean(1))  # type: ignore[no-any-return]
+
+    (group,) = compress.channel_groups(Words(), (torch.tensor([[1, 2]]),))
+    assert least(compress.channel_groups(Words(), (torch.tensor([[1, 2]]),)), keep={"words": 0.5}) == {group.name: 3}
+    up = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ConvTranspose2d(5, 7, 2), nn.Conv2d(7, 2, 1))
+    assert least(compress.channel_groups(up, (3, 4, 4)), skip=["1"]) == {"1": 7}
+
+
 def test_skip_only_and_keep_by_hand(graph: ChannelGraph) -> None:
     widths = {group.name: group.width for group in graph}
     made = {group.name: makers(graph, group) for group in graph}

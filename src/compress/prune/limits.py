@@ -88,8 +88,8 @@ def matches(pattern: str, name: str) -> bool:
 def makers(graph: ChannelGraph, group: ChannelGroup) -> list[str]:
     """The layers and modules that make the channels of a group, or pass them on one by one, such as batch norms."""
     read = {layer.in_axis for layer in graph.layers}
-    named = [axis.tensor.rpartition(".")[0] for axis in group.positions if axis.dim == 0 and axis not in read]
-    return sorted({*named, *(layer.name for layer in graph.layers if layer.out_axis in group.positions)})
+    named = {axis.tensor.rpartition(".")[0] for axis in group.positions if axis not in read}
+    return sorted({*named, *(layer.name for layer in graph.layers if layer.out_axis in group.positions)} - {""})
 
 
 def limited(graph: ChannelGraph, limits: Limits) -> ChannelGraph:
