@@ -158,3 +158,29 @@ def test_a_tensor_that_a_forward_would_make_otherwise_is_a_constant() -> None:
     assert graph.caches == {}
     small = cut(model, graph, Plan())
     assert torch.allclose(small(images), model(images))
+
+
+class Anchored(nn.Module):
+    """As detectors do: a grid that is made anew for images of another size, filled by an element of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.grid, self.made_for, self.stride = torch.empty(0), None, torch.tensor([8.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(self.stem(x).relu())
+        if self.made_for != x.shape[2:]:
+            self.grid, self.made_for = x.new_full((1, 1, *x.shape[2:]), self.stride[0]), x.shape[2:]
+        return x + self.grid
+
+
+def test_a_cache_of_no_channels_stays_with_what_tells_that_it_is_filled() -> None:
+    model, images = Anchored().eval(), torch.randn(2, *SHAPE)
+    graph = channel_graph(model, SHAPE)
+    assert widths(graph) == {"stem": 8}
+    assert graph.caches == {}
+    plan = Plan({"stem": [1, 4, 5]})
+    expected = cut(model, graph, plan)(images)
+    model(images)
+    assert torch.equal(cut(model, graph, plan)(images), expected)

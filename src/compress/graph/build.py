@@ -24,14 +24,15 @@ from torch import nn
 
 from compress.errors import InputError
 from compress.graph import caches
-from compress.graph.ids import FROZEN
+from compress.graph.ids import FROZEN, channel_dims
 from compress.graph.record import Record
 from compress.graph.removable import why_not_removable
 from compress.graph.run import IS_OUTPUT, Run
 from compress.graph.tape import Tape
 from compress.graph.twin import Flag, set_training
 from compress.graph.types import Axis, ChannelGraph, ChannelGroup
-from compress.models.inputs import Given
+from compress.graph.values import Ids
+from compress.models.inputs import Given, tensors_in
 
 
 def channel_graph(model: nn.Module, given: Given) -> ChannelGraph:
@@ -53,7 +54,8 @@ def channel_graph(model: nn.Module, given: Given) -> ChannelGraph:
             caches.empty(run.twin, filled)
             before = caches.held(run.twin)
             trained = run(given, counted=False)
-            filled |= _were_there(model, caches.filled(before, caches.held(run.twin)))
+            after = caches.held(run.twin)
+            filled |= _were_there(model, _of_channels(run, after, caches.filled(before, after)))
             tapes += (trained,) if trained != tapes[0] else ()
     except InputError as error:
         cannot_train = str(error)
@@ -98,7 +100,14 @@ def _evaluated(model: nn.Module, given: Given) -> tuple[Run, Tape, dict[str, boo
         filled = caches.filled(before, after)
         if all(name in filled and caches.are_alike(constants[name], after[name]) for name in names):
             break
-    return run, tape, _were_there(model, filled)
+    return run, tape, _were_there(model, _of_channels(run, after, filled))
+
+
+def _of_channels(run: Run, held: caches.Held, names: Iterable[str]) -> list[str]:
+    """The caches that a cut makes narrow. Any other, such as a grid of anchors, is right as it is; and what tells a
+    network that it is, such as the size of the images that it was made for, is not known to be a part of it."""
+    ids = {name: [tensor for tensor in tensors_in(held[name]) if isinstance(tensor, Ids)] for name in names}
+    return [name for name, several in ids.items() if any(channel_dims(run.sets.roots(one)) for one in several)]
 
 
 def _were_there(model: nn.Module, attributes: Iterable[str]) -> dict[str, bool]:

@@ -111,8 +111,14 @@ def _operands(run: "Run", op: Operation) -> Tensor:
 def _creation(run: "Run", op: Operation) -> Any:
     """A tensor whose size is written: `new_zeros(x.shape)`."""
     run.freeze_counts(op.args)
-    out = run.meta(op.function, op.args, {k: v for k, v in op.kwargs.items() if k != "device"})
+    kwargs = {key: _without_value(value) for key, value in op.kwargs.items() if key != "device"}
+    out = run.meta(op.function, (op.args[0], *map(_without_value, op.args[1:])), kwargs)
     return stand_in(out.shape, out.dtype)
+
+
+def _without_value(value: Any) -> Any:
+    """What a tensor is filled with may be a tensor of one element, whose value tells nothing of sizes."""
+    return 0 if isinstance(value, Tensor) and value.dim() == 0 else value
 
 
 ON_IDS: Mapping[str, Callable[["Run", Operation], Any]] = {
