@@ -87,6 +87,8 @@ def sampled_rows(
 
 
 def _has_rows(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False  # of an attention, which multiplies with its weight without calling it
     is_plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1)
     return isinstance(layer, nn.Linear) or (is_plain and not isinstance(layer.padding, str))
 

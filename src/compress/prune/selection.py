@@ -64,7 +64,7 @@ class Selection(Limits):
     round_to: Count
     coupled: Coupled
     refit_images: Natural
-    protect: Share
+    protect: Share = 1.0
 
     def __post_init__(self) -> None:
         if self.select == "threshold" and self.round_to > 1:
