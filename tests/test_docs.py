@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import zoo
 from test_layers import LEVEL
@@ -55,6 +56,14 @@ def test_the_snippet_about_surgery_runs(tmp_path: Path, monkeypatch: pytest.Monk
     exec("\n".join(found), names)
     assert {group.name: group.width for group in names["groups"]} == {"words": 32, "state": 64}
     assert (tmp_path / "small.onnx").stat().st_size > 1_000_000
+
+
+def test_the_snippet_about_criteria_runs() -> None:
+    (snippet,) = snippets("docs/criteria.md")
+    images = torch.randn(4, 3, 32, 32)
+    given = {"model": zoo("resnet20").eval(), "images": images, "batches": [(images, torch.arange(4))]}
+    exec(snippet, given)
+    assert given["small"](images).shape == (4, 10)  # type: ignore[operator]
 
 
 def test_the_snippets_of_the_readme_are_python() -> None:

@@ -71,6 +71,26 @@ def test_a_reward_is_one_function_and_one_yaml(tmp_path: Path) -> None:
     assert best["best_reward"] == rows[-1]["best_reward"]
 
 
+@pytest.mark.slow
+def test_a_criterion_is_one_function_and_one_yaml(tmp_path: Path) -> None:
+    (tmp_path / "my_criteria.py").write_text(
+        "import torch\n\ndef last(model, graph, sample, *, power):\n"
+        "    return {g.name: [torch.arange(g.width, 0, -1.0)[:, None] ** power] for g in graph}\n"
+    )
+    (tmp_path / "conf_of_mine" / "criterion").mkdir(parents=True)
+    yaml = "name: mine\n_target_: my_criteria.last\n_partial_: true\npower: 2\n"
+    (tmp_path / "conf_of_mine" / "criterion" / "mine.yaml").write_text(yaml)
+    small = ("stages=[pretrain,prune]", "experiment=quick", "hydra.run.dir=out", "plots=false", "tensorboard=false")
+    done = run(tmp_path, "method=filter_magnitude", "criterion=mine", *small)
+    assert done.returncode == 0, done.stderr
+    groups = read_json(tmp_path / "out" / "plan.json")["groups"]
+    assert all(group["kept"] == list(range(group["kept_width"])) for group in groups.values())
+    assert any(group["kept_width"] < group["width"] for group in groups.values())
+    bad = run(tmp_path, "method=filter_magnitude", "criterion=mine", "criterion.powr=3")
+    assert bad.returncode == 2
+    assert "did you mean criterion.power?" in bad.stderr
+
+
 FRESH = """
 import torch
 from dataclasses import replace

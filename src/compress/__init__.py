@@ -9,6 +9,9 @@ with compress.masked(model, plan): ...                # the same outputs, nothin
 compress.cost(model, images).macs(plan)               # without building anything
 compress.counts(compress.zoo("resnet20_cs"), images)  # the shipped networks, and every convention of counting
 
+scores = compress.scores(model, "taylor", batches)    # how much every channel matters, by any criterion
+plan = compress.select(groups, scores, percent=0.5)   # the smallest go until the budget is met
+
 env = compress.environment("method=sample", "preserve_ratio=0.5")  # a search of widths, for agents of any library
 """
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
         export_onnx,
         load,
         masked,
+        scores,
+        select,
         uniform_plan,
         unsafe_in_channels_last,
         zoo,
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plan", "channel_groups", "cost", "counts", "cut", "environment", "export_onnx", "load", "masked",
-    "uniform_plan", "unsafe_in_channels_last", "zoo",
+    "scores", "select", "uniform_plan", "unsafe_in_channels_last", "zoo",
 ]  # fmt: skip
 
 

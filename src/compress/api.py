@@ -6,18 +6,20 @@ with an example always traces the network again.
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from compress.config.criteria import GivenBatches, criterion_of
 from compress.config.zoo import zoo_spec
-from compress.errors import InputError, SettingError
+from compress.data.base import Batch
+from compress.errors import InputError, SettingError, nearest
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
@@ -29,12 +31,16 @@ from compress.models import onnx
 from compress.models.inputs import Given, Inputs, inner, inputs_of, unwrapped
 from compress.prune import surgery
 from compress.prune.cost import CostModel, cost_model
+from compress.prune.criteria.criterion import Criterion, Normalise, normalised, totals
 from compress.prune.limits import Limits, limited, within_limits
 from compress.prune.order import channel_orders, plan_of
 from compress.prune.saved_network import load_network
+from compress.prune.selection import Scope, Selection, check_reach
+from compress.prune.selection import select as selected
 from compress.prune.widths import all_choices, reachable, uniform_widths
-from compress.schema.bounds import Count, Share
+from compress.schema.bounds import Count, Seed, Share
 from compress.schema.check import check_settings, check_value
+from compress.schema.settings import BUDGETS, Budget, RunSettings
 from compress.train.memory_format import unsafe_layers
 
 if TYPE_CHECKING:
@@ -262,6 +268,135 @@ def uniform_plan(
             )
     widths = uniform_widths(prices, options, preserve_ratio)
     return plan_of(graph, channel_orders(_network(model), graph), widths)
+
+
+def scores(
+    model: nn.Module,
+    criterion: str | Criterion = "l1",
+    batches: Iterable[Batch] | None = None,
+    *,
+    example: Example | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> dict[str, Tensor]:
+    """How much every channel matters: (width,) float64 by name of its group, on the CPU. The network is left as it
+    was.
+
+    Args:
+        criterion: a file of conf/criterion (docs/criteria.md: l1, l2, fpgm, taylor, bn_scale, osscar, random), or one
+            of your own. A group that it has no scores for is missing.
+        batches: (images (B, C, H, W), labels (B,)), for taylor and osscar; never of test images. All of them are
+            read, whatever `images` and `batch_size` of the file say.
+        example: needed only if `channel_groups` was not called on this model before.
+        settings: replace values of that file: `scores(model, "taylor", batches, of="norms")`.
+
+    Raises:
+        compress.errors.InputError: no such criterion or setting, a value that is not allowed, no batches.
+    """
+    problems = check_value("seed", seed, Seed)
+    if isinstance(criterion, str):
+        made = criterion_of(criterion, **settings)
+    else:
+        made = criterion
+        problems += [f"{name}: is no setting here; the criterion is made already" for name in settings]
+    if problems:
+        raise InputError(*problems)
+    graph, network = _trace(model, example).graph, _network(model)
+    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    asks = criterion if isinstance(criterion, str) else type(criterion).__name__
+    return dict(totals(made(network, graph, GivenBatches(batches, device, seed, asks))))
+
+
+def select(
+    groups: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    *,
+    preserve_ratio: float | None = None,
+    percent: float | None = None,
+    flops_limit: float | None = None,
+    prices: CostModel | None = None,
+    scope: Scope = "global",
+    normalise: Normalise = "mean",
+    protect: float = 0.9,
+    min_channels: int = 1,
+    round_to: int = 1,
+) -> Plan:
+    """Remove the channels with the smallest scores until the budget is met. A larger budget keeps all channels that a
+    smaller one keeps.
+
+    Args:
+        groups: of `channel_groups`.
+        scores: (width,) by name of the group, such as those of `scores`. A group without any keeps its channels.
+        preserve_ratio, percent, flops_limit: the budget, one of the three: the share of MACs kept, the share of the
+            scored channels removed, MMACs left.
+        prices: `cost` of the network, for a budget in MACs.
+        scope: "global": all scores in one pool; "layer": the same share of every group; "isomorphic": the same share
+            of every class of groups whose layers have the same structure.
+        normalise: "mean" divides the scores of each group by their mean first, to compare groups; "none".
+        protect: no group loses more than this share of its channels.
+        min_channels: that stay in every group, at least.
+        round_to: widths are multiples of it, but for groups with fewer channels.
+
+    Raises:
+        compress.errors.InputError: not one budget, or one out of reach (the message says what is in reach), scores
+            or prices that do not fit the groups, or a value that is not allowed.
+    """
+    budget = _one_budget(preserve_ratio=preserve_ratio, percent=percent, flops_limit=flops_limit)
+    values = {"protect": protect, "min_channels": min_channels, "round_to": round_to}
+    rules = {"protect": Share, "min_channels": Count, "round_to": Count}
+    problems = check_value("scope", scope, Scope) + check_value("normalise", normalise, Normalise)
+    problems += [line for key, value in values.items() for line in check_value(key, value, rules[key])]
+    problems += _unfit(groups, scores, budget, prices)
+    if problems:
+        raise InputError(*problems)
+    how = Selection(
+        scope=scope,
+        select="rank",
+        on_empty="keep_max",
+        min_channels=min_channels,
+        round_to=round_to,
+        coupled="sum",
+        refit_images=0,
+        protect=protect,
+    )
+    parts = normalised({name: [score.detach().double().cpu()[:, None]] for name, score in scores.items()}, normalise)
+    check_reach(how, groups, prices, budget, set(scores))
+    return selected(how, groups, prices, budget, totals(parts)).plan
+
+
+def _one_budget(**values: float | None) -> Budget:
+    """
+    Raises:
+        InputError: not exactly one value, or one that is not allowed.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    if len(given) != 1:
+        raise InputError(f"a budget: must be one of {', '.join(BUDGETS)}; got {', '.join(given) or 'none'}")
+    hints = get_type_hints(RunSettings, include_extras=True)
+    (kind,) = (kind for kind in BUDGETS if kind in given)
+    problems = check_value(kind, given[kind], hints[kind])
+    if problems:
+        raise InputError(*problems)
+    return Budget(kind, float(given[kind]))
+
+
+def _unfit(groups: ChannelGraph, scores: Mapping[str, Tensor], budget: Budget, prices: CostModel | None) -> list[str]:
+    """Problems of scores and prices that are not of these groups, or are missing."""
+    widths = {group.name: group.width for group in groups}
+    problems = [] if scores else ["scores: holds none, so no channel can go"]
+    for name, score in scores.items():
+        if name not in widths:
+            problems.append(f"scores: names group {name!r}; {nearest(name, widths)}")
+        elif not isinstance(score, Tensor) or score.shape != (widths[name],):
+            shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            problems.append(f"scores: of {name} must be a tensor ({widths[name]},); got {shape}")
+        elif not bool(score.isfinite().all()):
+            problems.append(f"scores: of {name} hold a value that is not finite")
+    if prices is None and budget.kind != "percent":
+        problems.append(f"{budget}: counts MACs; give prices=compress.cost(model, example)")
+    elif prices is not None and dict(zip(prices.names, prices.full_widths.tolist(), strict=True)) != widths:
+        problems.append("prices: are not of these groups; give compress.cost of the same network")
+    return problems
 
 
 def unsafe_in_channels_last(model: nn.Module) -> list[str]:

@@ -14,11 +14,11 @@ from compress.config.build import make
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.methods.filter_magnitude import FilterMagnitude
-from compress.methods.slimming.scales import norms_of
 from compress.methods.slimming.slimming import Slimming
 from compress.prune.controls import Control, controlled, controls_of
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Evidence, Problem
+from compress.prune.scales import norms_of
 from compress.prune.surgery import cut, difference
 from compress.prune.weight_masks import pools, weight_masks
 from compress.schema.settings import Budget

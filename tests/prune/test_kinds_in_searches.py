@@ -7,9 +7,11 @@ import torch
 from conftest import livened
 from torch import Tensor, nn
 
+from compress.config.criteria import GivenBatches, criterion_names, criterion_of
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.methods.filter_magnitude import filter_scores
+from compress.prune.criteria.criterion import scored_groups, totals
 from compress.prune.order import channel_orders
 from compress.prune.refit import input_moments, refitted
 from compress.prune.surgery import cut, masked
@@ -63,6 +65,20 @@ def test_every_group_has_an_order_scores_and_features(model: nn.Module) -> None:
     order = channel_orders(model, graph)["down"]
     assert torch.equal(order, by_hand.sort(descending=True, stable=True).indices)
     assert raw_features(model, graph)[1].tolist() == [1, 0, 12, 8, 2, 2, weight.numel()]
+
+
+@pytest.mark.parametrize("name", criterion_names())
+def test_every_criterion_scores_what_it_names(model: nn.Module, name: str) -> None:
+    graph, images = channel_graph(model, SHAPE), torch.randn(16, *SHAPE)
+    criterion = criterion_of(name)
+    given = GivenBatches([(images, torch.arange(16) % 10)], torch.device("cpu"), 0, name)
+    found = totals(criterion(model, graph, given))
+    left_out = {"bn_scale": {"down", "wide", "attend", "layer"}, "osscar": {"wide", "attend", "down"}}
+    assert {key: len(score) for key, score in found.items()} == {
+        key: width for key, width in WIDTHS.items() if key not in left_out.get(name, ())
+    }
+    assert found.keys() == scored_groups(criterion, model, graph)
+    assert all(bool(score.isfinite().all()) and float(score.min()) >= 0 for score in found.values())
 
 
 def test_a_refit_leaves_layers_of_other_kinds_as_they_are(model: nn.Module) -> None:

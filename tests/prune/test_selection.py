@@ -18,11 +18,11 @@ from compress.data.memory import MemoryData
 from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.methods.filter_magnitude import FilterMagnitude, filter_scores
-from compress.methods.slimming.scales import norms_of
 from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
+from compress.prune.scales import norms_of
 from compress.prune.scores import producers
 from compress.prune.selection import Selection, check_reach
 from compress.prune.surgery import cut

@@ -9,10 +9,12 @@ import torch
 from conftest import CPU, livened
 from torch import nn
 
+from compress.config.criteria import criterion_of
 from compress.data.memory import MemoryData
 from compress.graph.build import channel_graph
 from compress.measure.accuracy import Score, accuracy, score_of
 from compress.prune.cost import cost_model
+from compress.prune.criteria.criterion import totals
 from compress.prune.method import Problem
 from compress.prune.surgery import cut
 from compress.schema.settings import Budget
@@ -93,6 +95,23 @@ def test_a_controls_statistics_are_of_its_own_plan(problem: Problem) -> None:
     own = cut(problem.model, problem.graph, plan, weights)
     for name, buffer in small.named_buffers():
         assert torch.equal(buffer, own.get_buffer(name)), name
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_criterion_of_the_run_says_which_channels_stay_and_shares_no_scores(
+    make: Recalibration | Refit, problem: Problem, tmp_path: Path
+) -> None:
+    widths = halves(problem)
+    by_name = {name: make(replace(problem, criterion=criterion_of(name))) for name in ("l1", "random", "fpgm")}
+    by_name["none"] = make(problem)
+    plans = {name: scorer.realise(widths)[0] for name, scorer in by_name.items()}
+    assert plans["l1"] == plans["none"] != plans["random"] != plans["fpgm"]
+    scores = totals(criterion_of("random")(problem.model, problem.graph, problem.sample))
+    for (name, kept), width in zip(plans["random"].kept.items(), widths, strict=True):
+        assert list(kept) == scores[name].sort(descending=True).indices[:width].sort().values.tolist()
+    for scorer in by_name.values():
+        scorer.score(widths)
+    assert len(list((tmp_path / "cache").glob("scores-*.jsonl"))) == 4
 
 
 @pytest.mark.parametrize("make", MAKERS)

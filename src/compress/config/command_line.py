@@ -13,20 +13,30 @@ from hydra.errors import HydraException
 
 from compress.config.hydra_private import option_names, options
 from compress.io.files import printable
+from compress.io.paths import CONF
 
-NO_CHOICE = {"teacher=null", "distill=null", "experiment=null"}  # the default of these groups; Hydra rejects null
+NO_CHOICE = {
+    "teacher=null",
+    "distill=null",
+    "criterion=null",
+    "experiment=null",
+}  # the default of these groups; Hydra rejects null
 MAX_DIGITS = 400  # of a number; beyond 309 a float overflows
 LIST_OF_LOSSES = re.compile(r"\[\s*(\w[\w-]*(?:\s*,\s*\w[\w-]*)*)\s*\]")
 GROUP_AS_VALUE = re.compile(
-    r"^(dataset|model|method|teacher|distill|reward|search|scorer|experiment)=\s*([\[{].*)$", re.DOTALL
+    r"^(dataset|model|method|teacher|distill|reward|search|scorer|criterion|experiment)=\s*([\[{].*)$", re.DOTALL
 )
 
 
 def hydra_arguments(argv: Sequence[str]) -> list[str]:
-    """The command line in the form that Hydra accepts: `~` in `key=~/folder` is expanded, `NO_CHOICE` is left out."""
+    """The command line in the form that Hydra accepts: `~` in `key=~/folder` is expanded, `NO_CHOICE` is left out.
+    `method.criterion=taylor` is `criterion=taylor`, the choice of a group that methods take in; other words may be
+    those of a method with a setting of that name."""
+    names = "|".join(["null", *(path.stem for path in (CONF / "criterion").glob("*.yaml"))])
+    chosen = [re.sub(rf"^method\.(criterion=(?:{names})(?:,(?:{names}))*)$", r"\1", a) for a in argv]
     return [
         re.sub(r"^([\w.@]+=)(~[\w.-]*/)", lambda m: m[1] + os.path.expanduser(m[2]), a)
-        for a in argv
+        for a in chosen
         if a not in NO_CHOICE
     ]
 

@@ -16,8 +16,8 @@ from compress.schema.settings import BUDGETS, Recipe
 
 # Overrides that come first in the name of a job's folder.
 FIRST_IN_NAME = (
-    "method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "search", "scorer", "control",
-    "experiment",
+    "method", *BUDGETS, "seed", "model", "dataset", "teacher", "distill", "reward", "search", "scorer",
+    "criterion", "control", "experiment",
 )  # fmt: skip
 
 

@@ -14,9 +14,14 @@ from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Fig
 PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 TEACHER_KEYS = tuple(field.name for field in fields(TeacherSettings))  # of any kind of teacher
-GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer")
+GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer", "criterion")
 # Groups that only some methods use, with examples of such methods for the error message.
-METHODS_WITH_GROUP = {"reward": "amc, camc", "search": "sample, metaprune", "scorer": "sample, sensitivity"}
+METHODS_WITH_GROUP = {
+    "reward": "amc, camc",
+    "search": "sample, metaprune",
+    "scorer": "sample, sensitivity",
+    "criterion": "filter_magnitude, sample, amc",
+}
 
 
 def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
@@ -103,7 +108,8 @@ def check(config: JSON) -> list[str]:
         elif node is not None or group in ("dataset", "model", "method"):
             problems.append(f"{group}={shown(node)}: must be one of the group's choices")
     for group, examples in METHODS_WITH_GROUP.items():
-        if config.get(group) and group not in (config.get("method") or {}):
+        taken = (config.get("method") or {}).get(group)
+        if config.get(group) and not isinstance(taken, Mapping):
             name = (config.get(group) or {}).get("name")
             problems.append(f"{group}={name}: this method has no {group}; such as {examples} have one")
     if bool(config.get("teacher")) != bool(config.get("distill")):
@@ -119,8 +125,14 @@ def check(config: JSON) -> list[str]:
 def _told_once(problems: Sequence[str]) -> list[str]:
     """Each problem once: a method takes in the groups of `METHODS_WITH_GROUP`, whose problems are told by their own
     keys."""
-    taken_in = {f"method.{line}" for line in problems if line.startswith(tuple(f"{g}." for g in METHODS_WITH_GROUP))}
-    return [line for line in dict.fromkeys(problems) if line not in taken_in]
+    groups = tuple(METHODS_WITH_GROUP)
+    taken_in = {f"method.{line}" for line in problems if line.startswith(tuple(f"{g}." for g in groups))}
+    no_choice = re.compile(rf"method\.(({'|'.join(groups)})=\S+): must be a group of settings")
+    return [
+        no_choice.sub(r"method.\1: must be chosen as a group, \2=<one of its choices>", line)
+        for line in dict.fromkeys(problems)
+        if line not in taken_in
+    ]
 
 
 def check_compat(method: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,10 @@
-"""Norms of weights as scores of channels: the cheap baseline that every table needs.
+"""Channels ranked by how much they matter: by norms of weights, the cheap baseline of every table, or by a criterion.
 
 Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:1608.08710: the score of a filter is the L1 norm
 of its weights; every layer loses the same share, and the channels of a residual stream are not pruned. AMC scores a
 channel by the norm of the weights that read it (`sides: readers`); `sides: both` combines the norms of both. With
-`normalise: mean` the norms of a layer are divided by their mean, so that layers can be compared in one pool.
+`normalise: mean` the norms of a layer are divided by their mean, so that layers can be compared in one pool. A
+criterion (`compress.prune.criteria`) takes the place of the norms; all else stays.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from compress.errors import OWN, SettingError
 from compress.graph.types import ChannelGraph
 from compress.io.stage_folder import StageFolder
+from compress.prune.criteria.criterion import Criterion, Normalise, normalised, scored_groups
 from compress.prune.method import Decision, Problem, Traits
-from compress.prune.scores import Coupled, Scores, per_channel
+from compress.prune.scores import Coupled, Scores, may_lose, per_channel
 from compress.prune.selection import Selection, check_reach, decide
 from compress.schema.settings import Budget
 
@@ -28,7 +31,7 @@ def filter_scores(
     graph: ChannelGraph,
     norm: Norm,
     sides: Sides,
-    normalise: Literal["none", "mean"],
+    normalise: Normalise,
     coupled: Coupled,
 ) -> Scores:
     """Scores (width,) by group; groups that `coupled` leaves out have none. The model is not changed."""
@@ -54,16 +57,30 @@ class FilterMagnitude(Selection):
 
     norm: Norm
     sides: Sides
-    normalise: Literal["none", "mean"]
+    normalise: Normalise
+    criterion: Criterion | None = None
 
     traits: ClassVar = Traits()
 
     def check(self, problem: Problem) -> Budget:
-        check_reach(self, problem.graph, problem.cost, problem.budget, set(self._scores(problem)))
+        check_reach(self, problem.graph, problem.cost, problem.budget, self._scored(problem))
         return problem.budget
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
         return decide(self, problem, self._scores(problem))
 
+    def _scored(self, problem: Problem) -> set[str]:
+        """The groups that lose channels. No weight or image is read, which are not there before the run."""
+        if self.criterion is None:
+            return set(self._scores(problem))
+        scored = scored_groups(self.criterion, problem.model, problem.graph)
+        if not scored:
+            raise SettingError(f"{OWN}criterion: has no scores for this network; take another, such as l1")
+        return {g.name for g in problem.graph if g.name in scored and may_lose(problem.graph, g, self.coupled)}
+
     def _scores(self, problem: Problem) -> Scores:
-        return filter_scores(problem.model, problem.graph, self.norm, self.sides, self.normalise, self.coupled)
+        model, graph = problem.model, problem.graph
+        if self.criterion is None:
+            return filter_scores(model, graph, self.norm, self.sides, self.normalise, self.coupled)
+        parts = self.criterion(model, graph, problem.sample)
+        return per_channel(normalised(parts, self.normalise), graph, self.coupled)

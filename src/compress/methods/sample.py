@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 from compress.io.stage_folder import StageFolder
 from compress.methods.search_plots import plots
 from compress.prune.counters import Counter
+from compress.prune.criteria.criterion import Criterion
 from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
@@ -28,6 +29,7 @@ class Sample(Limits):
 
     search: Search
     scorer: MakeScorer
+    criterion: Criterion | None = None
     lbound: Share
     rbound: Share
     round_to: Count

@@ -2,9 +2,9 @@
 
 `random` keeps the same number of channels of every group (or weights of every layer), drawn at random: the difference
 is what the choice of channels contributes. `uniform` narrows every group by the same share to the same MACs (or
-removes the same share of every layer's weights) and keeps the channels with the largest scores of the method: the
-difference is what the choice of widths contributes. Blalock et al., "What is the State of Neural Network Pruning?",
-MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
+removes the same share of every layer's weights) and keeps the channels with the largest scores of the method, or of
+the criterion of the run: the difference is what the choice of widths contributes. Blalock et al., "What is the State
+of Neural Network Pruning?", MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.seeds import derive_seed
 from compress.prune.method import Decision, Evidence, Problem
-from compress.prune.order import channel_orders, plan_of
+from compress.prune.order import plan_of
 from compress.prune.scores import most_first
 from compress.prune.weight_masks import pools, random_masks, share_masked, uniform_masks
 from compress.prune.widths import all_choices, uniform_widths
@@ -92,11 +92,13 @@ def _uniform_plan(problem: Problem, decision: Decision) -> Plan:
     """Every group narrowed by the same share, with at most the MACs of the decision, at widths that the method could
     have chosen too."""
     graph, cost, evidence = problem.graph, problem.cost, decision.evidence
-    orders = channel_orders(problem.model, graph)
     allowed = all_choices(graph, 1) if evidence.choices is None else evidence.choices
     options = [widths[widths > 0] for widths in allowed]  # width 0 removes a whole block, which is not uniform
-    if evidence.scores is not None:  # groups without scores keep their full width, as under the method
-        orders |= {name: most_first(score) for name, score in evidence.scores.items()}
-        options = [w if g.name in evidence.scores else w[-1:] for w, g in zip(options, graph, strict=True)]
+    scores = evidence.scores
+    if scores is None:
+        orders = problem.channel_orders()
+    else:  # groups without scores keep their full width, as under the method
+        orders = {g.name: most_first(scores[g.name]) if g.name in scores else torch.arange(g.width) for g in graph}
+        options = [w if g.name in scores else w[-1:] for w, g in zip(options, graph, strict=True)]
     widths = uniform_widths(cost, options, cost.macs(decision.plan) / cost.full_macs)
     return plan_of(graph, orders, widths)

@@ -12,8 +12,12 @@ from compress.data.base import Data
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
+from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.prune.cost import CostModel
+from compress.prune.criteria.criterion import Criterion, Drawn, totals
+from compress.prune.order import channel_orders
+from compress.prune.scores import Scores
 from compress.prune.widths import Choices
 from compress.schema.settings import BUDGETS, Budget, BudgetKind, Recipe
 from compress.train.loop import Hooks
@@ -54,11 +58,28 @@ class Problem:
     seed: int
     fresh: Callable[[], nn.Module] = _unavailable  # builds the network with new random weights
     scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
+    criterion: Criterion | None = None  # of the run: which channels matter; None: the method's own
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
     # own, which no file of ours can rebuild: by the same or what its objective makes of it, and keeping it is up to
     # the method.
     train: Train = _unavailable
+
+    @property
+    def sample(self) -> Drawn:
+        """What a criterion may look at: training images, by the seed of the run."""
+        return Drawn(self.data, self.device, derive_seed(self.seed, "criterion"))
+
+    def channel_scores(self) -> Scores:
+        """How much each channel matters by the run's criterion, (width,) by group; none where it has none."""
+        if self.criterion is None:
+            return {}
+        return totals(self.criterion(self.model, self.graph, self.sample))
+
+    def channel_orders(self) -> dict[str, Tensor]:
+        """The channels of each group, most important first, (width,): by the run's criterion, and by the L1 norm of
+        the weights that read them where there is none or it has no scores."""
+        return channel_orders(self.model, self.graph, self.channel_scores())
 
 
 @dataclass(frozen=True)
@@ -135,6 +156,12 @@ class Learning(Protocol):
     def learn(self, problem: Problem, work: StageFolder) -> JSON:
         """Learn what can be removed; leaves the result in the work folder, or in the weights of `problem.model`.
         Returns what to report, as JSON."""
+
+
+def criterion_of(method: Method) -> Criterion | None:
+    """The setting `criterion` of a method, where it is one of channels: it is that of the run."""
+    found = getattr(method, "criterion", None)
+    return found if callable(found) else None
 
 
 def recipes_of(method: Method) -> dict[str, Recipe]:

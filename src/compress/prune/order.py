@@ -1,32 +1,27 @@
-"""Order of the channels of a group by importance (L1 norm), and the plan that keeps the first of an order."""
+"""Order of the channels of a group by importance, and the plan that keeps the first of an order."""
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
+from compress.prune.criteria.criterion import totals
+from compress.prune.criteria.weight_norm import norms
+from compress.prune.scores import Scores
+
+NO_SCORES: Scores = {}
 
 
-def channel_orders(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+def channel_orders(model: nn.Module, graph: ChannelGraph, scores: Scores = NO_SCORES) -> dict[str, Tensor]:
     """Indices of the channels of each group, most important first: (width,). Among equal ones the lower index first.
 
-    Importance is AMC's (He et al., ECCV 2018, arXiv:1802.03494): the L1 norm of the weights that read the channel,
-    summed over all layers that read it.
+    A group without scores is ordered by AMC's importance (He et al., ECCV 2018, arXiv:1802.03494): the L1 norm of the
+    weights that read the channel, summed over all layers that read it.
     """
-    orders = {}
-    layers = {layer.name: layer for layer in graph.layers}
-    for group in graph.groups:
-        score = torch.zeros(group.width, dtype=torch.float64)
-        for name in group.consumers:
-            weight = model.get_parameter(layers[name].weight).detach().double().cpu()
-            axis = layers[name].in_axis
-            assert axis is not None
-            per_input = weight.abs().transpose(0, axis.dim).flatten(1).sum(1)
-            score += per_input[group.positions[axis]].sum(1)
-        orders[group.name] = score.sort(descending=True, stable=True).indices
-    return orders
+    is_whole = all(group.name in scores for group in graph)
+    by_name = scores if is_whole else {**totals(norms(model, graph, "l1", "readers")), **scores}
+    return {group.name: by_name[group.name].sort(descending=True, stable=True).indices for group in graph}
 
 
 def plan_of(graph: ChannelGraph, orders: Mapping[str, Tensor], widths: Sequence[int]) -> Plan:

@@ -63,18 +63,15 @@ def sampled_rows(
     """im2col rows of sampled output pixels: (B, C, H, W) -> (B * points, C * k * k), or, linear, (..., C) -> (N, C).
 
     The `points` output pixels are the same for all images of a batch, drawn without replacement; with replacement if
-    `repeats`, as in AMC's published code. None for dilated and grouped convolutions, those with padding by name, and
-    layers of other kinds, which are not refitted.
+    `repeats`, as in AMC's published code. None for dilated and grouped convolutions, those with padding by name,
+    and layers of other kinds, which are not refitted.
     """
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
-    if (
-        not isinstance(layer, nn.Conv2d)
-        or layer.groups > 1
-        or layer.dilation != (1, 1)
-        or isinstance(layer.padding, str)
-    ):
+    if not _has_rows(layer):
         return None
+    assert isinstance(layer, nn.Conv2d)
+    assert not isinstance(layer.padding, str)
     (kh, kw), (sh, sw), (ph, pw) = layer.kernel_size, layer.stride, layer.padding
     windows = (
         nn.functional.pad(x, (pw, pw, ph, ph)).unfold(2, kh, sh).unfold(3, kw, sw)
@@ -87,6 +84,23 @@ def sampled_rows(
     ).to(x.device, non_blocking=True)
     rows = windows[:, :, chosen // width, chosen % width]  # B, C, points, kh, kw
     return rows.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _has_rows(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False  # of an attention, which multiplies with its weight without calling it
+    is_plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1)
+    return isinstance(layer, nn.Linear) or (is_plain and not isinstance(layer.padding, str))
+
+
+def can_be_refitted(model: nn.Module, layer: str) -> bool:
+    """Whether `input_moments` has those of the layer of this name."""
+    modules = dict(model.named_modules())
+    return layer in modules and _has_rows(modules[layer]) and _columns(model, layer) <= MOST_COLUMNS
+
+
+def _columns(model: nn.Module, layer: str) -> int:
+    return model.get_parameter(f"{layer}.weight")[0].numel()
 
 
 def input_moments(
@@ -104,7 +118,7 @@ def input_moments(
     """
     modules = dict(model.named_modules())
     names = [n for n in dict.fromkeys(n for group in graph.groups for n in group.consumers) if n in modules]
-    for name in [name for name in names if model.get_parameter(f"{name}.weight")[0].numel() > MOST_COLUMNS]:
+    for name in [name for name in names if _columns(model, name) > MOST_COLUMNS]:
         log.info("%s: more than %d inputs per output; it is not refitted", name, MOST_COLUMNS)
         names.remove(name)
     moments: dict[str, Moments] = {}

@@ -30,6 +30,11 @@ def producers(graph: ChannelGraph, group: ChannelGroup) -> int:
     return sum(layer.in_axis is not None and layer.out_axis in group.positions for layer in graph.layers)
 
 
+def may_lose(graph: ChannelGraph, group: ChannelGroup, coupled: Coupled) -> bool:
+    """Whether a group may lose channels: with `keep` not if several layers produce them."""
+    return coupled != "keep" or producers(graph, group) <= 1
+
+
 def per_channel(parts: Mapping[str, Sequence[Tensor]], graph: ChannelGraph, coupled: Coupled) -> Scores:
     """Combine the scores of coupled channels into one per channel: for each group several (width, m) -> (width,).
 
@@ -42,9 +47,9 @@ def per_channel(parts: Mapping[str, Sequence[Tensor]], graph: ChannelGraph, coup
     combined = {}
     for name, several in parts.items():
         score = torch.cat(list(several), dim=1)
-        made_by = producers(graph, groups[name])
-        if coupled == "keep" and made_by > 1:
+        if not may_lose(graph, groups[name], coupled):
             continue
+        made_by = producers(graph, groups[name])
         if score.shape[1] == 1:
             combined[name] = score[:, 0]  # bit-identical
         else:

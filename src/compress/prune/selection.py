@@ -5,10 +5,15 @@ slimming (Liu et al., ICCV 2017, arXiv:1708.06519, section 3): with the scores s
 ascending, `threshold = s[int(N * p)]`, and channels strictly above it are kept (N - int(N * p) - 1 without ties). A
 budget in MACs removes channels in the same order, one step of an allowed width at a time, until the network fits. A
 larger budget never keeps fewer channels of a group.
+
+`scope: isomorphic` ranks within classes of groups of the same structure, each of which loses the same share, as
+scores of layers of different kinds do not compare (Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024,
+arXiv:2407.04616). There a class is a set of identical sub-graphs; here the number of layers of each kind may differ,
+or every residual stream of a network would be a class of its own.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -20,7 +25,7 @@ from torch import Tensor
 
 from compress.errors import OWN, SettingError
 from compress.graph.plan import Plan
-from compress.graph.types import ChannelGraph
+from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.prune.budget import preserve_ratio
@@ -37,10 +42,13 @@ from compress.prune.scores import (
     kept_counts,
     largest_share_without_empty,
     most_first,
+    producers,
 )
 from compress.prune.widths import Choices, all_choices, largest_count, reachable, uniform_widths
-from compress.schema.bounds import Count, Natural
+from compress.schema.bounds import Count, Natural, Share
 from compress.schema.settings import Budget
+
+Scope = Literal["global", "layer", "isomorphic"]
 
 REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 
@@ -49,13 +57,14 @@ REFIT_BATCH, REFIT_POINTS = 250, 10  # images per batch, output pixels per image
 class Selection(Limits):
     """Settings of the selection, shared by methods; conf/method/slimming.yaml explains every value."""
 
-    scope: Literal["global", "layer"]
+    scope: Scope
     select: Select
     on_empty: Literal["keep_max", "error", "drop_block"]
     min_channels: Count
     round_to: Count
     coupled: Coupled
     refit_images: Natural
+    protect: Share = 1.0
 
     def __post_init__(self) -> None:
         if self.select == "threshold" and self.round_to > 1:
@@ -78,8 +87,11 @@ class Selected:
 # -- checks before the run ---------------------------------------------------------------------------------------
 
 
-def check_reach(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget, scored: set[str]) -> None:
-    """Check that the budget is reachable when only the groups in `scored` lose channels.
+def check_reach(
+    how: Selection, graph: ChannelGraph, cost: CostModel | None, budget: Budget, scored: set[str]
+) -> None:
+    """Check that the budget is reachable when only the groups in `scored` lose channels. One in channels needs no
+    prices.
 
     Not checked for `percent` with a threshold: there it depends on the scores and on `on_empty`.
 
@@ -112,15 +124,16 @@ def check_reach(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Bu
         most = sum(g.width - int(widths[0]) for g, widths in zip(graph, options, strict=True)) / total
         if budget.value > most:
             raise SettingError(
-                f"{budget}: out of reach; with {OWN}min_channels={how.min_channels} and {OWN}round_to="
+                f"{budget}: out of reach; with {_limits(how)} and {OWN}round_to="
                 f"{how.round_to} at most {math.floor(1e4 * most) / 1e4} of the {total} channels can go"
             )
         return
+    assert cost is not None
     low, _ = reachable(cost, options)
     target = preserve_ratio(budget, cost)
     if target < low:
         raise SettingError(
-            f"{budget}: out of reach; with {OWN}min_channels={how.min_channels}, {OWN}round_to="
+            f"{budget}: out of reach; with {_limits(how)}, {OWN}round_to="
             f"{how.round_to} and {OWN}coupled={how.coupled} at least {low:.4f} of the "
             f"{cost.full_macs / 1e6:.4g} MMACs stay"
         )
@@ -130,17 +143,48 @@ def allowed_widths(how: Selection, graph: ChannelGraph, scored: set[str]) -> Cho
     """Allowed widths of every group, ascending."""
     options = []
     for group, widths in zip(graph, all_choices(graph, how.round_to), strict=True):
-        least = min(how.min_channels, group.width)
+        least = min(max(how.min_channels, _protected(how, group.width)), group.width)
         fits = widths[widths >= least] if group.name in scored else widths[-1:]
-        if (
-            group.name in scored
-            and how.on_empty == "drop_block"
-            and group.name in graph.emptiable
-            and group.least == 1
-        ):
+        may_go = how.on_empty == "drop_block" and group.name in graph.emptiable and how.protect == 1
+        if group.name in scored and may_go and group.least == 1:
             fits = np.array([0, *fits], dtype=np.int64)
         options.append(fits)
     return options
+
+
+def _protected(how: Selection, width: int) -> int:
+    """How many channels of a group stay, as it may lose a share of them only."""
+    return math.ceil((1 - how.protect) * width - 1e-9)
+
+
+def _limits(how: Selection) -> str:
+    """The settings that limit what may go, for messages."""
+    protect = f", {OWN}protect={how.protect:g}" if how.protect < 1 else ""
+    return f"{OWN}min_channels={how.min_channels}{protect}"
+
+
+def structure(graph: ChannelGraph, group: ChannelGroup) -> Hashable:
+    """What groups of one class have in common: the kinds of layers that make their channels, pass them on and read
+    them, whatever their number and width, and whether several make them (a residual stream)."""
+    kinds = {
+        ("reads" if layer.name in group.consumers else "makes", layer.kind, layer.kernel, layer.in_axis is None)
+        for layer in graph.layers
+        if layer.name in group.consumers or layer.out_axis in group.positions
+    }
+    return frozenset(kinds), producers(graph, group) > 1
+
+
+def pools(how: Selection, graph: ChannelGraph, scores: Scores) -> list[Scores]:
+    """The groups whose scores are ranked together: all, those of one structure, or each alone."""
+    if how.scope == "global":
+        return [scores]
+    if how.scope == "layer":
+        return [{name: score} for name, score in scores.items()]
+    classes: dict[Hashable, dict[str, Tensor]] = {}
+    for group in graph:
+        if group.name in scores:
+            classes.setdefault(structure(graph, group), {})[group.name] = scores[group.name]
+    return list(classes.values())
 
 
 # -- deciding ---------------------------------------------------------------------------------------------------
@@ -157,7 +201,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
     selected = select(how, graph, problem.cost, problem.budget, scores)
     widths = zip(graph, graph.widths(selected.plan), strict=True)
     kept = sum(width for group, width in widths if group.name in scores)
-    largest = _largest_share(how, scores)
+    largest = _largest_share(how, graph, scores)
     own: JSON = {
         "thresholds": selected.thresholds,
         "emptied": selected.emptied,
@@ -184,7 +228,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
     )
 
 
-def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget, scores: Scores) -> Selected:
+def select(how: Selection, graph: ChannelGraph, cost: CostModel | None, budget: Budget, scores: Scores) -> Selected:
     """The plan of a budget by these scores alone; the weights of the network are not read.
 
     Raises:
@@ -195,6 +239,7 @@ def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget,
     if budget.kind == "percent":
         widths, thresholds, emptied = _widths_for_channels(how, graph, scores, options, budget.value)
     else:
+        assert cost is not None
         target = preserve_ratio(budget, cost)
         widths = _widths_for_macs(how, graph, cost, scores, options, target)
         removed = _largest_removed(graph, scores, widths)
@@ -210,7 +255,8 @@ def select(how: Selection, graph: ChannelGraph, cost: CostModel, budget: Budget,
         # each emptied block can be removed alone, but not all of them together
         widths = [max(w, int(allowed[allowed > 0][0])) for w, allowed in zip(widths, options, strict=True)]
         plan = plan_of(graph, orders, widths)
-    return Selected(plan, options, thresholds, emptied, _warnings(how, budget, scores, widths, thresholds, emptied))
+    warnings = _warnings(how, graph, budget, scores, widths, thresholds, emptied)
+    return Selected(plan, options, thresholds, emptied, warnings)
 
 
 def _refit(how: Selection, problem: Problem) -> Callable[[Plan], Mapping[str, Tensor]] | None:
@@ -234,19 +280,18 @@ def _widths_for_channels(
     how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, removed_share: float
 ) -> tuple[list[int], dict[str, float], list[str]]:
     """Widths, thresholds (one, or one per group) and the groups that the scores alone would empty."""
-    pools = [scores] if how.scope == "global" else [{name: score} for name, score in scores.items()]
     wanted: dict[str, int] = {}
     thresholds: dict[str, float] = {}
-    for pool in pools:
+    for pool in pools(how, graph, scores):
         kept, threshold = kept_counts(pool, removed_share, how.select)
         wanted |= kept
         thresholds |= {"all": threshold} if how.scope == "global" else dict.fromkeys(pool, threshold)
     emptied = [name for name, width in wanted.items() if width == 0]
-    if how.select == "rank" and how.scope == "global":
+    if how.select == "rank" and how.scope != "layer":
         most_removed = int(sum(map(len, scores.values())) * removed_share)
         full = sum(group.width for group in graph)
         return (
-            _narrowed(graph, scores, options, lambda widths: full - sum(widths) <= most_removed),
+            _narrowed(how, graph, scores, options, lambda widths: full - sum(widths) <= most_removed),
             thresholds,
             emptied,
         )
@@ -261,7 +306,7 @@ def _widths_for_macs(
     if how.scope == "layer":
         return list(uniform_widths(cost, options, target))
     limit = target * cost.full_macs
-    return _narrowed(graph, scores, options, lambda widths: int(cost.macs(widths)[0]) > limit, one_more=True)
+    return _narrowed(how, graph, scores, options, lambda widths: int(cost.macs(widths)[0]) > limit, one_more=True)
 
 
 def _rounding_step(how: Selection, problem: Problem, options: Choices, scores: Scores) -> float:
@@ -269,7 +314,8 @@ def _rounding_step(how: Selection, problem: Problem, options: Choices, scores: S
     gaps = [int(np.diff(widths).max(initial=0)) for widths in options]
     if problem.budget.kind == "percent":
         channels = sum(map(len, scores.values()))
-        return (sum(gaps) if how.scope == "layer" else max(gaps)) / channels
+        at_once = how.scope == "layer" or (how.scope == "isomorphic" and how.select == "threshold")
+        return (sum(gaps) if at_once else max(gaps)) / channels
     full = problem.cost.full_widths
     narrower = np.stack([full] * len(full)) - np.diag(gaps)
     return float((problem.cost.full_macs - problem.cost.macs(narrower)).max()) / problem.cost.full_macs
@@ -277,6 +323,7 @@ def _rounding_step(how: Selection, problem: Problem, options: Choices, scores: S
 
 def _warnings(
     how: Selection,
+    graph: ChannelGraph,
     budget: Budget,
     scores: Scores,
     widths: Sequence[int],
@@ -287,9 +334,9 @@ def _warnings(
     Raises:
         InputError: a layer would lose all channels and `on_empty` is error.
     """
-    if not emptied:
+    if not emptied or how.protect < 1:
         return []
-    name, largest = emptied[0], _largest_share(how, scores)
+    name, largest = emptied[0], _largest_share(how, graph, scores)
     if how.on_empty == "error":
         threshold = thresholds.get(name, thresholds.get("all", 0.0))
         raise SettingError(
@@ -305,10 +352,10 @@ def _warnings(
     ]
 
 
-def _largest_share(how: Selection, scores: Scores) -> float:
+def _largest_share(how: Selection, graph: ChannelGraph, scores: Scores) -> float:
     """The largest share of channels, rounded down to four digits, at which no group loses all of its channels."""
-    pools = [scores] if how.scope == "global" else [{name: score} for name, score in scores.items()]
-    return min((largest_share_without_empty(pool, how.select) for pool in pools), default=0.0)
+    ranked = pools(how, graph, scores)
+    return min((largest_share_without_empty(pool, how.select) for pool in ranked), default=0.0)
 
 
 def _is_alive(graph: ChannelGraph, plan: Plan) -> bool:
@@ -325,6 +372,7 @@ def _nearest(aim: int, widths: NDArray[np.int64]) -> int:
 
 
 def _narrowed(
+    how: Selection,
     graph: ChannelGraph,
     scores: Scores,
     options: Choices,
@@ -335,14 +383,18 @@ def _narrowed(
     `one_more` after the smallest number for which it is false.
 
     A step takes a group to its next narrower allowed width; its score is the mean score of the channels it removes.
+    With several pools every one loses the same share: a step's place is that of its channels among those of its pool.
     """
+    ranked = pools(how, graph, scores)
     steps: list[tuple[float, int]] = []
-    for index, (group, widths) in enumerate(zip(graph, options, strict=True)):
-        if group.name not in scores:
-            continue
-        ordered = scores[group.name].double().sort(stable=True).values
-        ends = (group.width - torch.from_numpy(widths.copy()).flip(0)).tolist()
-        steps += [(float(ordered[a:b].mean()), index) for a, b in pairwise(ends)]
+    for pool in ranked:
+        of_pool = [
+            step
+            for place, (group, widths) in enumerate(zip(graph, options, strict=True))
+            if group.name in pool
+            for step in _steps(pool[group.name], widths, place)
+        ]
+        steps += [(score, at) for score, at, _ in of_pool] if len(ranked) == 1 else _by_share(of_pool)
     narrowed = np.array([index for _, index in sorted(steps, key=lambda step: step[0])], dtype=np.int64)
 
     def widths_after(count: int) -> list[int]:
@@ -352,6 +404,23 @@ def _narrowed(
     count = largest_count(len(narrowed), lambda steps: holds(widths_after(steps)))
     more = one_more and holds(widths_after(count)) and count < len(narrowed)
     return widths_after(count + more)
+
+
+def _steps(score: Tensor, widths: NDArray[np.int64], place: int) -> list[tuple[float, int, int]]:
+    """The steps of the group at `place`: the score, the place, and how many channels go."""
+    ordered = score.double().sort(stable=True).values
+    ends = (len(score) - torch.from_numpy(widths.copy()).flip(0)).tolist()
+    return [(float(ordered[a:b].mean()), place, b - a) for a, b in pairwise(ends)]
+
+
+def _by_share(steps: Sequence[tuple[float, int, int]]) -> list[tuple[float, int]]:
+    """Steps of one pool by the share of its channels that have gone half-way through each, instead of by score."""
+    ordered = sorted(steps, key=lambda step: step[0])
+    gone = np.cumsum([count for _, _, count in ordered])
+    return [
+        (float(after - count / 2) / float(gone[-1]), place)
+        for (_, place, count), after in zip(ordered, gone, strict=True)
+    ]
 
 
 def _largest_removed(graph: ChannelGraph, scores: Scores, widths: Sequence[int]) -> dict[str, float]:

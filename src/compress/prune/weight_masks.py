@@ -31,7 +31,7 @@ from compress.models.masks import MASK, masked_layers, masks_of
 
 Pool = Literal["conv", "fc"]
 Scope = Literal["global", "layer"]
-Criterion = Literal["percentile", "std"]
+WeightCriterion = Literal["percentile", "std"]
 OnEmpty = Literal["keep_max", "error"]
 KINDS: dict[Pool, type[nn.Module]] = {"conv": nn.Conv2d, "fc": nn.Linear}
 
@@ -76,7 +76,7 @@ def weight_masks(
     *,
     objects: Sequence[Pool],
     scope: Scope,
-    criterion: Criterion,
+    criterion: WeightCriterion,
     on_empty: OnEmpty,
     min_weights: int,
     kept_share: Callable[[str], float] = _none,
@@ -130,7 +130,7 @@ class _Layer:
     unit: float  # 1, or the standard deviation
 
     @staticmethod
-    def of(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion) -> "_Layer":
+    def of(name: str, weight: Tensor, mask: Tensor | None, criterion: WeightCriterion) -> "_Layer":
         weight = weight.detach().cpu().float()
         alive = torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask.cpu().clone()
         weight = weight.masked_fill(~alive, 0)

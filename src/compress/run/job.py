@@ -20,7 +20,7 @@ from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
 from compress.prune.cost import cost_model
 from compress.prune.limits import NO_LIMITS, Limits, channel_limits, limited
-from compress.prune.method import Method, Problem, Train
+from compress.prune.method import Method, Problem, Train, criterion_of
 from compress.prune.saved_network import load_network
 from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, Recipe
 
@@ -111,7 +111,12 @@ class RunState:
         problem = make_problem(
             model, job.data, job.budget, job.device, job.seed, self.fresh, channel_limits(job.method)
         )
-        return replace(problem, scores=self.scores, train=problem.train if train is None else train)
+        return replace(
+            problem,
+            scores=self.scores,
+            criterion=criterion_of(job.method),
+            train=problem.train if train is None else train,
+        )
 
 
 def make_problem(

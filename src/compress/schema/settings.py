@@ -116,16 +116,20 @@ OUTSIDE_RECIPE = ("graphs", "checkpoint_seconds")
 RECIPE_KEYS = frozenset(field.name for field in fields(Recipe)) - set(OUTSIDE_RECIPE)
 
 
+# Settings that older runs lack, with the values that mean the same as their absence: root keys, and those of methods.
+ADDED_LATER = {"devices": 1, "search": None, "scorer": None, "criterion": None}
+ADDED_TO_METHODS = {"criterion": None, "protect": 1.0}
+
+
 def of_results(settings: Any) -> Any:
-    """Settings of any depth without the `OUTSIDE_RECIPE` of the recipes in them; a recipe is told by its keys."""
+    """Settings of any depth without the `OUTSIDE_RECIPE` of the recipes in them, a recipe being told by its keys, and
+    without what means nothing: `ADDED_TO_METHODS`. So cached stages from before those keys existed are found."""
     if not isinstance(settings, Mapping):
         return settings
-    outside = OUTSIDE_RECIPE if settings.keys() >= RECIPE_KEYS else ()
+    outside = {*OUTSIDE_RECIPE} if settings.keys() >= RECIPE_KEYS else set()
+    outside |= {key for key, value in ADDED_TO_METHODS.items() if settings.get(key) == value}
     return {key: of_results(value) for key, value in settings.items() if key not in outside}
 
-
-# Root keys that the configs of older runs lack, with the values that mean the same as their absence.
-ADDED_LATER = {"devices": 1, "search": None, "scorer": None}
 
 BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
 BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")

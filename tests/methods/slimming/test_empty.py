@@ -22,12 +22,12 @@ from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.stage_folder import StageFolder
 from compress.measure.macs import count_macs
-from compress.methods.slimming.scales import norms_of, scales_of
 from compress.methods.slimming.slimming import Slimming
 from compress.models.preresnet import Block, preresnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
 from compress.prune.saved_network import load_network, save_network
+from compress.prune.scales import norms_of, scales_of
 from compress.prune.scores import largest_share_without_empty
 from compress.prune.surgery import cut, difference
 from compress.schema.settings import Budget

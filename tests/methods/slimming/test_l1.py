@@ -19,10 +19,11 @@ from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_rows
 from compress.io.stage_folder import StageFolder
 from compress.methods.slimming.penalty import BINS, Penalty, add_l1, scale_statistics
-from compress.methods.slimming.scales import norms_of, scales_of, shared_norms
+from compress.methods.slimming.scales import shared_norms
 from compress.methods.slimming.slimming import Slimming
 from compress.models.resnet_cifar import resnet
 from compress.prune.method import Problem
+from compress.prune.scales import norms_of, scales_of
 from compress.run.job import make_problem
 from compress.schema.settings import Budget, Recipe
 from compress.train.loop import NO_HOOKS, Hooks, Training, train
@@ -208,7 +209,7 @@ def test_sparsify_trains_the_network_and_tells_how_sparse_it_is(digit_data: Memo
     assert found["scale_median"] == pytest.approx(float(gammas(model).abs().median()), abs=1e-6)
     assert found["watched_by"] == {
         "coupled": "sum", "scope": "global", "select": "threshold", "on_empty": "keep_max", "min_channels": 1,
-        "round_to": 1,
+        "round_to": 1, "protect": 1.0,
     }  # fmt: skip
 
 

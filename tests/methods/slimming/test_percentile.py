@@ -16,10 +16,10 @@ from compress.config.build import make
 from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.measure.counts import counts
-from compress.methods.slimming.scales import norms_of
 from compress.methods.slimming.slimming import Slimming
 from compress.prune.cost import cost_model
 from compress.prune.method import Decision, Problem
+from compress.prune.scales import norms_of
 from compress.prune.scores import kept_counts
 from compress.prune.surgery import cut
 from compress.schema.settings import Budget

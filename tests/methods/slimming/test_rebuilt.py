@@ -14,11 +14,11 @@ from compress.config.build import make
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
-from compress.methods.slimming.scales import norms_of, scales_of
 from compress.methods.slimming.slimming import Slimming
 from compress.models.preresnet import Block, preresnet
 from compress.prune.cost import cost_model
 from compress.prune.method import Problem
+from compress.prune.scales import norms_of, scales_of
 from compress.prune.surgery import cut
 from compress.schema.settings import Budget
 

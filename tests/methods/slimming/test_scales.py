@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
-from compress.methods.slimming.scales import cfg_of, kept_of_norms, norms_of, scales_of, scores
+from compress.methods.slimming.scales import cfg_of, kept_of_norms, scores
 from compress.models.layers import ChannelSelection
 from compress.models.preresnet import preresnet
+from compress.prune.scales import norms_of, scales_of
 from compress.prune.scores import Coupled, producers
 from compress.prune.surgery import cut
 

@@ -36,6 +36,7 @@ from compress.methods.amc.by_walls import Walls, nearest_share
 from compress.methods.amc.plots import plots
 from compress.prune.budget import preserve_ratio, removed_share
 from compress.prune.cost import CostModel
+from compress.prune.criteria.criterion import Criterion
 from compress.prune.limits import Limits, told
 from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.widths import all_choices, reachable, uniform_widths
@@ -81,6 +82,7 @@ class Amc(Limits):
     acc_metric: Metric
     reward_images: Count
     reward: Reward
+    criterion: Criterion | None = None
     candidates: list[Kind]
     rollouts: Natural
     rollout_sigma: NonNegative

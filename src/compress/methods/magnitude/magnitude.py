@@ -22,11 +22,11 @@ from compress.models.masks import set_masks
 from compress.prune.limits import Limits, told
 from compress.prune.method import Decision, Evidence, Problem, Traits
 from compress.prune.weight_masks import (
-    Criterion,
     Masked,
     OnEmpty,
     Pool,
     Scope,
+    WeightCriterion,
     pools,
     share_masked,
     weight_masks,
@@ -44,7 +44,7 @@ class Magnitude(Limits):
 
     objects: list[Pool]
     scope: Scope
-    criterion: Criterion
+    criterion: WeightCriterion
     on_empty: OnEmpty
     min_weights: Count
     schedule: Schedule

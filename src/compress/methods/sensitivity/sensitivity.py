@@ -23,6 +23,7 @@ from compress.measure.accuracy import Score
 from compress.methods.sensitivity.plots import plots
 from compress.methods.sensitivity.table_file import read_table, write_table
 from compress.prune.counters import Counter
+from compress.prune.criteria.criterion import Criterion
 from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.schema.bounds import Bound, Count, Share
@@ -45,6 +46,7 @@ class Sensitivity(Limits):
     """The method `sensitivity`; conf/method/sensitivity.yaml explains every setting."""
 
     scorer: MakeScorer
+    criterion: Criterion | None = None
     rule: Rule
     measure: Measure
     widths_per_group: Annotated[int, Bound(ge=1, most=10**4)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.io.files import JSON
-from compress.methods.slimming.scales import norms_of
+from compress.prune.scales import norms_of
 
 SMALL = 0.01  # times the largest scale (the median may be zero itself): below it a scale counts as zero
 SPARSE = 0.1  # times the median of the kept scales: a pruning threshold above it removes scales not near zero

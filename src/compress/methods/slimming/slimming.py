@@ -23,17 +23,15 @@ from compress.io.stage_folder import StageFolder
 from compress.methods.slimming.penalty import SPARSE, Penalty, scale_statistics
 from compress.methods.slimming.plots import plots
 from compress.methods.slimming.scales import (
-    Scale,
     cfg_of,
     coupled_groups,
     gammas,
     kept_of_norms,
-    norms_of,
-    scales_of,
     scores,
     shared_norms,
 )
 from compress.prune.method import Decision, Problem, Traits
+from compress.prune.scales import Scale, norms_of, scales_of
 from compress.prune.scores import Scores
 from compress.prune.selection import Selection, check_reach, decide, select
 from compress.schema.bounds import Fraction, NonNegative, Positive
@@ -46,7 +44,7 @@ Scales = Mapping[str, tuple[Scale, ...]]
 Cfg = list[int | str]
 
 # Settings of `prune` that the cfgs logged in `sparsify` were computed with.
-WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_to")
+WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_to", "protect")
 
 
 @dataclass(frozen=True, kw_only=True)

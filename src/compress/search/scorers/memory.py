@@ -31,6 +31,12 @@ def scored_on(problem: Problem, weights: Mapping[str, Tensor]) -> JSON:
     return {"network": network, "groups": groups, "data": problem.data.fingerprint(), "seed": problem.seed}
 
 
+def orders_scored_by(problem: Problem, orders: Mapping[str, Tensor]) -> JSON:
+    """What scores depend on besides if the run has a criterion: which channels stay, whoever decided that. Without
+    one this follows from the weights."""
+    return {} if problem.criterion is None else {"orders": state_digest(dict(orders))}
+
+
 class ScoreMemory:
     """Scores by widths. `folder` is None where nothing shall be kept beyond this object."""
 

@@ -19,11 +19,11 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.measure.accuracy import Score
 from compress.prune.method import Problem
-from compress.prune.order import channel_orders, plan_of
+from compress.prune.order import plan_of
 from compress.prune.surgery import CutCopy, kept_places
 from compress.schema.bounds import Count
 from compress.search.scorers.evaluate import HeldOutScore, held_out_score
-from compress.search.scorers.memory import ScoreMemory, scored_on
+from compress.search.scorers.memory import ScoreMemory, orders_scored_by, scored_on
 from compress.search.scorers.scorer import Weights, Widths
 
 VERSION = 1  # of what is remembered; raise it when the same settings give another score
@@ -97,15 +97,16 @@ def at_uncut_shape(tensors: Weights, model: nn.Module, graph: ChannelGraph, plan
 
 class RecalibrateScorer:
     """Scores candidates, tuples of the widths of all groups, of one network, which is not changed. Which channels
-    stay is decided by the norm of the weights that read them."""
+    stay is decided by the run's criterion, without one by the norm of the weights that read them."""
 
     name = "recalibrate"
 
     def __init__(self, problem: Problem, settings: Recalibration) -> None:
         self.problem, self._settings = problem, settings
         self._model = problem.model.to(problem.device).eval()
-        self.orders = channel_orders(self._model, problem.graph)
+        self.orders = problem.channel_orders()
         depends = {"settings": asdict(settings), "version": VERSION}
+        depends |= orders_scored_by(problem, self.orders)
         self._memory = ScoreMemory(
             problem.scores, scored_on(problem, self._model.state_dict()) | {"scorer": self.name, **depends}
         )

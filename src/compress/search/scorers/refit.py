@@ -16,11 +16,11 @@ from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.measure.accuracy import Score
 from compress.prune.method import Problem
-from compress.prune.order import channel_orders, plan_of
+from compress.prune.order import plan_of
 from compress.prune.refit import Moments, Reconstructor, input_moments, refitted
 from compress.schema.bounds import Count
 from compress.search.scorers.evaluate import HeldOutScore, held_out_score
-from compress.search.scorers.memory import ScoreMemory, scored_on
+from compress.search.scorers.memory import ScoreMemory, orders_scored_by, scored_on
 from compress.search.scorers.scorer import Weights, Widths
 
 
@@ -77,8 +77,9 @@ class RefitScorer:
         self.problem = problem
         self._calibration, self._images = calibration, reward_images
         self._model = problem.model.to(problem.device).eval()
-        self.orders = channel_orders(self._model, problem.graph)
+        self.orders = problem.channel_orders()
         depends = {"calibration": asdict(calibration), "images": reward_images, "version": VERSION}
+        depends |= orders_scored_by(problem, self.orders)
         self._memory = ScoreMemory(
             problem.scores, scored_on(problem, self._model.state_dict()) | {"scorer": self.name, **depends}
         )
