@@ -80,7 +80,7 @@ def _normalised(run: "Run", op: Operation) -> Any:
         over = set(range(x.dim() - len(op.get(1, "normalized_shape")), x.dim()))
     elif op.name == "group_norm":
         over = set(range(1, x.dim()))
-        run.norm_groups.append(plain(op.get(1, "num_groups")))
+        run.norm_groups.append(op.get(1, "num_groups"))
     else:
         over = {plain(op.get(2, "dim", default=1)) % x.dim()}
     if over & set(channel_dims(x)):

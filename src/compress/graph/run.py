@@ -263,8 +263,8 @@ class Run(TorchFunctionMode):
                 raise InputError(f"cannot run {name} on such images ({first_line(error)})") from error
 
     def _norm_like(self, name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The forward of a module that may be a norm over its channels, of somebody's own: where its operations
-        would freeze the channels of its only input, and its result has the shape of this, all is as with a layer
+        """The forward of a module that may be a norm over its channels, of somebody's own, perhaps with an activation
+        inside: where its operations would freeze the channels of its only input, and its result has the shape of this, all is as with a layer
         norm. While masked it runs as it will when cut, so nothing need be known of what it computes."""
 
         def followed(*args: Any, **kwargs: Any) -> Any:
@@ -275,7 +275,7 @@ class Run(TorchFunctionMode):
                 may_be = (
                     len(dims) == 1
                     and given.shape[dims[0]] == length
-                    and not modules.is_patched(self.model.get_submodule(name))
+                    and not any(modules.is_patched(part) for part in self.model.get_submodule(name).modules())
                 )
                 forget, known = (self.found.snapshot(), set(self.found.axes)) if may_be else (None, set())
                 self.norm_groups = []
@@ -287,7 +287,7 @@ class Run(TorchFunctionMode):
                 counted = {axis: len(ids) for axis, ids in self.found.axes.items() if axis not in known}
                 numbers = [axis for axis, count in counted.items() if count == length]
                 self.norm_groups += [count for count in counted.values() if count != length]
-                if any(length % groups for groups in self.norm_groups):
+                if any(length % plain(groups) for groups in self.norm_groups):
                     return result  # not a number of groups of channels
                 forget()
                 del self._tape[at:]

@@ -1,6 +1,6 @@
 """The copy of a network that is run on channel ids in its place: nothing that it writes is the network's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -115,8 +115,13 @@ def patch(
             vars(module)["forward"] = inside.__call__
         elif is_leaf(module):
             vars(module)["forward"] = leaf(name)
-        elif next(module.children(), None) is None and channels_of(module):
+        elif channels_of(module) and not _holds_tensors(module.children()):
             vars(module)["forward"] = norm_like(name, module, module.forward)
+
+
+def _holds_tensors(modules: Iterable[nn.Module]) -> bool:
+    """Whether any has a tensor, itself or inside; activations and dropout have none."""
+    return any(True for module in modules for _ in (*module.parameters(), *module.buffers()))
 
 
 def channels_of(module: nn.Module) -> int:
