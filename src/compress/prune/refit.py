@@ -64,8 +64,10 @@ def sampled_rows(
 
     The `points` output pixels are the same for all images of a batch, drawn without replacement; with replacement if
     `repeats`, as in AMC's published code. None for dilated and grouped convolutions, those with padding by name, and
-    layers of other kinds, which are not refitted.
+    layers of other kinds or with a forward of their own, which are not refitted.
     """
+    if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward):  # it may compute its weight
+        return None
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
     if (
