@@ -367,6 +367,38 @@ class OwnGroupNorm(nn.Module):
         return x.view(b, c, h, w) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+class GroupNormAct(nn.GroupNorm):
+    """A norm by its function, and layers without weights after it."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__(groups, channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)))  # type: ignore[no-any-return]
+
+
+class LayerNormAct(nn.LayerNorm):
+    """Of maps, as `GroupNormAct`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return self.act(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+
+class RMSNormAct(nn.RMSNorm):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(F.rms_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
 class KnowsWidth(nn.Module):
     """Its width is an attribute, and it divides by it."""
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lawful import Around, check_law, widths
+from peoples_layers import GroupNormAct, LayerNormAct, OwnInstanceNorm, RMSNormAct
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -130,6 +131,11 @@ KINDS: dict[str, tuple[dict[str, int], Around]] = {
     ),
     "GRU cell": ({"stem": 16, "cell": 10}, Around(by_a_cell, 10, cell=nn.GRUCell(16, 10))),
     "LSTM cell": ({"stem": 16, "cell": 10}, Around(by_a_cell_with_memory, 20, cell=nn.LSTMCell(16, 10))),
+    "a group norm with an activation": ({"stem": 4}, Around(lambda s, x: s.norm(x), norm=GroupNormAct(4, 16))),
+    "as many groups as channels": ({"stem": 16}, Around(lambda s, x: s.norm(x), norm=GroupNormAct(16, 16))),
+    "a layer norm with an activation": ({"stem": 16}, Around(lambda s, x: s.norm(x), norm=LayerNormAct(16))),
+    "an RMS norm with an activation": ({"stem": 16}, Around(lambda s, x: s.norm(x), norm=RMSNormAct(16))),
+    "an instance norm by its function": ({"stem": 16}, Around(lambda s, x: s.norm(x), norm=OwnInstanceNorm(16))),
 }  # fmt: skip
 
 
@@ -137,3 +143,9 @@ KINDS: dict[str, tuple[dict[str, int], Around]] = {
 def test_groups_by_hand_and_the_law(kind: str) -> None:
     expected, model = KINDS[kind]
     assert widths(check_law(model, counted="cell" not in kind)) == expected
+
+
+def test_hooks_of_a_norms_activation_are_not_stepped_over() -> None:
+    model = Around(lambda s, x: s.norm(x), norm=GroupNormAct(4, 16))
+    model.norm.act.register_forward_hook(lambda module, args, result: result + 1)  # type: ignore[union-attr, operator]
+    assert widths(check_law(model)) == {}

@@ -76,7 +76,10 @@ def channel_graph(model: nn.Module, given: Given) -> ChannelGraph:
         else why_not_removable(model, free, tapes)
     )
     layers, products = tuple(found.layers.values()), _product_macs(found, free)
-    return ChannelGraph(free, layers, frozen, found.norms, found.scaled_by, never_empty, tapes, products, filled)
+    return ChannelGraph(
+        free, layers, frozen, found.norms, found.scaled_by, never_empty, tapes, products, filled,
+        frozenset(found.computed),
+    )  # fmt: skip
 
 
 def _evaluated(model: nn.Module, given: Given) -> tuple[Run, Tape, dict[str, bool]]:

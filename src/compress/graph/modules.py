@@ -404,8 +404,11 @@ def own_norm(run: "Run", name: str, norm: nn.Module, x: Tensor, dim: int, number
     tensors = {_within(name, t): None for t, value in own_tensors(norm) if value.dim()}
     for tensor in {**tensors, **{n: None for n in numbers if n.rpartition(".")[0] == name}}:
         run.found.put(tensor, 0, channels)
+    attributes = list(vars(run.twin.get_submodule(name)).values())
     for groups in run.norm_groups:
-        by_group = channels.reshape(groups, -1)
+        if plain(groups) == len(channels) and any(groups is number for number in attributes):
+            continue  # an attribute that is lowered with the channels
+        by_group = channels.reshape(plain(groups), -1)
         run.sets.union(by_group, by_group[:1])
     run.found.norms[name] = -1 if dim == x.dim() - 1 else dim, run.found.axis(next(iter(tensors)), 0)
     return run.sets.roots(x)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compress.graph import modules
+from compress.graph import computed, modules
 from compress.graph.counts import plain
 from compress.graph.ids import channel_dims
 from compress.graph.values import Ids, Operation
@@ -26,7 +26,7 @@ TRANSPOSED_CONV = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, 
 
 def _conv(run: "Run", op: Operation) -> Any:
     x, weight = op.x, op.get(1, "weight")
-    name = run.own(weight)
+    name = run.own(weight) or computed.weight_behind(run, weight, x)
     dims = int(op.function.__name__[-2])
     back = "transpose" in op.name
     if name is None or x.dim() != dims + 2:
@@ -53,7 +53,7 @@ def _each(value: Any, dims: int) -> Any:
 
 def _linear(run: "Run", op: Operation) -> Any:
     x, weight = op.x, op.get(1, "weight")
-    name = run.own(weight)
+    name = run.own(weight) or computed.weight_behind(run, weight, x)
     if name is None or not modules.is_weight(run, name, (*modules.CONVOLUTIONS, nn.Linear)):
         return run.unknown_on_ids(op)
     return modules.linear(run, name, weight.shape, run.activation(x), op.get(2, "bias"))
@@ -80,7 +80,7 @@ def _normalised(run: "Run", op: Operation) -> Any:
         over = set(range(x.dim() - len(op.get(1, "normalized_shape")), x.dim()))
     elif op.name == "group_norm":
         over = set(range(1, x.dim()))
-        run.norm_groups.append(plain(op.get(1, "num_groups")))
+        run.norm_groups.append(op.get(1, "num_groups"))
     else:
         over = {plain(op.get(2, "dim", default=1)) % x.dim()}
     if over & set(channel_dims(x)):

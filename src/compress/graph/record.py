@@ -25,6 +25,7 @@ class Record:
         self.axes: dict[Axis, Tensor] = {}
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, tuple[int, Axis]] = {}
+        self.computed: set[str] = set()  # layers that compute their weights
         self.scaled_by: dict[str, str] = {}
         self.tables: dict[str, Axis] = {}  # embeddings, which produce channels and are no layers
         self.whole: dict[

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from compress.errors import InputError, first_line
-from compress.graph import modules, operations
+from compress.graph import computed, modules, operations
 from compress.graph.counts import counts_in, plain
 from compress.graph.ids import channel_dims, unexpanded
 from compress.graph.record import BY_THEMSELVES, Record
@@ -64,8 +64,15 @@ class Run(TorchFunctionMode):
         self._filled: dict[int, Ids] = {}  # id of a tensor that activations were written into -> these
         number_attributes(self.twin, self.found)
         modules.number_layers(self.twin, self.found)
-        patch(self.twin, lambda name: lambda *args, **kwargs: self._leaf(name, args, kwargs), self._norm_like)
+        patch(
+            self.twin,
+            lambda name: lambda *args, **kwargs: self._leaf(name, args, kwargs),
+            self._norm_like,
+            self._computing,
+        )
         self._tape: list[Call] = []
+        self.computing: dict[str, Ids] = {}  # layers whose own forward is running, and its input
+        self.by_rows: set[str] = set()  # those that have used the rows of their weight
         self.norm_groups: list[int] = []  # of group norms that were met over channels
 
     def __call__(self, given: Given, counted: bool = True) -> Tape:
@@ -164,12 +171,13 @@ class Run(TorchFunctionMode):
 
     def _attribute(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """Sizes are `Count`s where channels lie; reading one is on the tape."""
+        own = self.own(args[0])
         if isinstance(args[0], Ids):
             self._tape.append(Call(name, "", (args[0].at,)))
-        elif (own := self.own(args[0])) is not None:
+        elif own is not None:
             self._tape.append(Call(name, "", (), (own.rpartition(".")[0],)))
-        if isinstance(args[0], Ids):
-            args = (self._canonical(args[0]), *args[1:])
+        if isinstance(args[0], Ids) or (own is not None and self._is_computing(own)):
+            args = (self._on_ids(args[0]), *args[1:])
         return operations.ATTRIBUTES[name](self, Operation(name, func, args, kwargs))
 
     def _on_ids(self, values: Any) -> Any:
@@ -189,9 +197,16 @@ class Run(TorchFunctionMode):
         name, tensor = self._own[id(values)]
         if not is_channels(tensor):
             return tensor
+        if self._is_computing(name):
+            self.by_rows.add(name.rpartition(".")[0])
+            return self.sets.roots(computed.rows(self, name, tensor.shape)).as_subclass(Ids)
         ids = self.sets.roots(self.found.elements(name, tensor.shape)).as_subclass(Ids)
         ids.parameter = name
         return ids
+
+    def _is_computing(self, tensor: str) -> bool:
+        owner, _, attribute = tensor.rpartition(".")
+        return attribute == "weight" and owner in self.computing
 
     def _canonical(self, ids: Ids) -> Ids:
         if ids.guards is not None:
@@ -263,9 +278,10 @@ class Run(TorchFunctionMode):
                 raise InputError(f"cannot run {name} on such images ({first_line(error)})") from error
 
     def _norm_like(self, name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The forward of a module that may be a norm over its channels, of somebody's own: where its operations
-        would freeze the channels of its only input, and its result has the shape of this, all is as with a layer
-        norm. While masked it runs as it will when cut, so nothing need be known of what it computes."""
+        """The forward of a module that may be a norm over its channels, of somebody's own, perhaps with an activation
+        inside: where its operations would freeze the channels of its only input, and its result has the shape of
+        this, all is as with a layer norm. While masked it runs as it will when cut, so nothing need be known of what
+        it computes."""
 
         def followed(*args: Any, **kwargs: Any) -> Any:
             x = args[0] if len(args) == 1 and not kwargs else None
@@ -275,7 +291,7 @@ class Run(TorchFunctionMode):
                 may_be = (
                     len(dims) == 1
                     and given.shape[dims[0]] == length
-                    and not modules.is_patched(self.model.get_submodule(name))
+                    and not any(modules.is_patched(part) for part in self.model.get_submodule(name).modules())
                 )
                 forget, known = (self.found.snapshot(), set(self.found.axes)) if may_be else (None, set())
                 self.norm_groups = []
@@ -287,13 +303,48 @@ class Run(TorchFunctionMode):
                 counted = {axis: len(ids) for axis, ids in self.found.axes.items() if axis not in known}
                 numbers = [axis for axis, count in counted.items() if count == length]
                 self.norm_groups += [count for count in counted.values() if count != length]
-                if any(length % groups for groups in self.norm_groups):
+                if any(length % plain(groups) for groups in self.norm_groups):
                     return result  # not a number of groups of channels
                 forget()
                 del self._tape[at:]
                 self.found.ran(name)
                 ids = modules.own_norm(self, name, module, given, dims[0], [axis.tensor for axis in numbers])
                 return self._written(Call("", name, (given.at,)), None, ids, args)
+
+        return followed
+
+    def _computing(self, name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a layer of somebody's own, which may compute the weight it uses. Meanwhile all elements of a
+        row of the weight have the id of its output, so that outputs that are computed one by one stay free; what
+        happens along the rows is left to `computed.fits`. Where that finds no layer, all is as in other forwards."""
+
+        def followed(*args: Any, **kwargs: Any) -> Any:
+            x = args[0] if len(args) == 1 and not kwargs else None
+            own, before = self.model.get_submodule(name), self.found.layers.get(name)
+            if not isinstance(x, Ids) or modules.is_patched(own) or name in self.computing:
+                return forward(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                forget, at, seen = self.found.snapshot(), len(self._tape), len(self.seen or ())
+            self.computing[name] = x
+            self.by_rows.discard(name)
+            try:
+                result = forward(x)
+            finally:
+                del self.computing[name]
+            with torch._C.DisableTorchFunction():
+                layer = self.found.layers.get(name)
+                if layer is not None and layer is not before:
+                    if name in self.by_rows and layer.in_axis is not None:
+                        if isinstance(result, Ids) and computed.fits(own, x.shape, result.shape):
+                            self.found.computed.add(name)
+                        else:
+                            self.sets.freeze(self._canonical(x), f"is read by {name}, {computed.FIXED_INPUTS}")
+                    return result
+                forget()
+                del self._tape[at:]
+                if self.seen is not None:
+                    del self.seen[seen:]
+            return forward(x)
 
         return followed
 

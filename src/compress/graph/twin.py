@@ -1,6 +1,6 @@
 """The copy of a network that is run on channel ids in its place: nothing that it writes is the network's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ CONTAINERS = (
     nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
 )  # fmt: skip
 DROPS = ("StochasticDepth", "DropPath")  # of torchvision and timm, which are slow to import, so known by name
+READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # layers whose weight may be computed
 LONGEST_TUPLE = 8  # of attributes that may hold sizes
 
 
@@ -106,17 +107,43 @@ def set_training(twin: nn.Module, training: bool) -> None:
 Forward = Callable[..., object]
 
 
-def patch(
-    twin: nn.Module, leaf: Callable[[str], Forward], norm_like: Callable[[str, nn.Module, Forward], Forward]
-) -> None:
-    """Replace the forward of every leaf, and of every module that may be a norm of somebody's own."""
+Own = Callable[[str, nn.Module, Forward], Forward]
+
+
+def patch(twin: nn.Module, leaf: Callable[[str], Forward], norm_like: Own, weight_computing: Own) -> None:
+    """Replace the forward of every leaf, of every module that may be a norm of somebody's own, and of every layer
+    that may compute its weight."""
     for name, module in list(twin.named_modules()):
         if (inside := inner(module)) is not module:
             vars(module)["forward"] = inside.__call__
         elif is_leaf(module):
             vars(module)["forward"] = leaf(name)
-        elif next(module.children(), None) is None and channels_of(module):
+        elif has_rows(module):
+            vars(module)["forward"] = weight_computing(name, module, module.forward)
+        elif channels_of(module) and not _holds_tensors(module.children()):
             vars(module)["forward"] = norm_like(name, module, module.forward)
+
+
+def has_rows(module: nn.Module) -> bool:
+    """Whether a convolution or linear layer of somebody's own has nothing but its weight and numbers for its outputs,
+    such as a bias or a gain, so that other weights may be computed of these, row by row."""
+    if not isinstance(module, READERS) or next(module.children(), None) is not None:
+        return False
+    if any(isinstance(value, Tensor) for value in vars(module).values()):
+        return False
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    weight = own.pop("weight", None)
+    return weight is not None and all(
+        tensor.is_floating_point() and tensor.numel() == tensor.shape[0] == len(weight)
+        if tensor.numel() > 1
+        else True
+        for tensor in own.values()
+    )
+
+
+def _holds_tensors(modules: Iterable[nn.Module]) -> bool:
+    """Whether any has a tensor, itself or inside; activations and dropout have none."""
+    return any(True for module in modules for _ in (*module.parameters(), *module.buffers()))
 
 
 def channels_of(module: nn.Module) -> int:

@@ -88,6 +88,7 @@ class ChannelGraph(Sequence[ChannelGroup]):
     caches: Mapping[str, bool] = field(
         default_factory=dict
     )  # attributes that forward fills; if they are there before
+    computed: frozenset[str] = frozenset()  # layers that compute their weight of that of all their inputs
 
     def __post_init__(self) -> None:
         assert len({group.name for group in self.groups}) == len(self.groups)

@@ -63,13 +63,13 @@ def sampled_rows(
     """im2col rows of sampled output pixels: (B, C, H, W) -> (B * points, C * k * k), or, linear, (..., C) -> (N, C).
 
     The `points` output pixels are the same for all images of a batch, drawn without replacement; with replacement if
-    `repeats`, as in AMC's published code. None for dilated and grouped convolutions, those with padding by name,
-    and layers of other kinds, which are not refitted.
+    `repeats`, as in AMC's published code. None for dilated and grouped convolutions, those with padding by name, and
+    layers of other kinds or with a forward of their own, which are not refitted.
     """
-    if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2)
     if not _has_rows(layer):
         return None
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2)
     assert isinstance(layer, nn.Conv2d)
     assert not isinstance(layer.padding, str)
     (kh, kw), (sh, sw), (ph, pw) = layer.kernel_size, layer.stride, layer.padding
@@ -87,6 +87,8 @@ def sampled_rows(
 
 
 def _has_rows(layer: nn.Module) -> bool:
+    if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+        return False  # it may compute its weight
     if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return False  # of an attention, which multiplies with its weight without calling it
     is_plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1)

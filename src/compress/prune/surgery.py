@@ -2,7 +2,8 @@
 
 Invariant: both give the same outputs for the same plan. A mask zeroes the weights that *read* the dropped channels,
 so that the values of these channels (a BN shift, a sigmoid's 0.5) cannot matter. Norms over several channels (layer
-norm, group norm) read them too: while masked, they run on the kept channels only, as after the cut.
+norm, group norm) read them too: while masked, they run on the kept channels only, as after the cut. So do layers that
+compute their weight.
 """
 
 from collections import defaultdict
@@ -18,7 +19,7 @@ from compress.errors import InputError
 from compress.graph.caches import empty
 from compress.graph.modules import CHANNELWISE_NORMS, CONVOLUTIONS, TRANSPOSED
 from compress.graph.plan import Plan
-from compress.graph.types import Axis, ChannelGraph
+from compress.graph.types import Axis, ChannelGraph, Layer
 from compress.models.layers import Attention, empty_conv_for
 from compress.models.unchanged import copy_replacing
 
@@ -280,6 +281,7 @@ class Masks:
     def __init__(self, model: nn.Module, graph: ChannelGraph, buffers: dict[str, Tensor] | None = None) -> None:
         self._model, self._graph = model, graph
         self._reads = {layer.in_axis for layer in graph.layers if layer.in_axis is not None}
+        self._computed = [layer for layer in graph.layers if layer.name in graph.computed]
         # Axes of norms over channels, which run as they will when cut
         tensors = {name: f"{name}." for name in graph.norms}
         self._of_norms = {
@@ -305,6 +307,7 @@ class Masks:
         # Weights are swapped, not overwritten: no copy back is needed.
         saved = {name: self._parameters[name].data for name in masked | given.keys()}
         norms = {name: (dim, dropped[axis]) for name, (dim, axis) in self._graph.norms.items() if axis in dropped}
+        computed = {layer.name: layer for layer in self._computed if layer.in_axis in dropped}
         self._is_on = True
         fused = torch.backends.mha.get_fastpath_enabled()  # it would read the weights of norms past their forward
         torch.backends.mha.set_fastpath_enabled(False)
@@ -318,9 +321,13 @@ class Masks:
                 norm = self._model.get_submodule(name)
                 numbers = {axis.tensor.rpartition(".")[2]: len(dropped[axis]) for axis in self._of_norms[name]}
                 norm.forward = _as_cut(norm, dim, places, numbers)
+            for name, layer in computed.items():
+                assert layer.in_axis is not None
+                reader = self._model.get_submodule(name)
+                reader.forward = _reading_as_cut(reader, layer, dropped[layer.in_axis])
             yield self._model
         finally:
-            for name in norms:
+            for name in (*norms, *computed):
                 self._model.get_submodule(name).__dict__.pop("forward", None)
             for name, value in saved.items():
                 self._parameters[name].data = value
@@ -360,6 +367,25 @@ def _as_cut(norm: nn.Module, dim: int, dropped: Tensor, numbers: Mapping[str, in
         kept = kept_places(x.shape[dim], dropped).to(x.device, non_blocking=True)
         narrow: Tensor = small(x.index_select(dim, kept))
         return narrow.new_zeros(x.shape).index_copy(dim, kept, narrow)
+
+    return forward
+
+
+def _reading_as_cut(full: nn.Module, layer: Layer, dropped: Tensor) -> Callable[[Tensor], Tensor]:
+    """The forward function of a layer that computes its weight, which has lost inputs and no outputs. `dropped` are
+    places on its weight: of every group of a convolution in groups."""
+    weight = full.get_parameter("weight")
+    shared = dict.fromkeys(named_tensors(full).values())
+    small = copy_replacing(full, {t: t for t in shared} | {weight: _narrowed(weight, {layer.in_dim: dropped})})
+    set_attributes(small, attributes(full, own_shapes(small)))
+    small._forward_hooks.clear()  # those of the layer itself still run
+    small._forward_pre_hooks.clear()
+    dim, per_group = -1 if layer.kind == "linear" else 1, weight.shape[layer.in_dim]
+    kept = kept_places(per_group, dropped) + per_group * torch.arange(layer.groups)[:, None]
+
+    def forward(x: Tensor) -> Tensor:
+        narrow: Tensor = small(x.index_select(dim, kept.flatten().to(x.device, non_blocking=True)))
+        return narrow
 
     return forward
 
