@@ -53,8 +53,15 @@ def of_timm(name: str) -> Made:
 
     model = timm.create_model(name, num_classes=10)
     channels, height, width = model.default_cfg["input_size"]
-    fixed = model.default_cfg.get("fixed_input_size") or height < 96
-    return model, (channels, height, width) if fixed else (channels, 96, 96)
+    whole, small = (channels, height, width), (channels, 96, 96)
+    if model.default_cfg.get("fixed_input_size") or height < 96:
+        return model, whole
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).eval()(torch.zeros(1, *small))
+    except Exception:  # some want a size that their windows divide
+        return model, whole
+    return model, small
 
 
 def of_transformers(name: str) -> Made:
