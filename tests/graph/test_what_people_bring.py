@@ -195,7 +195,7 @@ PIECES: dict[str, tuple[bool, Around]] = {
     "own convolution": (True, Around(lambda s, x: s.a(x), a=OwnConv(16, 16, 2))),
     "own depthwise": (True, Around(lambda s, x: s.a(x), a=OwnConv(16, 16, 2, groups=16))),
     "own linear": (True, Around(lambda s, x: s.a(x.mean((2, 3)))[..., None, None], a=OwnLinear(16, 16))),
-    "standardised": (False, Around(lambda s, x: s.a(x), a=StandardisedConv(16, 16, 1))),
+    "standardised": (True, Around(lambda s, x: s.a(x), a=StandardisedConv(16, 16, 1))),
     "scale of a shape that is an attribute": (
         True,
         Around(lambda s, x: x * s.a.view(s.shape), a=nn.Parameter(torch.rand(16)), shape=(16, 1, 1)),
