@@ -464,7 +464,7 @@ masked in place            |                                                    
 largest channels           |                                                             | {y} = {x}.topk(3, dim=1).values
 sorted channels            |                                                             | {y} = {x}.sort(1)[0]
 gathered                   |                                                             | {y} = {x}.gather(1, {x}.argmax(1, keepdim=True)) + {x}
-median of pixels           |                                                             | {y} = {x} - {x}.flatten(2).median(-1).values[..., None, None]
+median of pixels           |                                                             | {y} = {x} - {x}.flatten(2).contiguous().median(-1).values[..., None, None]
 sampled on a grid          |                                                             | {t} = F.affine_grid(torch.eye(2, 3, dtype={x}.dtype).expand({x}.shape[0], 2, 3), {x}.shape, align_corners=False);; {y} = F.grid_sample({x}, {t}, align_corners=False)
 fourier                    |                                                             | {y} = torch.fft.rfft2({x}).abs()[..., :3] * 0.1
 pool layers                | {s} = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.LPPool2d(2, 2, 1), nn.Softplus()) | {y} = {s}({x})
