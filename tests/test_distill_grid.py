@@ -154,6 +154,7 @@ def test_the_command_line_replaces_what_a_file_sweeps_over() -> None:
     assert list(config.hydra.sweeper.params) == ["distill.stages"]
 
 
+@pytest.mark.slow
 def test_the_grid_on_digits(command: Command, tmp_path: Path) -> None:
     """One seed and two percentages, which replace those of the experiment; without controls and figures."""
     less = ("seed=0", "percent=0.2,0.4", "finetune.init=finetune", "control=null")

@@ -77,6 +77,7 @@ TRAINED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_batch_norm_two_devices_train_the_weights_of_one(command: Command, tmp_path: Path) -> None:
     compare_with_one_device(command, tmp_path, 2, *TRAINED)
 

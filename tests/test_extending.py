@@ -169,6 +169,7 @@ def first_shift(folder: Path, summary: dict[str, Any]) -> float:
     return float(weights["bn1.bias"].mean())
 
 
+@pytest.mark.slow
 def test_a_method_may_train_a_network_of_its_own(mine: Path) -> None:
     with open(mine / "my_methods.py", "a") as file:
         file.write(FRESH)

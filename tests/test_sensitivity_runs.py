@@ -91,6 +91,7 @@ def test_what_cannot_be_is_told_before_the_run(overrides: list[str], told: str) 
     assert told in caught.value.problems[0]
 
 
+@pytest.mark.slow
 def test_greedy_is_a_search_of_sample(swept: tuple[Path, list[dict[str, Any]]]) -> None:
     base, _ = swept
     cut = (*SMALL, "stages=[pretrain,prune]", "hydra.run.dir=greedy")

@@ -288,6 +288,7 @@ def test_mistakes_in_a_list_are_told() -> None:
 # -- runs
 
 
+@pytest.mark.slow
 def test_a_run_of_every_choice_and_of_a_sum(command: Command, tmp_path: Path) -> None:
     """One sweep of real runs with one dense network; of each the last epoch's rows."""
     small = ("model.depth=8", "model.width=4", "dataset.held_out=0.1", "method=filter_magnitude", "experiment=quick")

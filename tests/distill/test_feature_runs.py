@@ -236,6 +236,7 @@ def _shared(data: MemoryData, folder: Path, team: Team) -> None:
     torch.save({**student.state_dict(), **objective.adapters.state_dict()}, work / "all")
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_same_network_and_adapters(digit_data: MemoryData, tmp_path: Path) -> None:
     """Also where the terms stop after the first epoch: DDP waits for the same parameters in every step."""
     with Crew(2, CPU, 1, _trains_along, digit_data, tmp_path) as crew, crew.guarded(), crew.together("train") as team:
@@ -245,6 +246,7 @@ def test_two_processes_end_with_the_same_network_and_adapters(digit_data: Memory
     assert all(tensor.isfinite().all() for tensor in one.values())
 
 
+@pytest.mark.slow
 def test_a_run_with_features_in_both_trainings_has_the_files_and_sizes_of_one_without(
     command: Command, tmp_path: Path
 ) -> None:
