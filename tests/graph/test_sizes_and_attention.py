@@ -463,3 +463,22 @@ def test_a_decision_by_values_is_told_with_its_line_however_deep() -> None:
 
     with pytest.raises(InputError, match=r"test_sizes_and_attention.py:\d+: .*# this line \('bool' decides by"):
         channel_graph(Net(body), SHAPE)
+
+
+def test_tile_names_the_last_dimensions() -> None:
+    class Tiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.stem(x).relu().tile((2, 3)).mean((2, 3)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model, images = Tiled().eval(), torch.randn(2, 3, 4, 4)
+    graph = channel_graph(model, (3, 4, 4))
+    assert {group.name: group.width for group in graph} == {"stem": 8}
+    plan = Plan({"stem": [1, 2, 6]})
+    with masked(model, graph, plan):
+        expected = model(images)
+    assert torch.allclose(cut(model, graph, plan)(images), expected, atol=1e-6)

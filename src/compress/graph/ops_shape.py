@@ -164,7 +164,8 @@ def _repeat(run: "Run", op: Operation) -> Any:
     """Repeated channels are the same channels: one that is cut is cut everywhere."""
     counts = flat(op.args[1:]) or flat(op.kwargs.values())
     run.freeze_counts(counts)
-    return unexpanded(op.x).expand(op.x.shape).repeat(plain(counts))
+    before = [1] * (op.x.dim() - len(counts))  # of `tile`, which may name the last dimensions alone
+    return unexpanded(op.x).expand(op.x.shape).repeat([*before, *plain(counts)])
 
 
 def _repeat_interleave(run: "Run", op: Operation) -> Any:
