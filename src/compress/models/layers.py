@@ -35,9 +35,10 @@ class EmptyConv(nn.Module):
         height, width = ((x.shape[2 + i] + self.margin[i]) // self.stride[i] + 1 for i in range(2))
         return height, width
 
-    def forward(self, x: Tensor) -> Tensor:
-        zeros = x.new_zeros(x.shape[0], self.out_channels, *self.size(x))
-        return zeros if self.bias is None else zeros + self.bias.to(x.dtype).view(-1, 1, 1)
+    def forward(self, input: Tensor) -> Tensor:
+        """Under the name that a convolution's argument has, by which some call it."""
+        zeros = input.new_zeros(input.shape[0], self.out_channels, *self.size(input))
+        return zeros if self.bias is None else zeros + self.bias.to(input.dtype).view(-1, 1, 1)
 
     def extra_repr(self) -> str:
         return f"{self.out_channels}, stride={self.stride}, bias={self.bias is not None}"
