@@ -17,9 +17,7 @@ seconds. Both are given the uncut network and one image, and are to keep half of
 import argparse
 import copy
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -27,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from own_process import limit, result_of
 from tabulate import tabulate
 from torch import nn
 from torchvision import models
@@ -148,16 +147,7 @@ def candidate(name: str, library: str) -> dict[str, Any]:
 
 
 def in_a_process(*arguments: str) -> dict[str, Any]:
-    """The result that a process of its own prints, or why there is none."""
-    command = [sys.executable, "-W", "ignore", __file__, "--child", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=6 * SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": "time"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"error": lines[-1][:100] if lines else f"killed by signal {-done.returncode}: time or memory"}
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return result_of(__file__, "--child", *arguments, seconds=6 * SECONDS, most=100)
 
 
 def family(name: str) -> str:
@@ -200,8 +190,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if arguments.child:
         what, name, library = arguments.child
-        resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES << 30, GIBIBYTES << 30))
-        resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS, 2 * SECONDS))
+        limit(2 * SECONDS, GIBIBYTES)
         print(json.dumps(measure(name, library) if what == "cut" else candidate(name, library)))
         return
     results: dict[str, dict[str, dict[str, Any]]] = {}

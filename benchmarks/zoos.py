@@ -19,9 +19,7 @@ and all that are zero are perturbed, so that the law below says something.
 import argparse
 import copy
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from own_process import limit, result_of
 from surgery import pruner_of
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -206,15 +205,8 @@ def _peer(model: nn.Module, shape: tuple[int, int, int]) -> float | None:
 
 
 def in_a_process(zoo: str, name: str, peer: bool) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, zoo, "--child", name, *(["--peer"] if peer else [])]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=6 * SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": "time"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"error": lines[-1][:300] if lines else f"killed by signal {-done.returncode}: time or memory"}
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    asked = [zoo, "--child", name, *(["--peer"] if peer else [])]
+    return result_of(__file__, *asked, seconds=6 * SECONDS, most=300)
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:
@@ -247,8 +239,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if asked.child:
-        resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES << 30, GIBIBYTES << 30))
-        resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS, 2 * SECONDS))
+        limit(2 * SECONDS, GIBIBYTES)
         print(json.dumps(measure(asked.zoos[0], asked.child, asked.peer)))
         return
     for zoo in asked.zoos:

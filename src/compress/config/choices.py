@@ -4,9 +4,13 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
+from omegaconf import OmegaConf
+
+from compress.io.paths import CONF
 
 # How to install the launchers and sweepers that are not part of Hydra.
 INSTALL_HINTS = {
@@ -16,6 +20,16 @@ INSTALL_HINTS = {
     "ray": "ray comes with pip install hydra-ray-launcher",
     "optuna": "optuna comes with pip install 'compress-lab[optuna]'",
 }
+
+
+def shipped_choices(group: str) -> list[str]:
+    """The names of a group's choices that ship with the package, without a loader of Hydra."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def shipped_node(group: str, name: str) -> Any:
+    """The settings in the file of a choice that ships with the package, as they are written."""
+    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
 
 
 def choices_by_group(loader: ConfigLoader, folder: str | None = None) -> dict[str, list[str]]:

@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 
+from compress.config.choices import shipped_choices
 from compress.config.hydra_private import option_names, options
 from compress.io.files import printable
-from compress.io.paths import CONF
 
 NO_CHOICE = {
     "teacher=null",
@@ -32,7 +32,7 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
     """The command line in the form that Hydra accepts: `~` in `key=~/folder` is expanded, `NO_CHOICE` is left out.
     `method.criterion=taylor` is `criterion=taylor`, the choice of a group that methods take in; other words may be
     those of a method with a setting of that name."""
-    names = "|".join(["null", *(path.stem for path in (CONF / "criterion").glob("*.yaml"))])
+    names = "|".join(["null", *shipped_choices("criterion")])
     chosen = [re.sub(rf"^method\.(criterion=(?:{names})(?:,(?:{names}))*)$", r"\1", a) for a in argv]
     return [
         re.sub(r"^([\w.@]+=)(~[\w.-]*/)", lambda m: m[1] + os.path.expanduser(m[2]), a)

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
+from compress.config.choices import shipped_choices, shipped_node
 from compress.data.base import Batch
 from compress.errors import InputError
-from compress.io.paths import CONF
 from compress.prune.criteria.criterion import Criterion
 from compress.schema.check import check_node, find_target
 
 
 def criterion_names() -> list[str]:
-    return sorted(path.stem for path in (CONF / "criterion").glob("*.yaml"))
+    return shipped_choices("criterion")
 
 
 def criterion_of(name: str, **settings: Any) -> Criterion:
@@ -26,7 +25,7 @@ def criterion_of(name: str, **settings: Any) -> Criterion:
     """
     if name not in criterion_names():
         raise InputError(f"{name}: not a criterion; there are {', '.join(criterion_names())}")
-    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "criterion" / f"{name}.yaml"))
+    node = shipped_node("criterion", name)
     problems = check_node("", node | settings)
     if problems:
         raise InputError(*(problem.removeprefix(".") for problem in problems))

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from compress.config.choices import shipped_choices, shipped_node
 from compress.config.rules import check_network
 from compress.errors import InputError, nearest
-from compress.io.paths import CONF
 from compress.models.spec import ModelSpec
 
 
 def zoo_names() -> list[str]:
-    return sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    return shipped_choices("model")
 
 
 def zoo_spec(name: str, shape: tuple[int, int, int], classes: int, **settings: Any) -> ModelSpec:
@@ -22,7 +20,7 @@ def zoo_spec(name: str, shape: tuple[int, int, int], classes: int, **settings: A
     """
     if name not in zoo_names():
         raise InputError(f"{name}: not a network of the zoo; {nearest(name, zoo_names())}")
-    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+    node = shipped_node("model", name)
     problems = check_network("", node | settings)
     if problems:
         raise InputError(*problems)
