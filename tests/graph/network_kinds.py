@@ -124,7 +124,7 @@ product                    |                                                    
 maximum                    |                                                             | {y} = torch.maximum({x}, {z})
 lerp                       |                                                             | {y} = torch.lerp({x}, {z}, 0.3)
 minus itself               |                                                             | {y} = 1 - {x}
-noise, times nothing       |                                                             | {y} = {x} + 0 * torch.rand_like({x}) + 0 * np.random.rand() + 0 * random.random()
+noise, times nothing       |                                                             | {t} = torch.get_rng_state();; {y} = {x} + 0 * torch.rand_like({x}) + 0 * np.random.rand() + 0 * random.random();; torch.set_rng_state({t})
 dropout                    | {s} = nn.Dropout2d(0.0)                                     | {y} = {s}({x})
 drop path                  | {s}a, {s}b = nn.Conv2d({c}, {c}, 1), DropPath()             | {y} = {x} + {s}b({s}a({x}))
 counts its calls           | {s} = Counted()                                             | {y} = {s}({x})
