@@ -40,6 +40,10 @@ from compress.prune.cost import cost_model
 from compress.prune.surgery import Masks, cut
 
 SECONDS, GIBIBYTES = 240, 14
+DETECTORS = [
+    "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "ssd300_vgg16",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+]  # fmt: skip
 NAMES = Path(__file__).with_name("timm_networks.txt")
 Made = tuple[nn.Module, tuple[int, int, int]]
 
@@ -85,17 +89,36 @@ def of_ultralytics(name: str) -> Made:
     return DetectionModel(f"{name}.yaml", verbose=False), (3, 128, 128)
 
 
+class Detector(nn.Module):
+    """What of a detector of torchvision is a network of images, from the backbone to its heads. The rest looks at
+    what was found; of one in two stages that includes the box heads, which read the maps that come out here too."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.in_two_stages = whole.backbone, hasattr(whole, "rpn")
+        self.head = whole.rpn.head if self.in_two_stages else whole.head  # type: ignore[union-attr]
+
+    def forward(self, images: Tensor) -> Any:
+        maps = list(self.backbone(images).values())  # type: ignore[operator]
+        found = self.head(maps)  # type: ignore[operator]
+        return (found, maps) if self.in_two_stages else found
+
+
 def of_torchvision(name: str) -> Made:
     from torchvision import models
 
-    return models.get_model(name, weights=None, weights_backbone=None), (3, 128, 128)
+    model = models.get_model(name, weights=None, weights_backbone=None)
+    return (Detector(model), (3, 320, 320)) if name in DETECTORS else (model, (3, 128, 128))
 
 
 ZOOS: dict[str, tuple[Callable[[str], Made], Callable[[], list[str]]]] = {
     "timm": (of_timm, lambda: NAMES.read_text().split()),
     "transformers": (of_transformers, lambda: ["ResNet", "ViT", "ConvNext", "MobileNetV2", "Swin", "Segformer"]),
     "ultralytics": (of_ultralytics, lambda: ["yolov8n", "yolo11n"]),
-    "torchvision": (of_torchvision, lambda: ["deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large"]),
+    "torchvision": (
+        of_torchvision,
+        lambda: ["deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large", *DETECTORS],
+    ),
 }
 
 

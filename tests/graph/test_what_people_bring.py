@@ -314,6 +314,7 @@ def test_a_network_that_has_kept_an_activation_can_be_cut() -> None:
     ("body", "told"),
     [
         (lambda s, x: x * x.mean().item(), "cannot be traced at .*: .*x.mean.*'item' decides by the values"),
+        (lambda s, x: x[torch.where(x.sum((1, 2, 3)) > 0)[0]], "'where' decides by the values of activations"),
         (lambda s, x: x if x.sum() > 0 else -x, "'bool' decides by the values of activations"),
         (lambda s, x: s.a(x), "cannot run a on such images"),
     ],

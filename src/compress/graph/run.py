@@ -133,7 +133,7 @@ class Run(TorchFunctionMode):
 
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         name, in_place = operation_name(func)
-        if name in VALUES:
+        if name in VALUES or (name == "where" and len(args) + len(kwargs) == 1):  # of one argument: its `nonzero`
             raise self._refusal(
                 traceback.extract_stack(), f"{name.strip('_')!r} decides by the values of activations"
             )
