@@ -306,7 +306,12 @@ def test_what_a_search_cannot_do_is_told_before_it_starts(override: str, expecte
 
 
 @pytest.mark.parametrize(
-    ("method", "name", "like"), [("slimming", "training", "pretrain"), ("magnitude", "retraining", "finetune")]
+    ("method", "name", "like"),
+    [
+        ("slimming", "training", "pretrain"),
+        ("group_sparsity", "training", "pretrain"),
+        ("magnitude", "retraining", "finetune"),
+    ],
 )
 def test_a_recipe_of_a_method_follows_another_but_for_what_is_said(method: str, name: str, like: str) -> None:
     """All of its keys, whatever they are: they are read off the list of settings."""

@@ -342,6 +342,7 @@ TINY = (
 )  # fmt: skip
 RUNS = {
     "slimming": ("method=slimming", "percent=0.4", "method.training.epochs=2"),
+    "group_sparsity": ("method=group_sparsity", "preserve_ratio=0.5", "method.training.epochs=2"),
     "filter_magnitude": ("method=filter_magnitude", "preserve_ratio=0.5"),
     "magnitude": ("method=magnitude", "percent=0.5", "control=null"),
     "amc": ("method=amc", "preserve_ratio=0.6"),

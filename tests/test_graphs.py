@@ -11,7 +11,7 @@ from conftest import CPU, compose_config, make_recipe
 from recording import HostReads, Recording, Tapes, refuses
 from torch import Tensor, nn
 
-from compress.config.build import build
+from compress.config.build import build, make
 from compress.data.digits import digits
 from compress.data.memory import MemoryData
 from compress.distill.distill import Distill, WeightedTerm
@@ -20,10 +20,12 @@ from compress.distill.losses import kd
 from compress.errors import InputError
 from compress.io.files import JSON
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import Penalty
+from compress.methods.group_sparsity import GroupSparsity
+from compress.methods.slimming.penalty import l1_penalty
 from compress.models.masks import set_masks
 from compress.models.resnet_cifar import resnet
-from compress.schema.settings import Recipe
+from compress.run.job import make_problem
+from compress.schema.settings import Budget, Recipe
 from compress.train import loop
 from compress.train.loop import Hooks, Training, train
 from compress.train.objective import Objective, cross_entropy
@@ -70,11 +72,15 @@ def with_kept_logits(
 
 
 def with_penalty(recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device) -> tuple[Objective, Hooks]:
-    penalty = Penalty(0.01, linear=False, device=device)
-    return cross_entropy(recipe), Hooks(
-        begin_epoch=penalty.begin_epoch, on_gradient=penalty.add, gradient_state=penalty.state,
-        row=lambda _: penalty.row(),
-    )  # fmt: skip
+    return cross_entropy(recipe), l1_penalty(0.01, linear=False, device=device).hooks(lambda _: {})
+
+
+def with_group_penalty(
+    recipe: Recipe, model: nn.Module, data: MemoryData, device: torch.device
+) -> tuple[Objective, Hooks]:
+    method: GroupSparsity = make(compose_config("method=group_sparsity")["method"])
+    problem = make_problem(model, data, Budget("percent", 0.5), device, 0, network)
+    return cross_entropy(recipe), method.penalty(problem).hooks(lambda _: {})
 
 
 def with_growing_masks(
@@ -125,7 +131,14 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 @pytest.mark.parametrize(
     ("given", "recordings"),
-    [(plain, 1), (with_teacher, 2), (with_kept_logits, 1), (with_penalty, 1), (with_growing_masks, 3)],
+    [
+        (plain, 1),
+        (with_teacher, 2),
+        (with_kept_logits, 1),
+        (with_penalty, 1),
+        (with_group_penalty, 1),
+        (with_growing_masks, 3),
+    ],
     ids=lambda given: getattr(given, "__name__", ""),
 )
 def test_recorded_steps_are_the_steps_one_by_one(

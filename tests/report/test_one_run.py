@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot
 
 from compress.methods.amc.plots import plots as plots_of_search
-from compress.methods.slimming.plots import plots as plots_of_scales
+from compress.methods.slimming.slimming import Slimming
 from compress.report.plot import one_run
 from compress.report.plot.axes import layer_labels
 from compress.report.plot.one_run import draw_run
@@ -53,7 +53,7 @@ def rows(epochs: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_ticks_are_whole_epochs(epochs: int, expected: Sequence[int], drawn: dict[str, Any], tmp_path: Path) -> None:
-    draw_run(tmp_path, rows(epochs), None, None, plots_of_scales)
+    draw_run(tmp_path, rows(epochs), None, None, Slimming.plots)
     for name in ("training.png", "scales.png"):
         axis = drawn[name].axes[1]
         low, high = axis.get_xlim()
@@ -66,7 +66,7 @@ def test_a_threshold_of_coupled_scores_has_no_place_among_scales(
 ) -> None:
     layers = {"conv1": {"width": 8, "kept_width": 5, "groups": ["conv1"]}}
     own = {"thresholds": {"all": 0.4}, "coupled": coupled}
-    draw_run(tmp_path, rows(1), {"own": own, "layers": layers}, None, plots_of_scales)
+    draw_run(tmp_path, rows(1), {"own": own, "layers": layers}, None, Slimming.plots)
     assert len(drawn["scales.png"].axes[0].lines) == lines
 
 

@@ -18,9 +18,10 @@ from compress.data.memory import MemoryData
 from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_rows
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import BINS, Penalty, add_l1, scale_statistics
+from compress.methods.slimming.penalty import add_l1, l1_penalty
 from compress.methods.slimming.scales import shared_norms
 from compress.methods.slimming.slimming import Slimming
+from compress.methods.sparse_training import BINS, distribution
 from compress.models.resnet_cifar import resnet
 from compress.prune.method import Problem
 from compress.prune.scales import norms_of, scales_of
@@ -99,7 +100,7 @@ def test_the_gradients_that_meet_by_hand() -> None:
     """Over the penalised scales: of the loss alone, a mean over the steps of an epoch; and of the penalty."""
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3))
     model[3].weight.requires_grad_(False)
-    penalty = Penalty(0.01, linear=False, spared=("2",))
+    penalty = l1_penalty(0.01, linear=False, spared=("2",))
     assert penalty.row() == {"task_gradient": 0.0, "l1_gradient": 0.0, "l1": 0.01}
     for epoch, steps in enumerate(((1.0, 3.0), (5.0,)), 1):
         penalty.begin_epoch(model, epoch)
@@ -262,7 +263,7 @@ def scattered(model: nn.Module, small: Sequence[str] = ()) -> nn.Module:
 
 
 def test_dead_scales_are_counted_when_most_are_dead() -> None:
-    assert scale_statistics(torch.tensor([1e-6] * 6 + [0.2, 0.5, 0.9, 1.0]))["scale_small_share"] == 0.6
+    assert distribution("scale", torch.tensor([1e-6] * 6 + [0.2, 0.5, 0.9, 1.0]))["scale_small_share"] == 0.6
 
 
 def test_it_begins_with_the_weights_it_is_given_or_with_new_ones(digit_data: MemoryData, tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_settings_of_the_cut_do_not_change_what_is_learned(digit_data: MemoryDat
 
 
 def test_a_look_by_hand() -> None:
-    found = scale_statistics(torch.tensor([0.0, 0.001, 1.0, 1.0, 2.0, 50.0]))
+    found = distribution("scale", torch.tensor([0.0, 0.001, 1.0, 1.0, 2.0, 50.0]))
     assert found["scale_median"] == 1.0
     assert found["scale_small_share"] == pytest.approx(2 / 6, abs=1e-4)
     assert found["scales"]["counts"][:3] == [2, 2, 1]
@@ -331,7 +332,7 @@ def test_a_look_by_hand() -> None:
 
 
 def test_scales_that_are_all_zero_can_be_looked_at() -> None:
-    found = scale_statistics(torch.zeros(3))
+    found = distribution("scale", torch.zeros(3))
     assert (found["scale_median"], sum(found["scales"]["counts"])) == (0.0, 3)
 
 

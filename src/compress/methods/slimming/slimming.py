@@ -14,14 +14,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from compress.errors import OWN, InputError, SettingError
+from compress.errors import InputError, SettingError
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import SPARSE, Penalty, scale_statistics
-from compress.methods.slimming.plots import plots
+from compress.methods.slimming.penalty import l1_penalty
 from compress.methods.slimming.scales import (
     cfg_of,
     coupled_groups,
@@ -30,18 +29,21 @@ from compress.methods.slimming.scales import (
     scores,
     shared_norms,
 )
+from compress.methods.sparse_plots import plots_of
+from compress.methods.sparse_training import diagnosis, distribution, train_sparsely
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scales import Scale, norms_of, scales_of
 from compress.prune.scores import Scores
 from compress.prune.selection import Selection, check_reach, decide, select
 from compress.schema.bounds import Fraction, NonNegative, Positive
 from compress.schema.settings import Budget, Recipe
-from compress.train.loop import Hooks
 
 log = logging.getLogger(__name__)
 
 Scales = Mapping[str, tuple[Scale, ...]]
 Cfg = list[int | str]
+
+SPARSE = 0.1  # times the median of the kept scales: a threshold above it removes scales that are not near zero
 
 # Settings of `prune` that the cfgs logged in `sparsify` were computed with.
 WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_to", "protect")
@@ -63,7 +65,7 @@ class Slimming(Selection):
     traits: ClassVar = Traits(
         learns=True, trains="network", plan_only=frozenset(field.name for field in fields(Selection))
     )
-    plots: ClassVar = staticmethod(plots)
+    plots: ClassVar = staticmethod(plots_of("scale", "Scales of the batch norms", "|gamma|"))
 
     def check(self, problem: Problem) -> Budget:
         scales = self._scales(problem.model, problem.graph)
@@ -91,21 +93,11 @@ class Slimming(Selection):
         def row(trained: nn.Module) -> JSON:
             scored = scores(trained, graph, scales, self.coupled)
             cfgs = {f"{percent:g}": self._cfg_now(problem, scales, scored, percent) for percent in self.watch}
-            return {**scale_statistics(gammas(trained, self.linear)), "cfg": cfgs}
+            return {**distribution("scale", gammas(trained, self.linear)), "cfg": cfgs}
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
-        penalty = Penalty(self.l1, self.linear, spared, problem.device)
-
-        def epoch_row(trained: nn.Module) -> JSON:
-            return {**row(trained), **penalty.row()}
-
-        hooks = Hooks(
-            begin_epoch=penalty.begin_epoch, on_gradient=penalty.add, gradient_state=penalty.state, row=epoch_row
-        )
-        try:
-            history = problem.train(self.training, hooks)
-        except InputError as error:  # the training diverged
-            raise SettingError(*(f"{line}, or a {OWN}l1 below {self.l1:g}" for line in error.lines)) from None
+        penalty = l1_penalty(self.l1, self.linear, spared, problem.device)
+        history = train_sparsely(problem, self.training, penalty, row)
         final = row(model)
         log.info(
             "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of the largest",
@@ -142,7 +134,7 @@ class Slimming(Selection):
             "l1": self.l1 if learned is not None else None,
             "norms": self._norms(model, graph, scales, graph.widths(decision.plan)),
         }
-        return replace(decision, own=own, warnings=[*decision.warnings, *_diagnosis(decision)])
+        return replace(decision, own=own, warnings=[*decision.warnings, *diagnosis(decision, "scale", "l1", SPARSE)])
 
     def _norms(self, model: nn.Module, graph: ChannelGraph, scales: Scales, widths: list[int]) -> JSON:
         """By batch norm: number of entries, of kept entries, smallest, median and largest |gamma|."""
@@ -152,26 +144,3 @@ class Slimming(Selection):
             ends = {"min": float(gamma.min()), "median": float(gamma.median()), "max": float(gamma.max())}
             report[name] = {"total": len(gamma), "kept": kept, **ends}
         return report
-
-
-def _diagnosis(decision: Decision) -> list[str]:
-    """A warning where the threshold removes scales that are not near zero."""
-    scored = decision.evidence.scores
-    assert scored is not None
-    for name, threshold in decision.own["thresholds"].items():
-        pool = torch.cat([score for group, score in scored.items() if name in ("all", group)])
-        kept = pool[pool > threshold]
-        where = "" if name == "all" else f" of {name}"
-        if threshold > 0 and not len(kept):
-            return [
-                f"no scale{where} is above the threshold {threshold:.3g}, not even one of those that stay; expect a "
-                "collapse before fine-tuning"
-            ]
-        median = float(kept.median()) if len(kept) else 0.0
-        if threshold > SPARSE * median:
-            return [
-                f"the scales{where} are not sparse: the threshold {threshold:.3g} is {threshold / median:.2f} of the "
-                f"median of those kept, {median:.3g}; expect a collapse before fine-tuning. More {OWN}l1 "
-                f"or a longer {OWN}training makes them sparser"
-            ]
-    return []
