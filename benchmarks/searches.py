@@ -2,6 +2,7 @@
 
     python benchmarks/searches.py --out RUNS                                        # digits, resnet20: about an hour
     python benchmarks/searches.py --out RUNS --cifar10 DATA --checkpoint resnet20-12fca82f.th --images 1000
+    python benchmarks/searches.py --out RUNS --model mobilenetv1 --epochs 0         # another network of the zoo
 
 Every row is one command, a sweep over targets and seeds whose folders stay under RUNS; run again, it goes on from
 there. A seed is another network where no checkpoint is given, other calibration images, and another search. All
@@ -72,10 +73,11 @@ def run(name: str, overrides: Sequence[str], targets: Sequence[float], options: 
     """The sweep of one row; returns its folder."""
     folder = options.out / (name.replace(", ", "-").replace(" ", "-") + ("" if options.epochs else "-search"))
     tuned = [f"finetune.epochs={options.epochs}"] if options.epochs else [f"stages=[pretrain,{searching(name)}]"]
-    dataset = []
+    dataset = [f"model={options.model}"] if options.model else []
     if options.cifar10:
-        dataset = ["dataset=cifar10", f"dataset.root={options.cifar10}"]
-        dataset += ["experiment=public_resnet", f"model.checkpoint={options.checkpoint}"]
+        dataset += ["dataset=cifar10", f"dataset.root={options.cifar10}"]
+        if options.checkpoint:
+            dataset += ["experiment=public_resnet", f"model.checkpoint={options.checkpoint}"]
     command = [
         sys.executable, "-m", "compress", "-m", *dataset, *overrides, *images(name, options.images),
         f"preserve_ratio={','.join(map(str, targets))}", f"seed={','.join(map(str, options.seeds))}",
@@ -206,6 +208,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--model", help="a file of conf/model; else resnet20")
     parser.add_argument("--images", type=int, help="held-out images that score a candidate; else the defaults")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
