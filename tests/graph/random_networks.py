@@ -106,6 +106,11 @@ class Value:
         return [[n for dim, n in enumerate(t.shape) if not (but and dim == at)] for t in self.tensors]
 
 
+def as_strided_copy(x: Tensor) -> Tensor:
+    """A copy that a `view` takes if it takes the tensor: `clone` makes slices contiguous."""
+    return x.clone() if 0 in x.stride() else torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).copy_(x)
+
+
 @dataclass
 class Sketch:
     """A network in the making. Every operation is run as it is added, so that all shapes are known."""
@@ -203,7 +208,7 @@ class Sketch:
         self.model.eval()
         results = []
         for at in range(len(self.sizes())):
-            scope = {value.name: value.tensors[at].clone() for value in self.values}
+            scope = {value.name: as_strided_copy(value.tensors[at]) for value in self.values}
             self.run(lines, scope)
             results.append(scope[words["y"]])
         self.inits += inits
