@@ -279,13 +279,20 @@ def build(config: JSON) -> Job:
     for key, node in rules.teachers_in(config["teacher"]).items() if config.get("teacher") else ():
         if (made := build_part("teacher", make_teacher, key, node, data, spec)) is not None:
             teachers[key] = made
-    budget, _ = rules.choose_budget(config)
-    if budget is not None and budget.kind in bad:
+    takes = _budgets_of(method, config)
+    budget, _ = rules.choose_budget(config, takes)
+    if budget is not None and bad & {budget.kind, *(each.kind for each in budget.beside)}:
         budget = None
-    if budget is not None and budget.kind not in (takes := _budgets_of(method, config)):
+    if budget is not None and budget.kind not in takes:
         why = f"method={config['method'].get('name')} does not take it; it takes {', '.join(takes)}"
         problems.append(f"{budget.kind}={config.get(budget.kind, budget.value)}: {why}")
         budget = None
+    if budget is not None and budget.beside and method is not None and method.traits.cuts == "weights":
+        problems += [
+            f"{each.kind}={config[each.kind]}: method={config['method'].get('name')} masks single weights, which "
+            "leaves the network as large as it is; leave it out"
+            for each in budget.beside
+        ]
     if "eval" not in bad and config["eval"]["onnx"]:
         errors.call(require_onnx, "eval.onnx=true")
     if method is not None and "stages" not in bad:

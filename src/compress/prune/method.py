@@ -14,6 +14,7 @@ from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
+from compress.prune.budget import Ceilings, Price, ceilings_of, prices
 from compress.prune.cost import CostModel
 from compress.prune.criteria.criterion import Criterion, Drawn, totals
 from compress.prune.order import channel_orders
@@ -65,6 +66,10 @@ class Problem:
     # the method.
     train: Train = _unavailable
 
+    def ceilings(self, macs: Price | None = None) -> Ceilings:
+        """What the budget limits; `macs` counts multiply-adds by another counter than the cost model's."""
+        return ceilings_of(self.budget, self.cost.full_widths, prices(self.cost, macs))
+
     @property
     def sample(self) -> Drawn:
         """What a criterion may look at: training images, by the seed of the run."""
@@ -90,7 +95,7 @@ class Evidence:
     choices: Choices | None = None  # allowed widths of every group; None: any. The uniform control keeps to them
     refit: Callable[[Plan], Mapping[str, Tensor]] | None = None  # plan -> refitted weights; None: not refitted
     percent: float | None = None  # share removed as the method counts it, in [0, 1]; None: of all channels
-    rounding_step: float = 0.0  # largest change by a single step, in the unit of the budget (a share)
+    rounding_step: float = 0.0  # largest change of the budget's price by a single step, as a share of the dense one
 
 
 @dataclass(frozen=True)

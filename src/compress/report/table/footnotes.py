@@ -62,6 +62,8 @@ def _of_itself(run: Run) -> list[str]:
     has_macs_of_method = run.control == "uniform" and run.budget_kind == "percent"  # and so another percent
     if run.budget.get("met") is False and not has_macs_of_method:
         found.append("missed its budget by more than 1 % and one rounding step")
+    elif run.budget.get("binds"):
+        found.append(f"{run.budget['binds']} binds before the budget asked is spent")
     chosen = {name: row["weights"] for name, row in run.results.items() if row.get("weights", "last") != "last"}
     found += [
         f"{name}: top-1 of the {as_text.setting(which)} epoch, not of the last" for name, which in chosen.items()

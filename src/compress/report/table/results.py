@@ -15,15 +15,14 @@ def results_table(summary: dict[str, Any]) -> str:
     first = next(iter(results.values()))
     # a method that begins with new weights has no dense row
     dense_macs = first["macs"] if "dense" in results else budget.get("dense_macs", first["macs"])
-    kind, asked = next(iter(budget["asked"].items()))
-    compared = ["asked " + kind, "achieved"] if budget["achieved"] else []  # nothing was pruned
+    asked = {**budget["asked"], **budget.get("beside", {})} if budget["achieved"] else {}  # else nothing was pruned
+    compared = [header for kind in asked for header in (f"asked {kind}", "achieved")]
     sparse = any("sparsity" in row for row in results.values())
     rows = []
     for name, row in results.items():
         got = _achieved(name, summary)
-        figures = (
-            ([in_budget_unit(kind, asked), in_budget_unit(kind, got[kind])] if got else ["", ""]) if compared else []
-        )
+        pairs = [(kind, value) for kind, limit in asked.items() for value in (limit, got.get(kind))]
+        figures = [in_budget_unit(kind, value) if got and value is not None else "" for kind, value in pairs]
         rows.append(
             [
                 name,
@@ -51,6 +50,8 @@ def results_table(summary: dict[str, Any]) -> str:
         )
     if not budget.get("met", True):
         notes.append("BUDGET MISSED: achieved differs from asked by more than 1 % and one rounding step")
+    elif budget.get("binds"):
+        notes.append(f"{budget['binds']} binds before {next(iter(asked))} is spent")
     return "\n".join([text, *notes])
 
 

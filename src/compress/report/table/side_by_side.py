@@ -66,7 +66,8 @@ def _difference(rows: Sequence[TableRow], column: Column) -> str:
     if column.key not in IN_BUDGET_UNIT:
         return column.difference(first, second)
     kinds = {row.budget_kind for row in rows}
-    difference = as_text.difference_in_percent if kinds == {"flops_limit"} else as_text.difference_of_shares
+    is_share = kinds.isdisjoint(as_text.BUDGET_SUFFIXES)
+    difference = as_text.difference_of_shares if is_share else as_text.difference_in_percent
     return difference(first, second) if len(kinds) == 1 else ""
 
 

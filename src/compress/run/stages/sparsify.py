@@ -12,7 +12,7 @@ Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `sc
 what a constant policy would answer, 8 has a teacher join the training of a supernet, tells the gradients of slimming,
 the raw terms and the agreement of a teacher, and saves how the images were normalised, 9 proposes crossovers and
 mutants to an agent, 10 finds more groups (attention, shuffles, written attributes), 11 knows transposed convolutions,
-recurrent layers, embeddings and mixers of tokens.
+recurrent layers, embeddings and mixers of tokens, 12 has amc search within its budget where that is not one of MACs.
 """
 
 from collections.abc import Callable
@@ -82,4 +82,4 @@ def trains_network(job: Job) -> bool:
     return job.method.traits.trains != "nothing"
 
 
-STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=11, trains=trains_network)
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=12, trains=trains_network)
