@@ -17,6 +17,8 @@ from compress.methods.filter_magnitude import FilterMagnitude
 from compress.prune.budget import Ceilings, ceilings_of, prices, verdict
 from compress.prune.controls import Control, controlled
 from compress.prune.cost import CostModel, cost_model
+from compress.prune.latency.prediction import LatencyModel, Table
+from compress.prune.latency.runtime import Where
 from compress.prune.method import Problem
 from compress.prune.widths import Choices, all_choices, ends, uniform_within
 from compress.run.job import make_problem
@@ -55,15 +57,33 @@ def random_problem(seed: int) -> Problem:
     model = random_network(random)
     data: Any = type("Data", (), {"shape": SHAPE})()
     problem = make_problem(model, data, Budget("preserve_ratio", 1), CPU, seed, lambda: model)
+    made = latency_of(problem.cost, random)
+    problem = replace(problem, latency=lambda: made)
     kinds = random.permutation(BUDGETS)[: random.integers(1, len(BUDGETS) + 1)].tolist()
-    return replace(problem, budget=random_budget(problem.cost, kinds, random))
+    return replace(problem, budget=random_budget(problem, kinds, random))
 
 
-def random_budget(cost: CostModel, kinds: list[Any], random: np.random.Generator) -> Budget:
+def latency_of(cost: CostModel, random: np.random.Generator) -> LatencyModel:
+    """Every layer takes longer the wider it is, by a random table."""
+    ends = [
+        of(np.stack([np.ones_like(cost.full_widths), cost.full_widths]))
+        for of in (cost.layer_inputs, cost.layer_outputs)
+    ]
+    tables = []
+    for layer in range(ends[0].shape[1]):
+        i, o = (
+            np.unique([least, (least + most) // 2, most])
+            for least, most in (side[:, layer].tolist() for side in ends)
+        )
+        tables.append(Table(i, o, random.uniform(0.1, 1, (len(i), len(o))).cumsum(0).cumsum(1), (layer,)))
+    return LatencyModel(cost, tuple(tables), Where(CPU, "torch", 1, 1), 0.2, 1.5)
+
+
+def random_budget(problem: Problem, kinds: list[Any], random: np.random.Generator) -> Budget:
     given = {}
     for kind in kinds:
-        limit = ceilings_of(Budget(kind, 0.5), cost.full_widths, prices(cost)).aim
-        low = float(limit.price(np.ones((1, len(cost.names)), dtype=np.int64))[0]) / limit.full
+        limit = replace(problem, budget=Budget(kind, 0.5)).ceilings().aim
+        low = float(limit.price(np.ones((1, len(problem.graph)), dtype=np.int64))[0]) / limit.full
         share = random.uniform(low + 0.02, 1)
         given[kind] = {"preserve_ratio": share, "percent": 1 - share}.get(kind, share * limit.full / 1e6)
     return budget_of(given)

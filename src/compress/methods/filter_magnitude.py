@@ -64,7 +64,7 @@ class FilterMagnitude(Selection):
 
     def check(self, problem: Problem) -> Budget:
         scored = self._scored(problem)
-        ceilings = ceilings_for(problem.graph, problem.cost, problem.budget, scored)
+        ceilings = ceilings_for(problem.graph, problem.cost, problem.budget, scored, problem.latency)
         check_reach(self, problem.graph, ceilings, scored)
         return problem.budget
 

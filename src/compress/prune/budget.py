@@ -1,8 +1,8 @@
 """Budgets: what widths may cost. One budget is the aim; others may stand beside it as upper limits.
 
-A *price* maps widths to what a budget limits: MACs, channels that stay, parameters. It does not fall when a group
-gets wider. A budget makes a `Ceiling` of it, and all budgets of a run are its `Ceilings`: whoever chooses widths asks
-whether they fit.
+A *price* maps widths to what a budget limits: MACs, channels that stay, parameters, nanoseconds. It does not fall
+when a group gets wider. A budget makes a `Ceiling` of it, and all budgets of a run are its `Ceilings`: whoever
+chooses widths asks whether they fit.
 
 Where a budget becomes widths: `widths.uniform_within` (the same share of every group), `selection.select` (by scores
 of channels), `compress.search` (by candidates). A budget of single weights becomes masks in `weight_masks`.
@@ -66,9 +66,15 @@ def kept_channels(widths: ArrayLike) -> NDArray[np.float64]:
     return total
 
 
-def prices(cost: CostModel | None, macs: Price | None = None, counted: Sequence[bool] | None = None) -> PriceOf:
+def prices(
+    cost: CostModel | None,
+    macs: Price | None = None,
+    counted: Sequence[bool] | None = None,
+    latency: Callable[[], Price] | None = None,
+) -> PriceOf:
     """The price of every kind of budget. `macs` counts multiply-adds by another counter than the cost model; only the
-    channels of `counted` groups (groups,) are of a share of channels. Without a cost model that is the only price."""
+    channels of `counted` groups (groups,) are of a share of channels, which without a cost model is the only price;
+    `latency` gives the price in nanoseconds."""
 
     def of_channels(widths: NDArray[Any]) -> NDArray[np.float64]:
         return kept_channels(widths if counted is None else np.atleast_2d(widths)[:, np.array(counted)])
@@ -78,6 +84,9 @@ def prices(cost: CostModel | None, macs: Price | None = None, counted: Sequence[
             return of_channels
         if kind in IN_MACS and macs is not None:
             return macs
+        if kind == "latency_limit":
+            assert latency is not None
+            return latency()
         assert cost is not None
         count = cost.macs if kind in IN_MACS else cost.params
         return lambda widths: count(widths).astype(np.float64)
@@ -120,7 +129,7 @@ class Ceiling:
         """In the unit of the price."""
         if self.budget.kind == "percent":
             return self.full - int(self.full * self.budget.value)
-        return self.budget.value * (self.full if self.budget.kind == "preserve_ratio" else 1e6)
+        return self.budget.value * (self.full if self.budget.kind == "preserve_ratio" else 1e6)  # also ns in a ms
 
     @property
     def high(self) -> float:

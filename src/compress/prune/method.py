@@ -17,6 +17,7 @@ from compress.io.stage_folder import StageFolder
 from compress.prune.budget import Ceilings, Price, ceilings_of, prices
 from compress.prune.cost import CostModel
 from compress.prune.criteria.criterion import Criterion, Drawn, totals
+from compress.prune.latency.prediction import LatencyModel
 from compress.prune.order import channel_orders
 from compress.prune.scores import Scores
 from compress.prune.widths import Choices
@@ -59,6 +60,7 @@ class Problem:
     seed: int
     fresh: Callable[[], nn.Module] = _unavailable  # builds the network with new random weights
     scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
+    latency: Callable[[], LatencyModel] = _unavailable  # measured when it is first asked for
     criterion: Criterion | None = None  # of the run: which channels matter; None: the method's own
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
@@ -68,7 +70,7 @@ class Problem:
 
     def ceilings(self, macs: Price | None = None) -> Ceilings:
         """What the budget limits; `macs` counts multiply-adds by another counter than the cost model's."""
-        return ceilings_of(self.budget, self.cost.full_widths, prices(self.cost, macs))
+        return ceilings_of(self.budget, self.cost.full_widths, prices(self.cost, macs, latency=self.latency))
 
     @property
     def sample(self) -> Drawn:

@@ -28,7 +28,7 @@ from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.prune.budget import Ceiling, Ceilings, alone, ceilings_of, prices
+from compress.prune.budget import Ceiling, Ceilings, Price, alone, ceilings_of, prices
 from compress.prune.cost import CostModel
 from compress.prune.limits import Limits, free
 from compress.prune.method import Decision, Evidence, Problem
@@ -133,11 +133,17 @@ def _out_of_reach(how: Selection, limit: Ceiling, least: float) -> str:
     )
 
 
-def ceilings_for(graph: ChannelGraph, cost: CostModel | None, budget: Budget, scored: Collection[str]) -> Ceilings:
+def ceilings_for(
+    graph: ChannelGraph,
+    cost: CostModel | None,
+    budget: Budget,
+    scored: Collection[str],
+    latency: Callable[[], Price] | None = None,
+) -> Ceilings:
     """As `Problem.ceilings`, but shares of channels are of those with scores that may go. A budget in channels alone
     needs no cost model."""
     counted = [group.name in scored and group.least < group.width for group in graph]
-    return ceilings_of(budget, [group.width for group in graph], prices(cost, counted=counted))
+    return ceilings_of(budget, [group.width for group in graph], prices(cost, counted=counted, latency=latency))
 
 
 def allowed_widths(how: Selection, graph: ChannelGraph, scored: set[str]) -> Choices:
@@ -199,7 +205,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
     """
     graph, scores = problem.graph, free(problem.graph, scores)
-    ceilings = ceilings_for(graph, problem.cost, problem.budget, scores)
+    ceilings = ceilings_for(graph, problem.cost, problem.budget, scores, problem.latency)
     selected = select(how, graph, ceilings, scores)
     widths = zip(graph, graph.widths(selected.plan), strict=True)
     kept = sum(width for group, width in widths if group.name in scores)

@@ -80,7 +80,19 @@ class EvalSettings:
     batch_size: Count
     latency_seconds: Annotated[float, Bound(gt=0, most=3600)]  # spent on measuring, per network
     latency_threads: Threads
+    latency_batch: Annotated[int, Bound(ge=1, most=65_536)]  # images per pass
     onnx: bool
+
+
+Runtime = Literal["torch", "onnxruntime"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """What latencies are measured in, and how well they have to be predicted for a budget."""
+
+    runtime: Runtime
+    accept: bool  # a prediction worse than 5 % (median) or 10 % (worst)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +116,8 @@ class RunSettings:
     percent: Fraction | None  # removed share of channels, or of weights
     flops_limit: Positive | None  # MMACs
     params_limit: Positive | None  # millions of parameters
+    latency_limit: Positive | None  # ms
+    latency: LatencySettings
     pretrain: Recipe
     finetune: FinetuneRecipe
     eval: EvalSettings
@@ -118,7 +132,8 @@ RECIPE_KEYS = frozenset(field.name for field in fields(Recipe)) - set(OUTSIDE_RE
 
 
 # Settings that older runs lack, with the values that mean the same as their absence: root keys, and those of methods.
-ADDED_LATER = {"devices": 1, "search": None, "scorer": None, "criterion": None, "params_limit": None}
+ADDED_LATER: dict[str, Any] = {"devices": 1, "search": None, "scorer": None, "criterion": None, "params_limit": None}
+ADDED_LATER |= {"latency_limit": None, "latency": {"runtime": "torch", "accept": False}}
 ADDED_TO_METHODS = {"criterion": None, "protect": 1.0}
 
 
@@ -132,9 +147,11 @@ def of_results(settings: Any) -> Any:
     return {key: of_results(value) for key, value in settings.items() if key not in outside}
 
 
-BudgetKind = Literal["preserve_ratio", "percent", "flops_limit", "params_limit"]
+BudgetKind = Literal["preserve_ratio", "percent", "flops_limit", "params_limit", "latency_limit"]
 BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
-BUDGET_UNITS: Mapping[BudgetKind, str] = {"flops_limit": "MMACs", "params_limit": "M parameters"}  # others are shares
+BUDGET_UNITS: Mapping[BudgetKind, str] = {
+    "flops_limit": "MMACs", "params_limit": "M parameters", "latency_limit": "ms",
+}  # others are shares  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,8 @@ class Slimming(Selection):
         scored = scores(problem.model, problem.graph, scales, self.coupled)
         if not scales:
             raise SettingError("slimming: no batch norm scales channels of this network; try filter_magnitude")
-        check_reach(
-            self, problem.graph, ceilings_for(problem.graph, problem.cost, problem.budget, scored), set(scored)
-        )
+        ceilings = ceilings_for(problem.graph, problem.cost, problem.budget, scored, problem.latency)
+        check_reach(self, problem.graph, ceilings, set(scored))
         return problem.budget
 
     def _scales(self, model: nn.Module, graph: ChannelGraph) -> Scales:

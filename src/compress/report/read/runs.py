@@ -19,7 +19,7 @@ SHARED_NETWORKS = ("dense", "sparsified")
 # Paths in a summary (`*`: any key) at which an object must stand if anything does.
 OBJECTS = (
     "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.beside",
-    "budget.achieved", "controls.*.asked", "controls.*.achieved",
+    "budget.latency", "budget.achieved", "controls.*.asked", "controls.*.achieved",
 )  # fmt: skip
 
 

@@ -4,7 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-BUDGET_SUFFIXES = {"flops_limit": "M", "params_limit": "M"}  # of limits; other budgets are shares
+BUDGET_SUFFIXES = {
+    "flops_limit": "M",
+    "params_limit": "M",
+    "latency_limit": "ms",
+}  # of limits; other budgets are shares
 RELATIVE_ERROR, ABSOLUTE_ERROR = 1e-9, 1e-12  # of float arithmetic: what is as near as this is equal
 
 # -- values ----------------------------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ def achieved(run: Run) -> float | None:
     return number(run.achieved.get(run.budget_kind or ""))
 
 
+def predicted(run: Run) -> float | None:
+    """The latency by which a limit in ms was met, beside which `achieved` is what was then measured."""
+    return number((run.budget.get("latency") or {}).get("predicted_ms"))
+
+
 def seconds_of_stages(run: Run) -> float | None:
     """What all stages took, also those that another run computed; without the stages of controls."""
     seconds = [number(stage.get("seconds")) for stage in run.stages.values()]
@@ -95,6 +100,7 @@ def _amount(
 COLUMNS = (
     Column(key="asked", header="asked", of=asked),
     Column(key="achieved", header="achieved", of=achieved),
+    _amount("predicted", "predicted,\nms", predicted, as_text.two_decimals),
     Column(key="top1", of=_final("top1")),
     Column(key="dense", header="dense\ntop-1", of=_top1("dense")),
     Column(key="sparsified", header="sparsified\ntop-1", of=_top1("sparsified"), detail=True),
@@ -116,6 +122,7 @@ COLUMNS = (
     _amount("params", "params", _final("params"), as_text.count),
     _amount("bytes", "file,\nKiB", _final("bytes"), as_text.kibibytes, detail=True),
     _amount("latency", "latency,\nms", _final("latency_ms"), as_text.two_decimals),
+    _amount("latency_spread", "spread,\nms", _final("latency_spread_ms"), as_text.two_decimals, detail=True),
     Column(
         key="epochs",
         header="epochs",

@@ -1,7 +1,8 @@
 """prune: the method decides what to keep within the budget; the network is cut, or its weights are masked.
 
 Cache key: the network (and result of `sparsify`) before it, by their keys; all settings of the method, the digests of
-files it reads, the budget, the training images and the seed; of a control also its name.
+files it reads, the budget, the training images and the seed; of a control also its name; for a budget in milliseconds
+what latencies are measured in, and the machine.
 
 Writes: model.safetensors and plan.json (kept channels, widths, the method's own terms); metrics.jsonl of a search.
 
@@ -10,8 +11,7 @@ slimming, 5 names in plan.json what the MACs leave out, and counts recurrent lay
 dense network with the budget, 7 counts the candidates that a search scored
 and names the gene it found, 8 saves how the images were normalised, 9 finds more
 groups (attention, shuffles, written attributes), 10 cuts transposed convolutions, recurrent layers and
-embeddings, and around mixers of tokens, 11 knows
-budgets beside the aim, and reports parameters.
+embeddings, and around mixers of tokens, 11 knows budgets beside the aim, and reports parameters and latency.
 """
 
 import logging
@@ -31,7 +31,8 @@ from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
 from compress.prune.weight_masks import sparsity_report
 from compress.run.job import Job, RunState
-from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
+from compress.run.stages import latency
+from compress.run.stages.checks import check_surgery, digests_of_files, latency_of, warn_uncounted
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import training_images
 from compress.schema.settings import Budget
@@ -45,8 +46,13 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     if state.control is None:
         warn_uncounted("prune", problem.cost.uncounted)
     job = state.job
-    with settings_under(job.keys.method):
-        decision = job.method.plan(problem, state.learned(), work)
+    asked, timing = problem.budget, state.timing
+
+    def plan(problem: Problem, work: StageFolder) -> Decision:
+        with settings_under(job.keys.method):
+            return job.method.plan(problem, state.learned(), work)
+
+    problem, decision = latency.planned(problem, plan, work, timing)
     if state.control is not None:
         decision = controlled(problem, decision, state.control)
     for level, lines in ((logging.INFO, decision.notes), (logging.WARNING, decision.warnings)):
@@ -63,7 +69,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     write_json(
         work.plan, _plan_json(problem, decision) | ({"sparsity": sparsity_report(small)} if decision.masks else {})
     )
-    budget = _budget_json(problem, decision)
+    budget = _budget_json(problem, decision, asked, latency.told(problem, decision, asked, small, timing))
     if problem.graph.frozen and not decision.masks and state.control is None:
         layer, why = next(iter(problem.graph.frozen.items()))
         every = {layer.name for layer in problem.graph.layers} | problem.graph.frozen.keys()
@@ -72,7 +78,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
             len(problem.graph.frozen), len(every), layer or "forward", why,
         )  # fmt: skip
     if state.control is None:
-        _log_budget(problem.budget, budget)
+        _log_budget(asked, budget)
     thresholds = decision.own.get("thresholds", {})
     few = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # thresholds per layer: in plan.json only
     few |= {key: decision.own[key] for key in ("evaluations", "counters", "gene") if key in decision.own}
@@ -121,11 +127,15 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
     return widths
 
 
-def _budget_json(problem: Problem, decision: Decision) -> JSON:
-    budget, evidence = problem.budget, decision.evidence
+def _budget_json(problem: Problem, decision: Decision, budget: Budget, timed: JSON | None = None) -> JSON:
+    """What became of the `budget` that was asked; that of the problem may have a tighter limit of latency. `timed` is
+    what was measured of it."""
+    evidence, timed = decision.evidence, timed or {}
     got = achieved(problem.graph, problem.cost, decision.plan)
     if evidence.percent is not None:
         got["percent"] = evidence.percent
+    if timed:
+        got["latency_limit"] = timed["measured_ms"]
     widths = problem.graph.widths(decision.plan)
     found = verdict(problem.ceilings(), widths, evidence.choices, evidence.rounding_step, evidence.percent)
     beside = {each.kind: each.value for each in budget.beside}
@@ -133,7 +143,8 @@ def _budget_json(problem: Problem, decision: Decision) -> JSON:
         "asked": {budget.kind: budget.value},
         **({"beside": beside, "binds": found.binds} if beside else {}),
         "achieved": got,
-        "met": found.met,
+        "met": found.met and latency.is_kept(timed),
+        **({"latency": timed} if timed else {}),
         "dense_macs": problem.cost.full_macs,
     }
 
@@ -154,6 +165,7 @@ def depends_on(job: Job) -> JSON:
         "data": training_images(job),
         "seed": job.seed,
         **digests_of_files(job),
+        **latency_of(job),
     }
 
 

@@ -28,7 +28,7 @@ from compress.prune.method import Learning
 from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
-from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
+from compress.run.stages.checks import check_surgery, digests_of_files, latency_of, warn_uncounted
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import devices_settings, teaching, train_network, train_own_network, training_images
 from compress.schema.settings import Recipe
@@ -65,7 +65,8 @@ def sparsify(state: RunState, work: StageFolder) -> JSON:
 
 def depends_on(job: Job) -> JSON:
     settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.traits.plan_only}
-    budget = {"budget": job.budget.to_json()} if job.method.traits.learns_for_budget else {}
+    for_budget = job.method.traits.learns_for_budget
+    budget = {"budget": job.budget.to_json(), **latency_of(job)} if for_budget else {}
     # including their augmentation: a method may calibrate on augmented images
     return {
         "method": settings,
