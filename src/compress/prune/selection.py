@@ -123,6 +123,12 @@ def check_reach(how: Selection, graph: ChannelGraph, ceilings: Ceilings, scored:
         raise SettingError(*problems)
 
 
+def check_problem(how: Selection, problem: Problem, scored: set[str]) -> None:
+    """`check_reach` of the budget of a run."""
+    ceilings = ceilings_for(problem.graph, problem.cost, problem.budget, scored, problem.latency)
+    check_reach(how, problem.graph, ceilings, scored)
+
+
 def _out_of_reach(how: Selection, limit: Ceiling, least: float) -> str:
     settings = f"{alone(limit.budget)}: out of reach; with {_limits(how)}"
     if limit.budget.kind == "percent":

@@ -34,7 +34,7 @@ from compress.methods.sparse_training import diagnosis, distribution, train_spar
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scales import Scale, norms_of, scales_of
 from compress.prune.scores import Scores
-from compress.prune.selection import Selection, ceilings_for, check_reach, decide, select
+from compress.prune.selection import Selection, ceilings_for, check_problem, check_reach, decide, select
 from compress.schema.bounds import Fraction, NonNegative, Positive
 from compress.schema.settings import Budget, Recipe
 
@@ -72,8 +72,7 @@ class Slimming(Selection):
         scored = scores(problem.model, problem.graph, scales, self.coupled)
         if not scales:
             raise SettingError("slimming: no batch norm scales channels of this network; try filter_magnitude")
-        ceilings = ceilings_for(problem.graph, problem.cost, problem.budget, scored, problem.latency)
-        check_reach(self, problem.graph, ceilings, set(scored))
+        check_problem(self, problem, set(scored))
         return problem.budget
 
     def _scales(self, model: nn.Module, graph: ChannelGraph) -> Scales:
