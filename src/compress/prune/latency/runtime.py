@@ -4,7 +4,6 @@
 fastest in. `onnxruntime`: exported, on the CPU, with a pool of threads of its own.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from compress.graph.build import channel_graph
 from compress.io.files import JSON
 from compress.measure.latency import Pass
 from compress.models.onnx import export_onnx
+from compress.models.unchanged import copy_replacing
 from compress.prune.folding import Pair, fold, foldable, still_foldable
 from compress.schema.settings import Runtime
 
@@ -68,7 +68,7 @@ def runnable(model: nn.Module, shape: Shape, where: Where, pairs: Sequence[Pair]
     those of `pairs_of`, or of the network that this one was cut of."""
     if where.runtime == "onnxruntime":
         return _session(model, shape, where)
-    copied = copy.deepcopy(model).to(where.device).eval()
+    copied = copy_replacing(model, {}).to(where.device).eval()
     fold(copied, still_foldable(copied, pairs))
     return in_torch(copied, where.zeros(*shape), where)
 
