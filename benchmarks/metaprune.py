@@ -155,7 +155,7 @@ def published_problem(name: str, budget: Budget, **settings: Any) -> Problem:
 def within(problem: Problem, counter: Counter = "macs", band: float | None = BAND) -> Feasible:
     """What the budget allows of the published 31 shares."""
     space = shares_space(problem.model, problem.graph)
-    return feasible(space, problem.budget, problem.graph, price_of(problem, counter), band)
+    return feasible(space, problem.ceilings(price_of(problem, counter)), band)
 
 
 def widths_of(allowed: Feasible, genes: np.ndarray) -> list[Widths]:

@@ -83,7 +83,6 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["stages=[pretrain]", "force=[eval]"], "force=[eval]: eval is not among the stages of this run"),
         (["distill=kd"], "distill is set without teacher=zoo, teacher=run or teacher=self"),
         (["teacher=zoo"], "teacher is set without distill=kd"),
-        (["preserve_ratio=0.5", "percent=0.1"], "preserve_ratio=0.5 and percent=0.1: are two budgets"),
         (["reward.references=x"], "reward.references=x: must be one of measured, published"),
         (["method=sample", "search.draws=0"], "search.draws=0: must be >= 1"),
         (["method=sample", "scorer.images=0"], "scorer.images=0: must be >= 1"),
@@ -120,7 +119,14 @@ def test_all_mistakes_are_told_at_once() -> None:
         (["method.targets=[0.5,0.3]"], "method.targets=[0.5, 0.3]: must be ascending"),
         (["device=cuda:99"], "device=cuda:99: this machine has"),
         (["preserve_ratio=0.01"], "preserve_ratio=0.01: out of reach; with method.lbound"),
-        (["flops_limit=1e6"], "flops_limit=1e+06 MMACs: the dense network needs only 2.533 MMACs"),
+        (
+            ["preserve_ratio=0.5", "params_limit=0.001"],
+            "params_limit=0.001 M parameters: out of reach; the",
+        ),
+        (
+            ["method=magnitude", "percent=0.5", "flops_limit=1"],
+            "flops_limit=1: method=magnitude masks single",
+        ),
         (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have 1 value(s), one per channel"),
         (["model=resnet20_cs", "model.cfg=[9]"], "model.cfg=[9]: must have 19 widths, has 1"),
         (

@@ -32,8 +32,9 @@ from compress.errors import InputError
 from compress.graph.build import channel_graph
 from compress.io.files import JSON, read_json, read_rows
 from compress.measure.accuracy import accuracy, score_of
-from compress.measure.latency import measure_latency
+from compress.measure.latency import interleaved
 from compress.prune.cost import cost_model
+from compress.prune.latency.runtime import Where, pairs_of, runnable
 from compress.prune.method import Problem
 from compress.prune.order import channel_orders
 from compress.prune.refit import Reconstructor, input_moments
@@ -330,8 +331,9 @@ def test_what_a_search_measures_is_that_of_a_cpu(digit_data: MemoryData) -> None
 
 
 def test_latency_is_measured_on_the_device() -> None:
-    latency = measure_latency(network().to(CARD).eval(), (1, 8, 8), CARD, seconds=0.1, threads=1)
-    assert 0 < latency.median_ms < 1000
+    model, where = network(), Where(CARD, "torch", 1, 2)
+    passes = {"it": runnable(model, (1, 8, 8), where, pairs_of(model, (1, 8, 8)))}
+    assert 0 < interleaved(passes, CARD, seconds=0.1, threads=1)["it"].median_ms < 1000
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------

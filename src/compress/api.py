@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from compress.config.criteria import GivenBatches, criterion_of
 from compress.config.zoo import zoo_spec
 from compress.data.base import Batch
-from compress.errors import InputError, SettingError, nearest
+from compress.errors import InputError, nearest
 from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
@@ -30,17 +30,18 @@ from compress.measure.macs import UncountedOperators, count_operators, describe_
 from compress.models import onnx
 from compress.models.inputs import Given, Inputs, inner, inputs_of, unwrapped
 from compress.prune import surgery
+from compress.prune.budget import alone, ceilings_of, prices
 from compress.prune.cost import CostModel, cost_model
 from compress.prune.criteria.criterion import Criterion, Normalise, normalised, totals
 from compress.prune.limits import Limits, limited, within_limits
 from compress.prune.order import channel_orders, plan_of
 from compress.prune.saved_network import load_network
-from compress.prune.selection import Scope, Selection, check_reach
+from compress.prune.selection import Scope, Selection, ceilings_for, check_reach
 from compress.prune.selection import select as selected
-from compress.prune.widths import all_choices, reachable, uniform_widths
+from compress.prune.widths import all_choices, ends, uniform_within
 from compress.schema.bounds import Count, Seed, Share
 from compress.schema.check import check_settings, check_value
-from compress.schema.settings import BUDGETS, Budget, RunSettings
+from compress.schema.settings import Budget, RunSettings, budget_of
 from compress.train.memory_format import unsafe_layers
 
 if TYPE_CHECKING:
@@ -221,52 +222,54 @@ def uniform_plan(
     model: nn.Module,
     example: Example,
     *,
-    preserve_ratio: float,
+    preserve_ratio: float | None = None,
+    percent: float | None = None,
+    flops_limit: float | None = None,
+    params_limit: float | None = None,
     round_to: int = 8,
     skip: Sequence[str] | None = None,
     only: Sequence[str] | None = None,
     keep: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Keep about the same share of the channels of every group, the largest for which the MACs are at most
-    `preserve_ratio` times those of the dense network.
+    """Keep about the same share of the channels of every group, the largest that is within the budget.
 
     The channels kept are those that later layers read with the largest weights (L1 norm). Widths are never zero, and
-    multiples of `round_to` unless a group has fewer channels; a larger ratio never gives a narrower group.
+    multiples of `round_to` unless a group has fewer channels; a larger budget never gives a narrower group.
 
     Args:
+        preserve_ratio, percent, flops_limit, params_limit: the budget, one or several of them, which all hold: the
+            share of MACs kept, the share of channels removed, MMACs left, millions of parameters left.
         skip: layers that keep all channels that they make, by name or pattern: `["conv1", "layer4.*"]`.
         only: all others keep theirs.
         keep: shares that stay at least, by layer: `{"layer1.*": 0.5}`.
 
     Raises:
-        compress.errors.InputError: the ratio cannot be reached with these widths, of which the message names the
-            smallest; or a pattern names no layer.
+        compress.errors.InputError: no budget, or one that cannot be reached with these widths: the message says what
+            can; or a pattern names no layer.
     """
+    budget = _budget(
+        preserve_ratio=preserve_ratio, percent=percent, flops_limit=flops_limit, params_limit=params_limit
+    )
     given: dict[str, Any] = {
         "skip": None if skip is None else list(skip),
         "only": None if only is None else list(only),
         "keep": keep,
     }
-    problems = check_value("preserve_ratio", preserve_ratio, Share) + check_value("round_to", round_to, Count)
-    problems += check_settings("", given, Limits)
+    problems = check_value("round_to", round_to, Count) + check_settings("", given, Limits)
     if problems:
         raise InputError(*problems)
     trace = _trace(model, example)
     limits = Limits(**given)
     graph = limited(trace.graph, limits)
-    prices = cost_model(_network(model), trace.graph, trace.inputs)
-    _warn_uncounted(model, prices.uncounted)
-    if not trace.graph.groups and preserve_ratio < 1:
+    cost_of = cost_model(_network(model), trace.graph, trace.inputs)
+    _warn_uncounted(model, cost_of.uncounted)
+    ceilings = ceilings_of(budget, cost_of.full_widths, prices(cost_of))
+    if not trace.graph.groups and not ceilings.fits(cost_of.full_widths)[0]:
         raise InputError(f"{type(model).__name__}: no channel of this network can be cut ({trace.graph.why_nothing})")
     options = all_choices(graph, round_to)
-    low, _ = reachable(prices, options)
-    if preserve_ratio < low:
-        with within_limits(limits):
-            raise SettingError(
-                f"preserve_ratio={preserve_ratio}: out of reach; with round_to={round_to} the smallest share of MACs "
-                f"is {low:.4f}"
-            )
-    widths = uniform_widths(prices, options, preserve_ratio)
+    with within_limits(limits):
+        ceilings.check(ends(options)[0])
+    widths = uniform_within(cost_of.full_widths, options, ceilings.fits)
     return plan_of(graph, channel_orders(_network(model), graph), widths)
 
 
@@ -314,6 +317,7 @@ def select(
     preserve_ratio: float | None = None,
     percent: float | None = None,
     flops_limit: float | None = None,
+    params_limit: float | None = None,
     prices: CostModel | None = None,
     scope: Scope = "global",
     normalise: Normalise = "mean",
@@ -327,9 +331,10 @@ def select(
     Args:
         groups: of `channel_groups`.
         scores: (width,) by name of the group, such as those of `scores`. A group without any keeps its channels.
-        preserve_ratio, percent, flops_limit: the budget, one of the three: the share of MACs kept, the share of the
-            scored channels removed, MMACs left.
-        prices: `cost` of the network, for a budget in MACs.
+        preserve_ratio, percent, flops_limit, params_limit: the budget: the share of MACs kept, the share of the
+            scored channels removed, MMACs left, millions of parameters left. Of several the first is the aim, and
+            the others are upper limits.
+        prices: `cost` of the network, for a budget in MACs or parameters.
         scope: "global": all scores in one pool; "layer": the same share of every group; "isomorphic": the same share
             of every class of groups whose layers have the same structure.
         normalise: "mean" divides the scores of each group by their mean first, to compare groups; "none".
@@ -338,10 +343,12 @@ def select(
         round_to: widths are multiples of it, but for groups with fewer channels.
 
     Raises:
-        compress.errors.InputError: not one budget, or one out of reach (the message says what is in reach), scores
+        compress.errors.InputError: no budget, or one out of reach (the message says what is in reach), scores
             or prices that do not fit the groups, or a value that is not allowed.
     """
-    budget = _one_budget(preserve_ratio=preserve_ratio, percent=percent, flops_limit=flops_limit)
+    budget = _budget(
+        preserve_ratio=preserve_ratio, percent=percent, flops_limit=flops_limit, params_limit=params_limit
+    )
     values = {"protect": protect, "min_channels": min_channels, "round_to": round_to}
     rules = {"protect": Share, "min_channels": Count, "round_to": Count}
     problems = check_value("scope", scope, Scope) + check_value("normalise", normalise, Normalise)
@@ -360,24 +367,24 @@ def select(
         protect=protect,
     )
     parts = normalised({name: [score.detach().double().cpu()[:, None]] for name, score in scores.items()}, normalise)
-    check_reach(how, groups, prices, budget, set(scores))
-    return selected(how, groups, prices, budget, totals(parts)).plan
+    ceilings = ceilings_for(groups, prices, budget, scores)
+    check_reach(how, groups, ceilings, set(scores))
+    return selected(how, groups, ceilings, totals(parts)).plan
 
 
-def _one_budget(**values: float | None) -> Budget:
+def _budget(**values: float | None) -> Budget:
     """
     Raises:
-        InputError: not exactly one value, or one that is not allowed.
+        InputError: no value, or one that is not allowed.
     """
     given = {key: value for key, value in values.items() if value is not None}
-    if len(given) != 1:
-        raise InputError(f"a budget: must be one of {', '.join(BUDGETS)}; got {', '.join(given) or 'none'}")
+    if not given:
+        raise InputError(f"a budget: must be one or several of {', '.join(values)}; got none")
     hints = get_type_hints(RunSettings, include_extras=True)
-    (kind,) = (kind for kind in BUDGETS if kind in given)
-    problems = check_value(kind, given[kind], hints[kind])
+    problems = [line for key, value in given.items() for line in check_value(key, value, hints[key])]
     if problems:
         raise InputError(*problems)
-    return Budget(kind, float(given[kind]))
+    return budget_of(given)
 
 
 def _unfit(groups: ChannelGraph, scores: Mapping[str, Tensor], budget: Budget, prices: CostModel | None) -> list[str]:
@@ -392,8 +399,10 @@ def _unfit(groups: ChannelGraph, scores: Mapping[str, Tensor], budget: Budget, p
             problems.append(f"scores: of {name} must be a tensor ({widths[name]},); got {shape}")
         elif not bool(score.isfinite().all()):
             problems.append(f"scores: of {name} hold a value that is not finite")
-    if prices is None and budget.kind != "percent":
-        problems.append(f"{budget}: counts MACs; give prices=compress.cost(model, example)")
+    priced = [each for each in (budget, *budget.beside) if each.kind != "percent"]
+    if prices is None and priced:
+        what = "parameters" if priced[0].kind == "params_limit" else "MACs"
+        problems.append(f"{alone(priced[0])}: counts {what}; give prices=compress.cost(model, example)")
     elif prices is not None and dict(zip(prices.names, prices.full_widths.tolist(), strict=True)) != widths:
         problems.append("prices: are not of these groups; give compress.cost of the same network")
     return problems

@@ -1,13 +1,10 @@
 """Counts by formula, accuracy by hand."""
 
-import time
-
 import pytest
 import torch
 from torch import nn
 
 from compress.measure.accuracy import accuracy, count_correct
-from compress.measure.latency import measure_latency
 from compress.measure.macs import count_macs, count_params
 
 
@@ -47,13 +44,6 @@ def test_accuracy_in_percent() -> None:
     top1, top5 = accuracy(nn.Identity(), batches)
     assert top1 == 80
     assert top5 >= top1
-
-
-def test_latency_is_a_time() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    latency = measure_latency(net, (1, 8, 8), torch.device("cpu"), seconds=0.02, threads=1)
-    assert 0 < latency.median_ms < 100
-    assert latency.threads == 1
 
 
 # Logits of seven classes, the label, and how many logits are larger: fewer than 5, and it is among the first five.
@@ -113,25 +103,3 @@ def test_accuracy_is_that_of_evaluation_and_leaves_every_module_as_it_was() -> N
     assert accuracy(model, zip(logits.split(10), labels.split(10), strict=True)) == (100, 100)
     assert (model.training, model.norm.training, model.dropout.training) == (True, True, False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-class Slow(nn.Module):
-    """Takes two milliseconds, and notes for what and how it is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[torch.Size, bool, bool, int]] = set()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.add((x.shape, self.training, torch.is_grad_enabled(), torch.get_num_threads()))
-        time.sleep(0.002)
-        return x
-
-
-def test_a_latency_is_that_of_one_image_in_milliseconds_in_evaluation() -> None:
-    model = Slow().train()
-    latency = measure_latency(model, (3, 4, 4), torch.device("cpu"), seconds=0.05, threads=1)
-    assert 2 <= latency.median_ms < 20
-    assert 0 <= latency.spread_ms < 20
-    assert model.seen == {(torch.Size([1, 3, 4, 4]), False, False, 1)}
-    assert model.training

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import InputError
 from compress.graph.plan import Plan
-from compress.prune.budget import achieved, preserve_ratio
+from compress.prune.budget import achieved
 from compress.prune.method import Decision, Evidence, Problem
 from compress.run.job import make_problem
 from compress.run.stages.prune import _budget_json
@@ -36,13 +35,26 @@ def test_what_a_plan_comes_to_in_the_terms_of_every_budget() -> None:
     asked = problem("preserve_ratio", 0.5)
     assert asked.cost.full_macs == 100 * 100 * 3
     assert achieved(asked.graph, asked.cost, keeping(60)) == {
-        "preserve_ratio": pytest.approx(0.6), "percent": pytest.approx(0.4), "macs": 18_000, "flops_limit": 0.018,
+        "preserve_ratio": pytest.approx(0.6), "percent": pytest.approx(0.4), "macs": 18_000, "params": 242,
+        "flops_limit": 0.018, "params_limit": 0.000242,
     }  # fmt: skip
-    assert preserve_ratio(Budget("preserve_ratio", 0.3), asked.cost) == 0.3
-    assert preserve_ratio(Budget("flops_limit", 0.012), asked.cost) == pytest.approx(0.4)
-    assert preserve_ratio(Budget("flops_limit", 0.03), asked.cost) == 1
-    with pytest.raises(InputError, match="needs only 0.03 MMACs"):
-        preserve_ratio(Budget("flops_limit", 0.0301), asked.cost)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "high", "full"),
+    [
+        ("preserve_ratio", 0.3, 9_000, 30_000),
+        ("flops_limit", 0.012, 12_000, 30_000),
+        ("flops_limit", 0.06, 30_000, 30_000),  # which the dense network meets
+        ("percent", 0.305, 70, 100),
+        ("params_limit", 0.0002, 200, 402),
+        ("params_limit", 1, 402, 402),
+    ],
+)
+def test_a_budget_is_the_upper_end_of_a_price(kind: str, value: float, high: float, full: float) -> None:
+    aim = problem(kind, value).ceilings().aim
+    assert (aim.high, aim.full) == (pytest.approx(high), full)
+    assert aim.fits([[100]])[0] == (high == full)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from compress.methods.magnitude.magnitude import Magnitude
 from compress.prune.controls import Control, controlled
 from compress.prune.cost import cost_model
 from compress.prune.limits import NO_LIMITS, Limits, limited, makers, matches
-from compress.prune.selection import select
+from compress.prune.selection import ceilings_for, select
 from compress.prune.widths import uniform_widths
 from compress.run.job import make_problem
 from compress.schema.settings import Budget
@@ -123,7 +123,7 @@ def test_every_room_that_chooses_widths_keeps_to_them(model: nn.Module, graph: C
     for scope in ("global", "layer"):
         how = FilterMagnitude(**SETTINGS | {"scope": scope, "coupled": "sum"})
         for budget in (Budget("percent", 0.9), Budget("preserve_ratio", 0.01), Budget("percent", 0.1)):
-            plan = select(how, there, cost, budget, scores).plan
+            plan = select(how, there, ceilings_for(there, cost, budget, scores), scores).plan
             assert all(width >= low for width, low in zip(there.widths(plan), fewest, strict=True))
 
 

@@ -147,8 +147,7 @@ def test_budgets_out_of_reach_say_what_is_in_reach(problem: Problem) -> None:
             at(problem, method, "preserve_ratio", low - 1e-4)
     with pytest.raises(InputError, match=r"^flops_limit=0.001 MMACs: out of reach"):
         at(problem, SLIMMING, "flops_limit", 0.001)
-    with pytest.raises(InputError, match=r"^flops_limit=1000 MMACs: the dense network needs only 40.81 MMACs"):
-        at(problem, SLIMMING, "flops_limit", 1000)
+    assert not problem.graph.dropped(at(problem, SLIMMING, "flops_limit", 1000).plan)  # met by the dense network
 
 
 @pytest.mark.parametrize(
@@ -167,10 +166,10 @@ def test_a_percent_out_of_reach_says_what_can_go(changes: dict[str, Any], most: 
     method, problem = replace(FILTERS, scope=scope, **changes), chain(10, 6)
     assert method.check(replace(problem, budget=Budget("percent", most))) == Budget("percent", most)
     with pytest.raises(InputError) as error:
-        method.check(replace(problem, budget=Budget("percent", most + 0.01)))
+        method.check(replace(problem, budget=Budget("percent", most + 1 / 16)))
     assert str(error.value) == (
-        f"percent={most + 0.01:g}: out of reach; with min_channels={method.min_channels} and "
-        f"round_to={method.round_to} at most {most} of the 16 channels can go"
+        f"percent={most + 1 / 16:g}: out of reach; with min_channels={method.min_channels} and "
+        f"round_to={method.round_to} at most {most:.4f} of the 16 channels can go"
     )
     if method.round_to == 1:  # a threshold takes what it takes
         assert replace(method, select="threshold").check(replace(problem, budget=Budget("percent", 0.99)))
@@ -208,7 +207,7 @@ def test_no_scores_at_all_are_told_before_anything_runs(name: str, scope: Any, b
     with pytest.raises(InputError):
         keep.check(problem)
     with pytest.raises(InputError, match="^coupled=keep: leaves no group of channels to choose from"):
-        check_reach(keep, problem.graph, problem.cost, budget, set())
+        check_reach(keep, problem.graph, problem.ceilings(), set())
     with pytest.raises(InputError, match="no batch norm scales channels of this network; try filter_magnitude"):
         SLIMMING.check(problem_of(Sum(normed=False), budget))
     FILTERS_SUM = replace(FILTERS, coupled="sum")  # noqa: N806

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def problem() -> Problem:
 
 
 def allowed(budget: Budget, counter: Any, space: WidthSpace, band: float | None = None) -> Feasible:
-    of = problem()
-    return feasible(space, budget, of.graph, counted_price(counter, of.model, of.graph, of.cost, SHAPE), band)
+    of = replace(problem(), budget=budget)
+    return feasible(space, of.ceilings(counted_price(counter, of.model, of.graph, of.cost, SHAPE)), band)
 
 
 def make_env(rule: Any = "projected", name: str = "share", shares: bool = False, **more: Any) -> WidthEnv:

@@ -78,8 +78,9 @@ def make_search(
         COST, space.options, state, RoundedBounds(COST, space.options, "exact"), score or Counted(), reward
     )
     features = scaled(raw_features(MODEL, GRAPH), constant="zero")
+    projections = [Projection(space, env.price, target * env.full_macs) for target in targets]
     policy, settings = PreferencePolicy(features, POLICY, 0), replace(SETTINGS, **changes)
-    return ProjectedSearch(env, Projection(space, env.price), policy, targets, "scalar", settings, seed)
+    return ProjectedSearch(env, projections, policy, targets, "scalar", settings, seed)
 
 
 def run(search: ProjectedSearch, folder: Path, episodes: int, uniform_first: bool = True) -> list[Any]:
@@ -90,7 +91,8 @@ def run(search: ProjectedSearch, folder: Path, episodes: int, uniform_first: boo
 
 
 def own_answer(search: ProjectedSearch, target: float) -> tuple[int, ...]:
-    return search.projection.one(search.policy.preferences(told("scalar", target)), target * search.env.full_macs)
+    projection = replace(search.projections[0], high=target * search.env.full_macs)
+    return projection.one(search.policy.preferences(told("scalar", target)))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,8 @@ def test_the_critic_finds_the_good_ones_earlier(tmp_path: Path) -> None:
 def test_a_small_space_is_exhausted_and_the_search_ends(tmp_path: Path) -> None:
     """Two widths per group at most: of the few strategies that the projection gives, each is scored once."""
     search = make_search([0.45, 0.5], round_to=8, lbound=0.99, score=Counted())
-    search.projection = Projection(few_choices(), search.env.price)
+    search.space = few_choices()
+    search.projections = [replace(one, space=search.space) for one in search.projections]
     rows = run(search, tmp_path, 400)
     assert 0 < len(rows) < 100
     assert len({tuple(row["widths"]) for row in rows}) == len(rows)
@@ -243,7 +246,7 @@ def test_proposals_keep_to_the_shares_of_groups_that_change(trained: Trained) ->
 
 def proposed(search: ProjectedSearch, moves: Moves, **changes: Any) -> Any:
     """Preferences that are proposed for target 0.3."""
-    settings, space = replace(SETTINGS, moves=moves, **changes), search.projection.space
+    settings, space = replace(SETTINGS, moves=moves, **changes), search.space
     own, elite = search.policy.preferences(told("scalar", 0.3)), space.genes(search.elite(0))
     return around(settings, space, own, elite, search.sigmas[0], np.random.default_rng(0))
 

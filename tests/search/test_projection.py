@@ -7,8 +7,9 @@ import pytest
 from conftest import zoo
 
 from compress.graph.build import channel_graph
+from compress.prune.budget import Price, kept_channels
 from compress.prune.cost import cost_model
-from compress.search.feasible import Price, kept_channels, uniform_gene
+from compress.search.feasible import uniform_gene
 from compress.search.projection import preferences_of, projected
 from compress.search.space import WidthSpace, multiples_space, shares_space
 

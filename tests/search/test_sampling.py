@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from torch import nn
 from compress.graph.build import channel_graph
 from compress.graph.types import ChannelGraph
 from compress.models.spaces import mobilenetv2_space
+from compress.prune.budget import Tightest, ceilings_of, prices
 from compress.prune.cost import cost_model
 from compress.prune.counters import CountedPrice, Counter, counted_price
 from compress.schema.settings import Budget
@@ -87,15 +88,21 @@ def looked_at(name: str) -> tuple[WidthSpace, ChannelGraph, CountedPrice]:
     )
 
 
+def allowed(
+    space: WidthSpace, budget: Budget, graph: ChannelGraph, price: CountedPrice, band: float | None = None
+) -> Feasible:
+    return feasible(space, ceilings_of(budget, price.cost.full_widths, prices(price.cost, price)), band)
+
+
 def published(limit: float) -> Feasible:
     """At a limit in MMACs."""
     space, graph, price = looked_at("mobilenetv2")
-    return feasible(space, Budget("flops_limit", limit), graph, price)
+    return allowed(space, Budget("flops_limit", limit), graph, price)
 
 
 def resnet20(band: float | None, ratio: float = 0.3) -> Feasible:
     space, graph, price = looked_at("resnet20")
-    return feasible(space, Budget("preserve_ratio", ratio), graph, price, band)
+    return allowed(space, Budget("preserve_ratio", ratio), graph, price, band)
 
 
 def chain_of(*widths: int, ratio: float = 0.5, band: float | None = None) -> Feasible:
@@ -104,7 +111,7 @@ def chain_of(*widths: int, ratio: float = 0.5, band: float | None = None) -> Fea
     model = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in pairwise(sizes)))
     graph = channel_graph(model, (3, 4, 4))
     price = counted_price("macs", model, graph, cost_model(model, graph, (3, 4, 4)), (3, 4, 4))
-    return feasible(multiples_space(graph, 1), Budget("preserve_ratio", ratio), graph, price, band)
+    return allowed(multiples_space(graph, 1), Budget("preserve_ratio", ratio), graph, price, band)
 
 
 def seeded(seed: int = 0) -> np.random.Generator:
@@ -141,6 +148,34 @@ def test_every_feasible_gene_of_a_small_network_is_drawn_equally_often(
     assert 5 < len(every(found)) < 240
     assert callable(ways)
     assert uniform_p(found, ways(found, 20_000, seeded())) > 1e-3
+
+
+def several_limits() -> Feasible:
+    """A share of MACs and one of parameters, each of which is the tighter one somewhere."""
+    sizes = [3, 6, 8, 5, 2]
+    model = nn.Sequential(*(nn.Conv2d(a, b, 1, stride=2) for a, b in pairwise(sizes)))
+    graph = channel_graph(model, (3, 16, 16))
+    cost = cost_model(model, graph, (3, 16, 16))
+    budget = Budget("preserve_ratio", 0.5, beside=(Budget("params_limit", 60e-6),))
+    return feasible(multiples_space(graph, 1), ceilings_of(budget, cost.full_widths, prices(cost)), 0.3)
+
+
+def in_jumps() -> Feasible:
+    """A price that no coefficients give."""
+    found = chain_of(6, 8, 5)
+    return replace(found, price=lambda widths: np.floor(np.sqrt(found.price(widths))), low=20.0, high=28.0)
+
+
+@pytest.mark.parametrize("within", [several_limits, in_jumps])
+def test_so_it_is_within_several_limits_and_by_any_price(within: Callable[[], Feasible]) -> None:
+    found = within()
+    assert 20 < len(every(found)) < 240
+    assert uniform_p(found, chained(found, 3_000, seeded())) > 1e-3
+    if isinstance(found.price, Tightest):
+        genes = every(found)
+        limits = zip(found.price.prices, found.price.ends, strict=True)
+        by_each = [price(found.space.widths(genes)) / end for price, end in limits]
+        assert {0, 1} == set(np.argmax(by_each, axis=0).tolist())
 
 
 def test_a_chain_that_is_too_short_is_not_uniform() -> None:
@@ -242,6 +277,7 @@ class ExactSampler:
         space = found.space
         table = mobilenetv2_space("seed")
         price = quadratic(found.price, space.chosen(np.stack([space.narrowest, space.widest])).astype(float))
+        assert price is not None
         self.widths = [options.astype(float) for options in space.options]
         place = space.entries
         full = place[table.full]

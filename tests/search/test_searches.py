@@ -13,6 +13,7 @@ from compress.graph.build import channel_graph
 from compress.graph.plan import Plan
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import Score
+from compress.prune.budget import ceilings_of, prices
 from compress.prune.cost import cost_model
 from compress.schema.settings import Budget
 from compress.search.candidates import Candidates, is_better
@@ -73,7 +74,7 @@ def small(share: float = 0.5) -> Feasible:
     graph = channel_graph(model, SHAPE)
     cost = cost_model(model, graph, SHAPE)
     space = multiples_space(graph, 2, 0.1)
-    return feasible(space, Budget("preserve_ratio", share), graph, cost.divisible_macs, 0.2)
+    return feasible(space, ceilings_of(Budget("preserve_ratio", share), cost.full_widths, prices(cost)), 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_a_set_that_is_exhausted_ends_the_search() -> None:
     graph = channel_graph(model, SHAPE)
     space = multiples_space(graph, 16, 0.1)
     cost = cost_model(model, graph, SHAPE)
-    within = replace(feasible(space, Budget("preserve_ratio", 0.9), graph, cost.divisible_macs, 0.02))
+    within = feasible(space, ceilings_of(Budget("preserve_ratio", 0.9), cost.full_widths, prices(cost)), 0.02)
     every = np.array(np.meshgrid(*[range(n) for n in space.sizes])).reshape(len(graph), -1).T
     fitting = int(within.holds(every).sum())
     assert 0 < fitting < 200

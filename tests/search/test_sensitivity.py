@@ -9,6 +9,7 @@ from conftest import zoo
 
 from compress.graph.build import channel_graph
 from compress.measure.accuracy import Score
+from compress.prune.budget import ceilings_of, prices
 from compress.prune.cost import cost_model
 from compress.schema.settings import Budget
 from compress.search.feasible import Feasible, feasible
@@ -109,7 +110,7 @@ def within(budget: Budget) -> Feasible:
     model = zoo("resnet20", SHAPE)
     graph = channel_graph(model, SHAPE)
     cost = cost_model(model, graph, SHAPE)
-    return feasible(multiples_space(graph, 4, 0.1), budget, graph, cost.divisible_macs, 0.01)
+    return feasible(multiples_space(graph, 4, 0.1), ceilings_of(budget, cost.full_widths, prices(cost)), 0.01)
 
 
 def random_drops(seed: int) -> Drops:

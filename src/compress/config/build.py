@@ -30,9 +30,10 @@ from compress.models.spec import ModelSpec, WrongImagesError
 from compress.models.weights import read_checkpoint
 from compress.parallel.rank import place
 from compress.prune.controls import controls_of
+from compress.prune.latency.runtime import Where
 from compress.prune.limits import Limits, channel_limits, within_limits
 from compress.prune.method import Method, Traits, recipes_of
-from compress.run.job import Job, Keys, make_problem
+from compress.run.job import Job, Keys, Timing, make_problem
 from compress.run.stages import needs
 from compress.run.stages.logits import obstacle
 from compress.schema.check import find_target, shown
@@ -279,15 +280,25 @@ def build(config: JSON) -> Job:
     for key, node in rules.teachers_in(config["teacher"]).items() if config.get("teacher") else ():
         if (made := build_part("teacher", make_teacher, key, node, data, spec)) is not None:
             teachers[key] = made
-    budget, _ = rules.choose_budget(config)
-    if budget is not None and budget.kind in bad:
+    takes = _budgets_of(method, config)
+    budget, _ = rules.choose_budget(config, takes)
+    if budget is not None and bad & {budget.kind, *(each.kind for each in budget.beside)}:
         budget = None
-    if budget is not None and budget.kind not in (takes := _budgets_of(method, config)):
+    if budget is not None and budget.kind not in takes:
         why = f"method={config['method'].get('name')} does not take it; it takes {', '.join(takes)}"
         problems.append(f"{budget.kind}={config.get(budget.kind, budget.value)}: {why}")
         budget = None
+    if budget is not None and budget.beside and method is not None and method.traits.cuts == "weights":
+        problems += [
+            f"{each.kind}={config[each.kind]}: method={config['method'].get('name')} masks single weights, which "
+            "leaves the network as large as it is; leave it out"
+            for each in budget.beside
+        ]
     if "eval" not in bad and config["eval"]["onnx"]:
         errors.call(require_onnx, "eval.onnx=true")
+    in_onnx = "latency" not in bad and config["latency"]["runtime"] == "onnxruntime"
+    if in_onnx and not errors.call(_has_onnxruntime):
+        bad.add("latency")
     if method is not None and "stages" not in bad:
         for at, name in enumerate(config["stages"]):
             errors.call(needs, name, tuple(config["stages"][:at]), method)
@@ -311,8 +322,9 @@ def build(config: JSON) -> Job:
         )
     # Without these stages neither the method nor the budget is used.
     uses_budget = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
+    uses_budget = uses_budget and not bad & {"eval", "latency", "outputs"}
     if uses_budget and data is not None and spec is not None and method is not None and budget is not None:
-        budget = errors.call(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config["seed"])
+        budget = errors.call(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config)
     if not bad & {"pretrain", "method", "stages", "device"} and spec is not None and method is not None:
         errors.call(_check_memory_formats, spec, teachers, method, config, device or torch.device("cpu"))
     if (
@@ -356,8 +368,25 @@ def build(config: JSON) -> Job:
             teachers={name: key for key, name in names.items()},
             teacher_models={name: f"{key}.model" for key, name in names.items()},
         ),
+        where=_where(config, device),
         devices=devices,
     )
+
+
+def _has_onnxruntime() -> bool:
+    """
+    Raises:
+        InputError: it is not installed.
+    """
+    require_onnx("latency.runtime=onnxruntime")
+    return True
+
+
+def _where(config: JSON, device: torch.device) -> Where:
+    """What latencies are measured in: onnxruntime runs on the CPU."""
+    runtime, measuring = config["latency"]["runtime"], config["eval"]
+    on = torch.device("cpu") if runtime == "onnxruntime" else device
+    return Where(on, runtime, measuring["latency_threads"], measuring["latency_batch"])
 
 
 def _finetune_recipe(config: JSON, method: Method) -> FinetuneRecipe:
@@ -417,14 +446,19 @@ def _check_graphs(method: Method, config: JSON, device: torch.device, devices: i
 
 
 def _check_budget(
-    spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, seed: int
+    spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, config: JSON
 ) -> Budget:
+    seed = config["seed"]
+    timing = Timing(_where(config, device), config["eval"]["latency_seconds"], Path(config["outputs"]) / "cache")
     fresh = spec.without_pretrained().build
     # Without memory or time for weights: this check also precedes a run that has nothing left to do
     with settings_under("method"), MetaKernels():
-        problem = make_problem(fresh(), data, budget, device, seed, fresh, channel_limits(method))
+        problem = make_problem(fresh(), data, budget, device, seed, fresh, channel_limits(method), timing)
     if not problem.graph.groups and method.traits.cuts == "channels":
         raise InputError(f"model: no channel of this network can be cut ({problem.graph.why_nothing})")
+    if any(each.kind == "latency_limit" for each in (budget, *budget.beside)):
+        with settings_under("latency"):
+            problem.latency().check(config["latency"]["accept"])
     try:
         with settings_under("method"), within_limits(channel_limits(method)):
             return method.check(problem)

@@ -8,7 +8,17 @@ from typing import Any, get_args, get_type_hints
 
 from compress.io.files import JSON
 from compress.schema.check import check_node, check_settings, check_value, shown
-from compress.schema.settings import BUDGETS, HELD_OUT, STAGE_ORDER, Budget, Figure, RunSettings, TeacherSettings
+from compress.schema.settings import (
+    BUDGETS,
+    HELD_OUT,
+    STAGE_ORDER,
+    Budget,
+    BudgetKind,
+    Figure,
+    RunSettings,
+    TeacherSettings,
+    budget_of,
+)
 
 # Keys of config nodes that `build` or the resolvers read; the callable of the node does not take them.
 PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
@@ -24,15 +34,15 @@ METHODS_WITH_GROUP = {
 }
 
 
-def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
-    """The budget of a run, None if there is none or it is invalid; and error messages about the choice.
+def choose_budget(
+    config: Mapping[str, Any], takes: Sequence[BudgetKind] = BUDGETS
+) -> tuple[Budget | None, list[str]]:
+    """The budget of a run by a method that `takes` some kinds, None if there is none or it is invalid; and error
+    messages about the choice.
 
-    A root key replaces the default of the method. An invalid value of a root key is reported by `check_root`.
+    Root keys replace the default of the method. An invalid value of a root key is reported by `check_root`.
     """
-    asked = {key: config[key] for key in BUDGETS if config.get(key) is not None}
-    if len(asked) > 1:
-        written = " and ".join(f"{key}={value}" for key, value in asked.items())
-        return None, [f"{written}: are two budgets; give only one of {', '.join(BUDGETS)}"]
+    asked: dict[str, float] = {key: config[key] for key in BUDGETS if config.get(key) is not None}
     method = config.get("method") or {}
     is_default = not asked
     if is_default:
@@ -40,8 +50,9 @@ def choose_budget(config: Mapping[str, Any]) -> tuple[Budget | None, list[str]]:
         if problems:
             return None, problems if "method" in config else []
         asked = dict(method["default_budget"])
-    key, value = next(iter(asked.items()))
-    return (Budget(key, float(value), is_default) if not check_value(key, value, float) else None), []
+    if any(check_value(key, value, float) for key, value in asked.items()):
+        return None, []
+    return budget_of(asked, takes, is_default), []
 
 
 def _check_default_budget(default: Any) -> list[str]:

@@ -19,7 +19,7 @@ from compress.io.stage_folder import StageFolder
 from compress.prune.criteria.criterion import Criterion, Normalise, normalised, scored_groups
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scores import Coupled, Scores, may_lose, per_channel
-from compress.prune.selection import Selection, check_reach, decide
+from compress.prune.selection import Selection, check_problem, decide
 from compress.schema.settings import Budget
 
 Norm = Literal["l1", "l2"]
@@ -63,7 +63,7 @@ class FilterMagnitude(Selection):
     traits: ClassVar = Traits()
 
     def check(self, problem: Problem) -> Budget:
-        check_reach(self, problem.graph, problem.cost, problem.budget, self._scored(problem))
+        check_problem(self, problem, self._scored(problem))
         return problem.budget
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:

@@ -32,7 +32,7 @@ from compress.prune.criteria.criterion import Slices
 from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scores import Scores, may_lose
-from compress.prune.selection import Selection, check_reach, decide
+from compress.prune.selection import Selection, check_problem, decide
 from compress.schema.bounds import NonNegative
 from compress.schema.settings import Budget, Recipe
 from compress.train.penalty import Gradients, Penalty
@@ -119,7 +119,7 @@ class GroupSparsity(Selection):
 
     def check(self, problem: Problem) -> Budget:
         scored = set(scores(problem.model, problem.graph, self.coupled))
-        check_reach(self, problem.graph, problem.cost, problem.budget, scored)
+        check_problem(self, problem, scored)
         return problem.budget
 
     def learn(self, problem: Problem, work: StageFolder) -> JSON:

@@ -1,26 +1,30 @@
 """Controls: baselines of the same size as a method's decision, obtained without the method.
 
 `random` keeps the same number of channels of every group (or weights of every layer), drawn at random: the difference
-is what the choice of channels contributes. `uniform` narrows every group by the same share to the same MACs (or
-removes the same share of every layer's weights) and keeps the channels with the largest scores of the method, or of
-the criterion of the run: the difference is what the choice of widths contributes. Blalock et al., "What is the State
-of Neural Network Pruning?", MLSys 2020, arXiv:2003.03033, section 6, asks for both in every table.
+is what the choice of channels contributes. `uniform` narrows every group by the same share to the same MACs, or the
+same of what else the budget limits (or removes the same share of every layer's weights), and keeps the channels with
+the largest scores of the method, or of the criterion of the run: the difference is what the choice of widths
+contributes. Blalock et al., "What is the State of Neural Network Pruning?", MLSys 2020, arXiv:2003.03033, section 6,
+asks for both in every table.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.seeds import derive_seed
+from compress.prune.budget import prices
 from compress.prune.method import Decision, Evidence, Problem
 from compress.prune.order import plan_of
 from compress.prune.scores import most_first
 from compress.prune.weight_masks import pools, random_masks, share_masked, uniform_masks
-from compress.prune.widths import all_choices, uniform_widths
+from compress.prune.widths import all_choices, uniform_within
 from compress.schema.settings import ControlKind
 
 
@@ -61,7 +65,7 @@ def controlled(problem: Problem, decision: Decision, control: Control) -> Decisi
         scores = evidence.scores
         percent = None if scores is None else _removed_share(problem.graph, plan, scores)
     weights = evidence.refit(plan) if evidence.refit is not None else {}
-    budget_terms = Evidence(percent=percent, rounding_step=evidence.rounding_step)
+    budget_terms = Evidence(choices=evidence.choices, percent=percent, rounding_step=evidence.rounding_step)
     return Decision(plan, weights=weights, own=own, evidence=budget_terms)
 
 
@@ -89,9 +93,9 @@ def _removed_share(graph: ChannelGraph, plan: Plan, scores: Mapping[str, Tensor]
 
 
 def _uniform_plan(problem: Problem, decision: Decision) -> Plan:
-    """Every group narrowed by the same share, with at most the MACs of the decision, at widths that the method could
-    have chosen too."""
-    graph, cost, evidence = problem.graph, problem.cost, decision.evidence
+    """Every group narrowed by the same share, at widths that the method could have chosen too: within all limits, and
+    with at most the price of the decision by its aim, which of shares of channels is that of MACs."""
+    graph, evidence, ceilings = problem.graph, decision.evidence, problem.ceilings()
     allowed = all_choices(graph, 1) if evidence.choices is None else evidence.choices
     options = [widths[widths > 0] for widths in allowed]  # width 0 removes a whole block, which is not uniform
     scores = evidence.scores
@@ -100,5 +104,14 @@ def _uniform_plan(problem: Problem, decision: Decision) -> Plan:
     else:  # groups without scores keep their full width, as under the method
         orders = {g.name: most_first(scores[g.name]) if g.name in scores else torch.arange(g.width) for g in graph}
         options = [w if g.name in scores else w[-1:] for w, g in zip(options, graph, strict=True)]
-    widths = uniform_widths(cost, options, cost.macs(decision.plan) / cost.full_macs)
-    return plan_of(graph, orders, widths)
+    aim = ceilings.aim.budget.kind
+    price = prices(problem.cost)("preserve_ratio") if aim == "percent" else ceilings.aim.price
+    most = price(np.array([graph.widths(decision.plan)]))
+
+    def fits(widths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        within: NDArray[np.bool_] = (price(widths) <= most) & np.all(
+            [limit.fits(widths) for limit in ceilings.beside], axis=0
+        )
+        return within
+
+    return plan_of(graph, orders, uniform_within(problem.cost.full_widths, options, fits))

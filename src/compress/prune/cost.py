@@ -90,6 +90,10 @@ class CostModel:
         """Input channels of the weight of every layer of the graph: (plans, groups) -> (plans, layers)."""
         return np.rint(self._in(self._batch(plans))).astype(np.int64)
 
+    def layer_outputs(self, plans: ArrayLike) -> NDArray[np.int64]:
+        """Output channels of the weight of every layer of the graph: (plans, groups) -> (plans, layers)."""
+        return np.rint(self._out(self._batch(plans))).astype(np.int64)
+
     @overload
     def params(self, plans: Plan) -> int: ...
     @overload

@@ -50,6 +50,17 @@ def foldable(model: nn.Module, tape: Tape) -> list[Pair]:
     return pairs
 
 
+def still_foldable(model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
+    """Those of the pairs of a network that can be folded in what became of it: a block may have lost all of its
+    channels, or a convolution have masks."""
+    modules = dict(model.named_modules())
+    return [
+        (conv, norm)
+        for conv, norm in pairs
+        if _plain(modules.get(conv, model), nn.Conv2d) and _plain(modules.get(norm, model), nn.BatchNorm2d)
+    ]
+
+
 def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is exactly torch's layer: not a subclass, no hooks, `forward` not patched."""
     return (

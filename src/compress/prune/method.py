@@ -14,8 +14,10 @@ from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
+from compress.prune.budget import Ceilings, Price, ceilings_of, prices
 from compress.prune.cost import CostModel
 from compress.prune.criteria.criterion import Criterion, Drawn, totals
+from compress.prune.latency.prediction import LatencyModel
 from compress.prune.order import channel_orders
 from compress.prune.scores import Scores
 from compress.prune.widths import Choices
@@ -58,12 +60,17 @@ class Problem:
     seed: int
     fresh: Callable[[], nn.Module] = _unavailable  # builds the network with new random weights
     scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
+    latency: Callable[[], LatencyModel] = _unavailable  # measured when it is first asked for
     criterion: Criterion | None = None  # of the run: which channels matter; None: the method's own
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
     # own, which no file of ours can rebuild: by the same or what its objective makes of it, and keeping it is up to
     # the method.
     train: Train = _unavailable
+
+    def ceilings(self, macs: Price | None = None) -> Ceilings:
+        """What the budget limits; `macs` counts multiply-adds by another counter than the cost model's."""
+        return ceilings_of(self.budget, self.cost.full_widths, prices(self.cost, macs, latency=self.latency))
 
     @property
     def sample(self) -> Drawn:
@@ -90,7 +97,7 @@ class Evidence:
     choices: Choices | None = None  # allowed widths of every group; None: any. The uniform control keeps to them
     refit: Callable[[Plan], Mapping[str, Tensor]] | None = None  # plan -> refitted weights; None: not refitted
     percent: float | None = None  # share removed as the method counts it, in [0, 1]; None: of all channels
-    rounding_step: float = 0.0  # largest change by a single step, in the unit of the budget (a share)
+    rounding_step: float = 0.0  # largest change of the budget's price by a single step, as a share of the dense one
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 `select` is where a budget becomes widths by scores. A budget in channels (`percent`) is a percentile, as in network
 slimming (Liu et al., ICCV 2017, arXiv:1708.06519, section 3): with the scores s of all groups in one pool of N,
 ascending, `threshold = s[int(N * p)]`, and channels strictly above it are kept (N - int(N * p) - 1 without ties). A
-budget in MACs removes channels in the same order, one step of an allowed width at a time, until the network fits. A
-larger budget never keeps fewer channels of a group.
+budget in any other unit removes channels in the same order, one step of an allowed width at a time, until the network
+fits; so do the limits that stand beside either. A larger budget never keeps fewer channels of a group.
 
 `scope: isomorphic` ranks within classes of groups of the same structure, each of which loses the same share, as
 scores of layers of different kinds do not compare (Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024,
@@ -13,7 +13,7 @@ or every residual stream of a network would be a class of its own.
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -28,7 +28,7 @@ from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
-from compress.prune.budget import preserve_ratio
+from compress.prune.budget import Ceiling, Ceilings, Price, alone, ceilings_of, prices
 from compress.prune.cost import CostModel
 from compress.prune.limits import Limits, free
 from compress.prune.method import Decision, Evidence, Problem
@@ -44,7 +44,7 @@ from compress.prune.scores import (
     most_first,
     producers,
 )
-from compress.prune.widths import Choices, all_choices, largest_count, reachable, uniform_widths
+from compress.prune.widths import Choices, all_choices, ends, largest_count, uniform_within
 from compress.schema.bounds import Count, Natural, Share
 from compress.schema.settings import Budget
 
@@ -87,16 +87,13 @@ class Selected:
 # -- checks before the run ---------------------------------------------------------------------------------------
 
 
-def check_reach(
-    how: Selection, graph: ChannelGraph, cost: CostModel | None, budget: Budget, scored: set[str]
-) -> None:
-    """Check that the budget is reachable when only the groups in `scored` lose channels. One in channels needs no
-    prices.
+def check_reach(how: Selection, graph: ChannelGraph, ceilings: Ceilings, scored: set[str]) -> None:
+    """Check that the budgets are reachable when only the groups in `scored` lose channels.
 
     Not checked for `percent` with a threshold: there it depends on the scores and on `on_empty`.
 
     Raises:
-        InputError: no group has scores, or the budget is out of reach; names what is reachable.
+        InputError: no group has scores, or a budget is out of reach; names what is reachable.
     """
     if scored and not (
         scored := {group.name for group in graph if group.name in scored and group.least < group.width}
@@ -116,27 +113,43 @@ def check_reach(
             f"{OWN}min_channels={how.min_channels}: must be below {widest}, the width of the widest group, "
             "or nothing can go"
         )
-    if budget.kind == "percent" and how.select == "threshold":
-        return
-    options = allowed_widths(how, graph, scored)
-    if budget.kind == "percent":
-        total = sum(group.width for group in graph if group.name in scored)
-        most = sum(g.width - int(widths[0]) for g, widths in zip(graph, options, strict=True)) / total
-        if budget.value > most:
-            raise SettingError(
-                f"{budget}: out of reach; with {_limits(how)} and {OWN}round_to="
-                f"{how.round_to} at most {math.floor(1e4 * most) / 1e4} of the {total} channels can go"
-            )
-        return
-    assert cost is not None
-    low, _ = reachable(cost, options)
-    target = preserve_ratio(budget, cost)
-    if target < low:
-        raise SettingError(
-            f"{budget}: out of reach; with {_limits(how)}, {OWN}round_to="
-            f"{how.round_to} and {OWN}coupled={how.coupled} at least {low:.4f} of the "
-            f"{cost.full_macs / 1e6:.4g} MMACs stay"
-        )
+    narrowest = ends(allowed_widths(how, graph, scored))[:1]
+    problems = []
+    for limit in (ceilings.aim, *ceilings.beside):
+        by_threshold = limit.budget.kind == "percent" and how.select == "threshold"
+        if not by_threshold and not limit.fits(narrowest)[0]:
+            problems.append(_out_of_reach(how, limit, float(limit.price(narrowest)[0])))
+    if problems:
+        raise SettingError(*problems)
+
+
+def check_problem(how: Selection, problem: Problem, scored: set[str]) -> None:
+    """`check_reach` of the budget of a run."""
+    ceilings = ceilings_for(problem.graph, problem.cost, problem.budget, scored, problem.latency)
+    check_reach(how, problem.graph, ceilings, scored)
+
+
+def _out_of_reach(how: Selection, limit: Ceiling, least: float) -> str:
+    settings = f"{alone(limit.budget)}: out of reach; with {_limits(how)}"
+    if limit.budget.kind == "percent":
+        return f"{settings} and {OWN}round_to={how.round_to} at most {limit.told(least, 'most')} can go"
+    return (
+        f"{settings}, {OWN}round_to={how.round_to} and {OWN}coupled={how.coupled} at least "
+        f"{limit.told(least, 'least')} stay"
+    )
+
+
+def ceilings_for(
+    graph: ChannelGraph,
+    cost: CostModel | None,
+    budget: Budget,
+    scored: Collection[str],
+    latency: Callable[[], Price] | None = None,
+) -> Ceilings:
+    """As `Problem.ceilings`, but shares of channels are of those with scores that may go. A budget in channels alone
+    needs no cost model."""
+    counted = [group.name in scored and group.least < group.width for group in graph]
+    return ceilings_of(budget, [group.width for group in graph], prices(cost, counted=counted, latency=latency))
 
 
 def allowed_widths(how: Selection, graph: ChannelGraph, scored: set[str]) -> Choices:
@@ -198,7 +211,8 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
     """
     graph, scores = problem.graph, free(problem.graph, scores)
-    selected = select(how, graph, problem.cost, problem.budget, scores)
+    ceilings = ceilings_for(graph, problem.cost, problem.budget, scores, problem.latency)
+    selected = select(how, graph, ceilings, scores)
     widths = zip(graph, graph.widths(selected.plan), strict=True)
     kept = sum(width for group, width in widths if group.name in scores)
     largest = _largest_share(how, graph, scores)
@@ -216,7 +230,7 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
         choices=selected.options,
         refit=refit,
         percent=1 - kept / own["channels"],
-        rounding_step=_rounding_step(how, problem, selected.options, scores),
+        rounding_step=_rounding_step(how, ceilings.aim, graph, selected.options, scores),
     )
     return Decision(
         selected.plan,
@@ -228,20 +242,20 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
     )
 
 
-def select(how: Selection, graph: ChannelGraph, cost: CostModel | None, budget: Budget, scores: Scores) -> Selected:
-    """The plan of a budget by these scores alone; the weights of the network are not read.
+def select(how: Selection, graph: ChannelGraph, ceilings: Ceilings, scores: Scores) -> Selected:
+    """The plan of a budget by these scores alone; the weights of the network are not read. `ceilings` are those of
+    `ceilings_for`.
 
     Raises:
         InputError: a layer would lose all channels and `on_empty` is error, or a threshold among equal scores.
     """
     scores = free(graph, scores)
     options = allowed_widths(how, graph, set(scores))
+    budget = ceilings.aim.budget
     if budget.kind == "percent":
-        widths, thresholds, emptied = _widths_for_channels(how, graph, scores, options, budget.value)
+        widths, thresholds, emptied = _widths_for_channels(how, graph, scores, options, ceilings)
     else:
-        assert cost is not None
-        target = preserve_ratio(budget, cost)
-        widths = _widths_for_macs(how, graph, cost, scores, options, target)
+        widths = _widths_within(how, graph, scores, options, ceilings)
         removed = _largest_removed(graph, scores, widths)
         most = max(removed.values(), default=0.0)
         if how.select == "threshold" and how.scope == "global":
@@ -276,9 +290,32 @@ def _refit(how: Selection, problem: Problem) -> Callable[[Plan], Mapping[str, Te
     return lambda plan: refitted(model, graph, moments, plan)
 
 
+Chosen = tuple[list[int], dict[str, float], list[str]]  # widths, thresholds (one, or by group), emptied groups
+
+
 def _widths_for_channels(
+    how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, ceilings: Ceilings
+) -> Chosen:
+    """For a share of channels that goes; as much more of them as the limits beside it ask for."""
+    total = sum(map(len, scores.values()))
+
+    def fits(chosen: Chosen) -> bool:
+        return all(limit.fits(chosen[0])[0] for limit in ceilings.beside)
+
+    chosen = _widths_for_share(how, graph, scores, options, ceilings.aim.budget.value)
+    if fits(chosen):
+        return chosen
+    asked = int(total * ceilings.aim.budget.value)
+
+    def with_more(count: int) -> Chosen:
+        return _widths_for_share(how, graph, scores, options, min(asked + count + 0.5, total - 0.5) / total)
+
+    return with_more(1 + largest_count(total - asked - 1, lambda count: not fits(with_more(count))))
+
+
+def _widths_for_share(
     how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, removed_share: float
-) -> tuple[list[int], dict[str, float], list[str]]:
+) -> Chosen:
     """Widths, thresholds (one, or one per group) and the groups that the scores alone would empty."""
     wanted: dict[str, int] = {}
     thresholds: dict[str, float] = {}
@@ -300,25 +337,24 @@ def _widths_for_channels(
     return widths, thresholds, emptied
 
 
-def _widths_for_macs(
-    how: Selection, graph: ChannelGraph, cost: CostModel, scores: Scores, options: Choices, target: float
+def _widths_within(
+    how: Selection, graph: ChannelGraph, scores: Scores, options: Choices, ceilings: Ceilings
 ) -> list[int]:
     if how.scope == "layer":
-        return list(uniform_widths(cost, options, target))
-    limit = target * cost.full_macs
-    return _narrowed(how, graph, scores, options, lambda widths: int(cost.macs(widths)[0]) > limit, one_more=True)
+        return list(uniform_within([group.width for group in graph], options, ceilings.fits))
+    return _narrowed(how, graph, scores, options, lambda widths: not ceilings.fits(widths)[0], one_more=True)
 
 
-def _rounding_step(how: Selection, problem: Problem, options: Choices, scores: Scores) -> float:
-    """The largest change by a single step, in the unit of the budget: a share of channels, or of MACs."""
+def _rounding_step(how: Selection, aim: Ceiling, graph: ChannelGraph, options: Choices, scores: Scores) -> float:
+    """The largest change by a single step, as a share: of channels with scores, or of the dense network's price."""
     gaps = [int(np.diff(widths).max(initial=0)) for widths in options]
-    if problem.budget.kind == "percent":
+    if aim.budget.kind == "percent":
         channels = sum(map(len, scores.values()))
         at_once = how.scope == "layer" or (how.scope == "isomorphic" and how.select == "threshold")
         return (sum(gaps) if at_once else max(gaps)) / channels
-    full = problem.cost.full_widths
+    full = np.array([group.width for group in graph])
     narrower = np.stack([full] * len(full)) - np.diag(gaps)
-    return float((problem.cost.full_macs - problem.cost.macs(narrower)).max()) / problem.cost.full_macs
+    return float((aim.full - aim.price(narrower)).max()) / aim.full
 
 
 def _warnings(

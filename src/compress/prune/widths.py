@@ -1,9 +1,9 @@
 """Allowed widths of groups (multiples for fast kernels, never zero), and the uniform widths of a budget.
 
-Where a budget becomes widths without scores: `uniform_widths`. (By scores of channels: `selection.select`.) Rounding
+Where a budget becomes widths without scores: `uniform_within`. (By scores of channels: `selection.select`.) Rounding
 is part of the search for the budget, not done afterwards: the steps from each allowed width of each group to the next
-are sorted into one list, and the widths are those after the longest prefix of it whose MACs fit the budget. So a
-larger budget never gives a narrower group, and the unused MACs are fewer than one step costs.
+are sorted into one list, and the widths are those after the longest prefix of it that fits the budget. So a
+larger budget never gives a narrower group, and what is left of it is less than one step costs.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from compress.graph.types import ChannelGraph, ChannelGroup
 from compress.prune.cost import CostModel
@@ -41,23 +41,32 @@ def all_choices(graph: ChannelGraph, round_to: int, lowest: float = 0.0, highest
     return [choices(group, round_to, lowest, highest) for group in graph.groups]
 
 
+def ends(options: Choices) -> NDArray[np.int64]:
+    """The narrowest and the widest widths: (2, groups)."""
+    return np.array([[widths[at] for widths in options] for at in (0, -1)], dtype=np.int64)
+
+
 def reachable(cost: CostModel, options: Choices) -> tuple[float, float]:
     """Smallest and largest share of the dense MACs that these widths allow."""
-    ends = np.array([[widths[0] for widths in options], [widths[-1] for widths in options]])
-    low, high = cost.macs(ends) / cost.full_macs
+    low, high = cost.macs(ends(options)) / cost.full_macs
     return float(low), float(high)
 
 
 def uniform_widths(cost: CostModel, options: Choices, target: float) -> tuple[int, ...]:
-    """One width per group, all as close to one common share as the allowed widths permit: the largest such widths
-    whose MACs are at most `target` (a share) of the dense ones.
+    """`uniform_within` of a share of the dense MACs, the smallest of which gives the narrowest widths."""
+    return uniform_within(cost.full_widths, options, lambda widths: cost.macs(widths) <= target * cost.full_macs)
 
-    Monotone: a larger target narrows no group. A target below the reachable share gives the narrowest widths.
+
+def uniform_within(
+    full_widths: ArrayLike, options: Choices, fits: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+) -> tuple[int, ...]:
+    """One width per group, all as close to one common share as the allowed widths permit: the largest such widths
+    that fit; (n, groups) -> (n,). The narrowest ones where nothing does.
+
+    Monotone: where more fits, no group is narrower.
     """
-    full = cost.full_widths.tolist()
-    taken = largest_prefix(
-        options, full, lambda taken: cost.macs(_taken(options, taken))[0] <= target * cost.full_macs
-    )
+    full = np.asarray(full_widths).tolist()
+    taken = largest_prefix(options, full, lambda taken: bool(fits(_taken(options, taken)[None])[0]))
     return tuple(_taken(options, taken).tolist())
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,9 +17,12 @@ from compress.graph.plan import Plan
 from compress.io.paths import MODEL
 from compress.io.seeds import derive_seed
 from compress.models.spec import ModelSpec
+from compress.models.unchanged import random_numbers_kept
 from compress.parallel.collectives import ALONE, Team
 from compress.prune.controls import Control
 from compress.prune.cost import cost_model
+from compress.prune.latency.prediction import LatencyModel, latency_model
+from compress.prune.latency.runtime import Where
 from compress.prune.limits import NO_LIMITS, Limits, channel_limits, limited
 from compress.prune.method import Method, Problem, Train, criterion_of
 from compress.prune.saved_network import load_network
@@ -57,6 +61,7 @@ class Job:
     force: frozenset[str]
     asked: Mapping[str, Any]  # settings of model, method, ... as written in the config, for cache keys and records
     keys: Keys
+    where: Where  # what latencies are measured in
     devices: int = 1  # world size of its trainings
 
 
@@ -104,12 +109,16 @@ class RunState:
     def learned(self) -> Path | None:
         return self.done.get("sparsify")
 
+    @property
+    def timing(self) -> "Timing":
+        return Timing(self.job.where, self.job.evaluate.latency_seconds, self.scores)
+
     def problem(self, train: Train | None = None) -> Problem:
         """The input of a method; `train` trains the full-width network, or one of the method's own."""
         job = self.job
         model = self.uncut().to(job.device)
         problem = make_problem(
-            model, job.data, job.budget, job.device, job.seed, self.fresh, channel_limits(job.method)
+            model, job.data, job.budget, job.device, job.seed, self.fresh, channel_limits(job.method), self.timing
         )
         return replace(
             problem,
@@ -117,6 +126,14 @@ class RunState:
             criterion=criterion_of(job.method),
             train=problem.train if train is None else train,
         )
+
+
+class Timing(NamedTuple):
+    """How a latency becomes known."""
+
+    where: Where
+    seconds: float  # of measuring each network
+    folder: Path | None  # where times are kept
 
 
 def make_problem(
@@ -127,10 +144,22 @@ def make_problem(
     seed: int,
     fresh: Callable[[], nn.Module],
     limits: Limits = NO_LIMITS,
+    timing: Timing | None = None,
 ) -> Problem:
     """
     Raises:
         SettingError: limits that name no layer, or leave nothing to cut.
     """
     graph = limited(channel_graph(model, data.shape), limits)
-    return Problem(model, graph, cost_model(model, graph, data.shape), data, budget, device, seed, fresh)
+    cost = cost_model(model, graph, data.shape)
+    problem = Problem(model, graph, cost, data, budget, device, seed, fresh)
+    if timing is None:
+        return problem
+
+    @cache
+    def latency() -> LatencyModel:
+        with random_numbers_kept():
+            network = fresh().to(device)
+        return latency_model(network, graph, cost, data.shape, timing.where, timing.folder, timing.seconds)
+
+    return replace(problem, latency=latency)

@@ -21,6 +21,7 @@ from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read
 from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights
+from compress.measure.latency import device_name
 from compress.parallel.collectives import Team
 from compress.parallel.helper_processes import Crew
 from compress.prune.controls import Control
@@ -30,7 +31,6 @@ from compress.report.table.results import results_table
 from compress.run.expected import check_expected
 from compress.run.job import Job, RunState
 from compress.run.stages import STAGES
-from compress.run.stages.evaluate import device_name
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import network_settings, teacher_job
 from compress.run.store import Finished, Store, stage_key

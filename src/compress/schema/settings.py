@@ -4,7 +4,7 @@ conf/.
 The settings of config groups (dataset, model, method, ...) are the parameters of the callables that they name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
@@ -80,7 +80,19 @@ class EvalSettings:
     batch_size: Count
     latency_seconds: Annotated[float, Bound(gt=0, most=3600)]  # spent on measuring, per network
     latency_threads: Threads
+    latency_batch: Annotated[int, Bound(ge=1, most=65_536)]  # images per pass
     onnx: bool
+
+
+Runtime = Literal["torch", "onnxruntime"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """What latencies are measured in, and how well they have to be predicted for a budget."""
+
+    runtime: Runtime
+    accept: bool  # a prediction worse than 5 % (median) or 10 % (worst)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +115,9 @@ class RunSettings:
     preserve_ratio: Share | None  # kept share of MACs
     percent: Fraction | None  # removed share of channels, or of weights
     flops_limit: Positive | None  # MMACs
+    params_limit: Positive | None  # millions of parameters
+    latency_limit: Positive | None  # ms
+    latency: LatencySettings
     pretrain: Recipe
     finetune: FinetuneRecipe
     eval: EvalSettings
@@ -117,7 +132,8 @@ RECIPE_KEYS = frozenset(field.name for field in fields(Recipe)) - set(OUTSIDE_RE
 
 
 # Settings that older runs lack, with the values that mean the same as their absence: root keys, and those of methods.
-ADDED_LATER = {"devices": 1, "search": None, "scorer": None, "criterion": None}
+ADDED_LATER: dict[str, Any] = {"devices": 1, "search": None, "scorer": None, "criterion": None, "params_limit": None}
+ADDED_LATER |= {"latency_limit": None, "latency": {"runtime": "torch", "accept": False}}
 ADDED_TO_METHODS = {"criterion": None, "protect": 1.0}
 
 
@@ -131,22 +147,38 @@ def of_results(settings: Any) -> Any:
     return {key: of_results(value) for key, value in settings.items() if key not in outside}
 
 
-BudgetKind = Literal["preserve_ratio", "percent", "flops_limit"]
-BUDGETS: tuple[BudgetKind, ...] = ("preserve_ratio", "percent", "flops_limit")
+BudgetKind = Literal["preserve_ratio", "percent", "flops_limit", "params_limit", "latency_limit"]
+BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
+BUDGET_UNITS: Mapping[BudgetKind, str] = {
+    "flops_limit": "MMACs", "params_limit": "M parameters", "latency_limit": "ms",
+}  # others are shares  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How small the network has to become: one of the three root keys, and its value in that key's unit."""
+    """How small the network has to become: the root key that is the aim, its value in that key's unit, and the other
+    keys that are given, which are upper limits."""
 
     kind: BudgetKind
     value: float
     is_default: bool = False  # of the method, as the user set none
+    beside: tuple["Budget", ...] = ()
 
-    def to_json(self) -> dict[str, str | float]:
-        return {"kind": self.kind, "value": self.value}
+    def to_json(self) -> dict[str, Any]:
+        others = {"beside": {each.kind: each.value for each in self.beside}} if self.beside else {}
+        return {"kind": self.kind, "value": self.value, **others}
 
     def __str__(self) -> str:
-        unit = " MMACs" if self.kind == "flops_limit" else ""
+        unit = f" {BUDGET_UNITS[self.kind]}" if self.kind in BUDGET_UNITS else ""
         short = f"{self.value:g}"
-        return f"{self.kind}={short if float(short) == self.value else self.value}{unit}"
+        told = f"{self.kind}={short if float(short) == self.value else self.value}{unit}"
+        return " beside ".join([told, " and ".join(map(str, self.beside))]) if self.beside else told
+
+
+def budget_of(given: Mapping[str, float], takes: Sequence[BudgetKind] = BUDGETS, is_default: bool = False) -> Budget:
+    """The budget of the values that are given, by kind: the aim is the first of `BUDGETS` that the method takes, or
+    the first at all where it takes none of them; the others stand beside it."""
+    kinds = [kind for kind in BUDGETS if kind in given]
+    aim = next((kind for kind in kinds if kind in takes), kinds[0])
+    beside = tuple(Budget(kind, float(given[kind])) for kind in kinds if kind != aim)
+    return Budget(aim, float(given[aim]), is_default, beside)

@@ -12,11 +12,12 @@ from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
+from compress.prune.budget import Price
 from compress.prune.counters import Counter, counted_price
 from compress.prune.method import Decision, Evidence, Problem
-from compress.prune.widths import Choices, rounding_step
+from compress.prune.widths import Choices
 from compress.search.candidates import Candidate, Candidates, all_tie
-from compress.search.feasible import Feasible, Price, feasible, kept_channels
+from compress.search.feasible import Feasible, feasible
 from compress.search.scorers.scorer import Scorer
 from compress.search.space import WidthSpace
 
@@ -89,8 +90,7 @@ def decision_of(
     others = {"candidates": [told(one, feasible, prices) for one in listed]} if listed else {}
     own = {**own, **told(chosen, feasible, prices), "groups": list(feasible.space.groups), **others}
     choices = group_choices(feasible.space)
-    price = kept_channels if problem.budget.kind == "percent" else problem.cost.macs
-    step = rounding_step(price, choices, chosen.widths) / float(price(problem.cost.full_widths[None])[0])
+    step = problem.ceilings().aim.step(choices, chosen.widths)
     evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
     return Decision(plan, weights, own=own, warnings=warnings, evidence=evidence)
 
@@ -114,8 +114,8 @@ def group_choices(space: WidthSpace) -> Choices:
 
 
 def within_budget(problem: Problem, space: WidthSpace, counter: Counter, band: float | None) -> Feasible:
-    """What the budget, counted by `counter`, allows of `space`; as `feasible`, which says what it raises."""
-    return feasible(space, problem.budget, problem.graph, price_of(problem, counter), band)
+    """What the budget, its MACs counted by `counter`, allows of `space`; as `feasible`, which says what it raises."""
+    return feasible(space, problem.ceilings(price_of(problem, counter)), band)
 
 
 def price_of(problem: Problem, counter: Counter) -> Price:

@@ -14,7 +14,7 @@ preference is at least as wide.
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.search.feasible import Price
+from compress.prune.budget import Price
 from compress.search.space import Genes, WidthSpace
 
 Preferences = NDArray[np.float64]  # (n, places), or (places,): log of the wished share, up to a constant

@@ -8,28 +8,32 @@ times as many steps as there are free places no trace of the start is left (test
 with exact draws). Each chain gives one gene, so the genes are independent. What no change of two places can reach
 without leaving the budget is never drawn: that takes a band narrower than the steps of the widths.
 
-The price is quadratic in the widths and does not fall when a group gets wider. So for one width of the first group
-those of the second that fit are neighbours, and two bisections find them, for all chains at once. Nothing is priced
-on the way: the coefficients of the price, found once, tell what a pair costs.
+The price does not fall when a group gets wider. So for one width of the first group those of the second that fit are
+neighbours, and two bisections find them, for all chains at once. Where the price is quadratic in the widths, as MACs
+and parameters are, nothing is priced on the way: its coefficients, found once, tell what a pair costs. Of several
+limits each has its own, and the tightest one counts.
 
 Related: Geman and Geman, "Stochastic Relaxation, Gibbs Distributions, and the Bayesian Restoration of Images", IEEE
 TPAMI 6 (1984). The published search (Liu et al., "MetaPruning", ICCV 2019, arXiv:1903.10258) draws again until a gene
 fits, which at its tightest limits takes a billion draws.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.search.feasible import AT_ONCE, Feasible, Price
-from compress.search.space import Genes
+from compress.prune.budget import Price, Tightest
+from compress.search.feasible import AT_ONCE, Feasible
+from compress.search.space import Genes, WidthSpace
 
 PROBES = (1_000, 10_000, 100_000)  # random genes that decide how to draw; few will do where many fit
 SHARE = 1e-3  # of them that must fit for rejection
 LISTED = 100_000  # spaces of at most so many genes are listed
 SWEEPS = 10  # steps of a Gibbs chain per free place
+EXAMPLES = 8  # random genes on which it is tried whether a price is quadratic
 CELLS = 1 << 20  # chains at once times options of a place: bounds the memory
 
 Floats = NDArray[np.float64]
@@ -91,16 +95,16 @@ def chained(feasible: Feasible, count: int, generator: np.random.Generator, swee
     start = feasible.uniform()
     if not feasible.holds(start).all():
         raise _nothing(feasible)
-    space, places = feasible.space, list(feasible.space.places)
-    examples = space.chosen(np.stack([start, space.widest, space.narrowest])).astype(np.float64)
-    price = quadratic(lambda chosen: feasible.price(chosen[:, places]), examples)
+    space = feasible.space
+    limits = feasible.price.prices if isinstance(feasible.price, Tightest) else (feasible.price,)
+    made = [_maker(space, price, start) for price in limits]
     at_once = max(1, CELLS // int(space.sizes.max()))
     parts = [
-        _chains(feasible, price, start, min(at_once, count - first), sweeps * len(free), free, generator)
+        _chains(feasible, made, start, min(at_once, count - first), sweeps * len(free), free, generator)
         for first in range(0, count, at_once)
     ]
     genes = np.concatenate(parts) if parts else space.random(0, generator)
-    assert feasible.holds(genes).all(), "the price is quadratic in the widths"
+    assert feasible.holds(genes).all(), "a price does not fall when a group gets wider"
     return genes
 
 
@@ -125,9 +129,9 @@ class Quadratic:
         return total
 
 
-def quadratic(price: Price, examples: Floats) -> Quadratic:
+def quadratic(price: Price, examples: Floats) -> Quadratic | None:
     """The coefficients of a price from its values at few widths: `price` maps (n, places) to (n,), and `examples`
-    (n, places) are where the result is compared with it."""
+    (n, places) are where the result is compared with it. None: it is not quadratic."""
     places = examples.shape[1]
     unit = np.eye(places)
     none, one, two = (price(scale * unit) for scale in (0, 1, 2))
@@ -139,40 +143,114 @@ def quadratic(price: Price, examples: Floats) -> Quadratic:
         both = price(unit[at[0]] + unit[at[1]])
         square[at] = square[at[::-1]] = (both - one[at[0]] - one[at[1]] + constant) / 2
     found = Quadratic(float(constant), one - constant - np.diag(square), square)
-    assert np.allclose(found(examples), price(examples), rtol=1e-12), "the price is quadratic in the widths"
-    return found
+    return found if np.allclose(found(examples), price(examples), rtol=1e-12) else None
 
 
 # -- Gibbs sampling --------------------------------------------------------------------------------------------------
 
 
+PairPrice = Callable[[Floats, Floats], Floats]  # of two widths of every chain: (chains,) or (chains, n) -> the same
+
+
+class _Priced(Protocol):
+    """One price of all chains, which move."""
+
+    def pair(self, i: int, j: int) -> PairPrice:
+        """Every chain's price as a function of its widths at two places."""
+
+    def move(self, at: int, widths: Floats) -> None:
+        """Every chain gets another width (chains,) at one place."""
+
+
 def _chains(
     feasible: Feasible,
-    price: Quadratic,
+    made: Sequence[Callable[[Floats], _Priced]],
     start: Genes,
     count: int,
     steps: int,
     free: Ints,
     generator: np.random.Generator,
 ) -> Genes:
-    """The ends of `count` chains from one start: (count, places)."""
+    """The ends of `count` chains from one start: (count, places). `made` are the prices of widths (count, places)."""
     options = feasible.space.options
     genes = np.tile(start, (count, 1))
-    widths = feasible.space.chosen(genes).astype(np.float64)
-    slopes = widths @ price.square  # (count, places): half of the derivative of the quadratic part
-    spent = price(widths)
+    limits = [make(feasible.space.chosen(genes).astype(np.float64)) for make in made]
     for _ in range(steps):
         i, j = generator.choice(free, 2, replace=False)
         if len(options[i]) > len(options[j]):
             i, j = j, i  # fewer bisections
-        pair = _pair(price, widths, slopes, spent, i, j)
-        genes[:, i], genes[:, j] = _draw_pair(pair, options[i], options[j], feasible.low, feasible.high, generator)
+        pair = _tightest(feasible.price, [limit.pair(i, j) for limit in limits])
+        genes[:, i], genes[:, j] = _draw_pair(
+            count, pair, options[i], options[j], feasible.low, feasible.high, generator
+        )
         for at in (i, j):
-            new = options[at][genes[:, at]].astype(np.float64)
-            slopes += np.outer(new - widths[:, at], price.square[at])
-            widths[:, at] = new
-        spent = pair(widths[:, i], widths[:, j])
+            for limit in limits:
+                limit.move(at, options[at][genes[:, at]].astype(np.float64))
     return genes
+
+
+def _tightest(price: Price, pairs: Sequence[PairPrice]) -> PairPrice:
+    if not isinstance(price, Tightest):
+        return pairs[0]
+    return lambda a, b: price.of([pair(a, b) for pair in pairs])
+
+
+def _maker(space: WidthSpace, price: Price, start: Genes) -> Callable[[Floats], _Priced]:
+    """From widths of places (chains, places) to their price, by coefficients where it has some."""
+
+    def of_places(chosen: NDArray[Any]) -> Floats:
+        return price(chosen[:, list(space.places)])
+
+    few = space.random(EXAMPLES, np.random.default_rng(0))
+    examples = space.chosen(np.concatenate([few, [start, space.widest, space.narrowest]]))
+    found = quadratic(of_places, examples.astype(np.float64))
+    if found is None:
+        return lambda widths: _AnyPrice(of_places, widths)
+    return lambda widths: _QuadraticPrice(found, widths)
+
+
+class _AnyPrice:
+    """Asked anew for every pair of widths of every chain."""
+
+    def __init__(self, price: Price, widths: Floats) -> None:
+        self._price, self._widths = price, widths
+
+    def pair(self, i: int, j: int) -> PairPrice:
+        def price(a: Floats, b: Floats) -> Floats:
+            each = a[0].size
+            found = np.empty(a.size)
+            chains = max(1, AT_ONCE // each)  # in bounded memory
+            for first in range(0, len(a), chains):
+                rows = slice(first, first + chains)
+                widths = np.repeat(self._widths[rows], each, axis=0).astype(np.int64)
+                widths[:, i], widths[:, j] = a[rows].ravel(), b[rows].ravel()
+                found[first * each : first * each + len(widths)] = self._price(widths)
+            return found.reshape(a.shape)
+
+        return price
+
+    def move(self, at: int, widths: Floats) -> None:
+        self._widths[:, at] = widths
+
+
+class _QuadraticPrice:
+    """By coefficients, and the half of the derivative of the quadratic part at every chain."""
+
+    def __init__(self, price: Quadratic, widths: Floats) -> None:
+        self._price, self._widths = price, widths
+        self._slopes = widths @ price.square  # (chains, places)
+        self._spent = price(widths)
+
+    def pair(self, i: int, j: int) -> "_Pair":
+        return _pair(self._price, self._widths, self._slopes, self._spent, i, j)
+
+    def move(self, at: int, widths: Floats) -> None:
+        price, change = self._price, widths - self._widths[:, at]
+        self._spent = self._spent + change * (
+            price.linear[at] + 2 * self._slopes[:, at] + change * price.square[at, at]
+        )
+        self._slopes += np.outer(change, price.square[at])
+        self._widths[:, at] = widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,14 +280,13 @@ def _pair(price: Quadratic, widths: Floats, slopes: Floats, spent: Floats, i: in
 
 
 def _draw_pair(
-    price: _Pair, first: Ints, second: Ints, low: float, high: float, generator: np.random.Generator
+    chains: int, price: PairPrice, first: Ints, second: Ints, low: float, high: float, generator: np.random.Generator
 ) -> tuple[Ints, Ints]:
     """Options of the two places, uniform over all pairs within the budget: two of (chains,).
 
     `first` and `second` are the widths of their options. For option a of the first place those of the second that fit
     are `begin[a]` to `end[a]`, exclusive.
     """
-    chains = len(price.c0)
     a = np.broadcast_to(first.astype(np.float64), (chains, len(first)))
     wide = second.astype(np.float64)
     end = _count_below(lambda at: price(a, wide[at]) <= high, a.shape, len(second))

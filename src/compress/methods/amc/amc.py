@@ -8,7 +8,7 @@ are one class: with `targets` it is camc, without them amc.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 from compress.agents.ddpg import DDPGSettings
 from compress.agents.preferences import PreferenceSettings
 from compress.errors import OWN, InputError, SettingError, settings_under
-from compress.graph.types import ChannelGraph
 from compress.io.files import JSON, digest_of, hash_of
 from compress.io.paths import AGENT
 from compress.io.stage_folder import StageFolder
@@ -32,14 +31,14 @@ from compress.methods.amc.agent_file import (
 )
 from compress.methods.amc.agent_rule import AgentRule, Kind, Strategy, Wanted
 from compress.methods.amc.by_projection import Projected, Training
-from compress.methods.amc.by_walls import Walls, nearest_share
+from compress.methods.amc.by_walls import Walls
 from compress.methods.amc.plots import plots
-from compress.prune.budget import preserve_ratio, removed_share
+from compress.prune.budget import alone
 from compress.prune.cost import CostModel
 from compress.prune.criteria.criterion import Criterion
 from compress.prune.limits import Limits, told
 from compress.prune.method import Decision, Evidence, Problem, Traits
-from compress.prune.widths import all_choices, reachable, uniform_widths
+from compress.prune.widths import all_choices, reachable, uniform_widths, uniform_within
 from compress.schema.bounds import Count, Natural, NonNegative, Share
 from compress.schema.settings import Budget
 from compress.search.agent.action_bounds import ActionBounds, BudgetMode, PublishedBounds, RoundedBounds, bias_macs
@@ -182,28 +181,22 @@ class Amc(Limits):
                         f"{OWN}strategy: keeps {width} channels of {group.name}; {told(self)}: at least {group.least}"
                     )
             own = Budget("preserve_ratio", float(cost.macs(widths)[0] / cost.full_macs))
-            if budget.kind == "flops_limit":
-                preserve_ratio(budget, cost)  # refuses a limit above what the dense network needs
             return own if budget.is_default else budget
         saved = self._read_agent()
         if saved is not None:
             check_network(f"{OWN}agent={self.agent}", saved, graph)
         options = all_choices(graph, self.round_to, self.lbound, self.rbound)
         reach = reachable(cost, options)
+        aim = problem.ceilings().aim
         targets = {f"{OWN}targets={target:g}": target for target in self.targets or ()}
-        if budget.kind != "percent":
-            targets[str(budget)] = preserve_ratio(budget, cost)
+        if aim.is_of_macs and aim.asked <= aim.full:
+            targets[str(alone(budget))] = aim.share
         for name, target in targets.items():
             check_target(name, target, reach)
             self._check_target(name, target, cost)
-        least, most = (_removed([int(widths[end]) for widths in options], cost) for end in (-1, 0))
-        if budget.kind == "percent" and not least <= budget.value <= most:
-            raise SettingError(
-                f"{budget}: out of reach; with {OWN}lbound, {OWN}rbound and {OWN}round_to as they are between "
-                f"{least:.3f} and {most:.3f} of the channels can go"
-            )
-        if budget.kind == "percent":
-            share = self._share_of(budget, graph, cost)
+        self.within(problem)  # refuses what is out of reach in any unit
+        share = self._share_of(problem)
+        if share not in targets.values():
             self._check_target(f"{budget} comes to about {share:.4f} of the MACs", share, cost)
         return budget
 
@@ -265,7 +258,7 @@ class Amc(Limits):
         }
 
     def _targets(self, problem: Problem) -> list[float]:
-        return self.targets or [self._share_of(problem.budget, problem.graph, problem.cost)]
+        return self.targets or [self._share_of(problem)]
 
     def _ready(self, problem: Problem) -> tuple[RefitScorer, ChannelEnv]:
         """The network calibrated and scored, and the environment under the rules that are set."""
@@ -297,22 +290,24 @@ class Amc(Limits):
     def _agent(self, problem: Problem, env: ChannelEnv) -> AgentRule:
         targets, seed = self._targets(problem), problem.seed
         if self.agent_rule == WALLS:
-            return Walls(env, problem.cost, problem.budget, targets, self.search, self.ddpg, seed)
+            return Walls(env, problem.ceilings(), targets, self.search, self.ddpg, seed)
         space = multiples_space(problem.graph, self.round_to, self.lbound, self.rbound)
-        allowed = partial(feasible, space, problem.budget, problem.graph, env.price)
+        allowed = partial(feasible, space, problem.ceilings())
         features = scaled(raw_features(problem.model, problem.graph), constant="zero")
-        training = Training(targets, self.search.episodes, self.search.uniform_first)
+        training = Training(targets, self.search.episodes, self.search.uniform_first, for_budget=self.targets is None)
         return Projected(
             env, space, allowed, features, self.target_encoding, training, self.projected, self.policy, seed
         )
 
-    def _share_of(self, budget: Budget, graph: ChannelGraph, cost: CostModel) -> float:
-        """The target share of MACs of a budget; of a share of channels: where uniform widths remove that many."""
-        if budget.kind != "percent":
-            return preserve_ratio(budget, cost)
-        options = all_choices(graph, self.round_to, self.lbound, self.rbound)
-        uniform = partial(uniform_widths, cost, options)
-        return nearest_share(uniform, cost, budget.value, reachable(cost, options))[0]
+    def _share_of(self, problem: Problem) -> float:
+        """The target share of MACs of a budget: its own, if it limits MACs and nothing beside it binds; else that of
+        the uniform widths within all limits."""
+        ceilings, cost = problem.ceilings(), problem.cost
+        options = all_choices(problem.graph, self.round_to, self.lbound, self.rbound)
+        aim = ceilings.aim
+        if aim.is_of_macs and ceilings.fits(uniform_widths(cost, options, aim.share))[0]:
+            return aim.share
+        return float(cost.macs(uniform_within(cost.full_widths, options, ceilings.fits))[0] / cost.full_macs)
 
     # -- prune -------------------------------------------------------------------------------------------------
 
@@ -326,8 +321,8 @@ class Amc(Limits):
             candidates = [
                 (name, env.scored(widths, target)) for name, widths, target in self._candidates(problem, env, learned)
             ]
-        # rewards are comparable at one target only; candidates for a share of channels differ in their targets
-        criterion = self.acc_metric if problem.budget.kind == "percent" else "reward"
+        # rewards are comparable at one target only
+        criterion = "reward" if len({outcome["target"] for _, outcome in candidates}) == 1 else self.acc_metric
         source, outcome = max(candidates, key=lambda named: named[1][criterion])
         log.info(
             "prune: %s by the strategy '%s': %.4f of the MACs, held-out %s %.2f %% before fine-tuning",
@@ -342,7 +337,8 @@ class Amc(Limits):
             "evaluations": len({other["widths"] for _, other in candidates}),
         }
         choices = env.choices if given_strategy is None else None  # a given one need not keep to round_to
-        evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=env.rounding_step(outcome["widths"]))
+        step = problem.ceilings().aim.step(env.choices, outcome["widths"])
+        evidence = Evidence(choices=choices, refit=scorer.refit, rounding_step=step)
         return Decision(plan, weights, own=own, evidence=evidence)
 
     def _candidates(self, problem: Problem, env: ChannelEnv, learned: Path) -> Iterator[tuple[str, Strategy, float]]:
@@ -352,16 +348,12 @@ class Amc(Limits):
         agent = self._agent(problem, env)
         agent.load(saved, str(learned))
         wanted = Wanted(self.candidates, self.rollouts, self.rollout_sigma, is_foreign=self.agent is not None)
-        share = self._share_of(problem.budget, problem.graph, problem.cost)
+        share = self._share_of(problem)
         return agent.candidates(wanted, saved["best"], share)
 
 
 CANDIDATE = ("ratio", "top1", "top5", "reward")  # figures in plan.json of every candidate
 CONSTANT = "the policy has become a constant: at every target its own answer is that of {}"
-
-
-def _removed(widths: Sequence[int], cost: CostModel) -> float:
-    return removed_share(widths, cost.full_widths.tolist())
 
 
 def _report(problem: Problem, outcome: JSON) -> JSON:

@@ -36,6 +36,7 @@ class Training:
     targets: Sequence[float]
     episodes: int
     uniform_first: bool
+    for_budget: bool  # one target, that of the run's budget: the agent trains within the budget itself
 
 
 class Projected:
@@ -63,9 +64,10 @@ class Projected:
         self._data: JSON = {}
 
     def train(self, work: StageFolder) -> dict[float, JSON]:
-        training, by_macs = self._training, Projection(self._space, self._env.price)
+        training = self._training
+        projections = [self._projection(target) for target in training.targets]
         search = ProjectedSearch(
-            self._env, by_macs, self._policy, training.targets, self._encoding, self._settings, self._seed
+            self._env, projections, self._policy, training.targets, self._encoding, self._settings, self._seed
         )
         best = search.run(training.episodes, training.uniform_first, work)
         self._data = search.data()
@@ -79,8 +81,17 @@ class Projected:
         self._data = saved["scored"]
 
     def answer(self, target: float) -> Strategy:
-        by_macs = Projection(self._space, self._env.price)
-        return by_macs.one(self._policy.preferences(told(self._encoding, target)), target * self._env.full_macs)
+        return self._projection(target).one(self._policy.preferences(told(self._encoding, target)))
+
+    def _projection(self, target: float) -> Projection:
+        """On a share of MACs, or on the run's own budget where the agent is trained for it alone."""
+        if self._training.for_budget:
+            return self._on_budget()
+        return Projection(self._space, self._env.price, target * self._env.full_macs)
+
+    def _on_budget(self) -> Projection:
+        allowed = self._allowed()
+        return Projection(allowed.space, allowed.price, allowed.high)
 
     def constant(self, target: float) -> Strategy:
         return self._env.uniform_widths(target)
@@ -93,29 +104,31 @@ class Projected:
             yield name, strategy, share
 
     def _strategies(self, wanted: Wanted, seen: Mapping[float, JSON], share: float) -> Iterator[tuple[str, Strategy]]:
-        space, allowed = self._space, self._allowed()
-        project, high = Projection(space, allowed.price), allowed.high
+        space, allowed, project = self._space, self._allowed(), self._on_budget()
         if "uniform" in wanted.kinds:
-            yield "uniform", project.one(np.zeros(len(space.options)), high)
+            yield "uniform", project.one(np.zeros(len(space.options)))
         if "seen" in wanted.kinds:
             for target, outcome in seen.items():
-                widths = outcome["widths"]
-                unchanged = target == share and _allows(allowed, widths)
-                wishes = preferences_of_widths(space, np.array(widths))
-                yield f"best seen for {target:g}", tuple(widths) if unchanged else project.one(wishes, high)
+                yield f"best seen for {target:g}", self._brought(outcome["widths"], target == share, allowed, project)
         if "same_target" in wanted.kinds and not wanted.is_foreign:
             for target, outcome in seen.items():
                 if target == share:
-                    yield "best seen", tuple(outcome["widths"])
+                    yield "best seen", self._brought(outcome["widths"], True, allowed, project)
         if "policy" in wanted.kinds:
             own = self._policy.preferences(told(self._encoding, share))
-            yield "policy's", project.one(own, high)
+            yield "policy's", project.one(own)
             critic = self._critic() if wanted.rollouts else None
             for index in range(wanted.rollouts):
                 seed = derive_seed(self._seed, "rollout", index)
                 noisy = proposals_around(own, wanted.rollout_sigma, self._settings.proposals, seed)
-                picked = most_promising(project(noisy, high), critic, self._settings.optimism)
+                picked = most_promising(project(noisy), critic, self._settings.optimism)
                 yield f"policy's noisy (no. {index + 1})", picked
+
+    def _brought(self, widths: Strategy, is_of_target: bool, allowed: Feasible, project: Projection) -> Strategy:
+        """Widths that were seen: as they are for their own target, if they meet the budget, else projected on it."""
+        if is_of_target and _allows(allowed, widths):
+            return tuple(widths)
+        return project.one(preferences_of_widths(self._space, np.array(widths)))
 
     def _critic(self) -> Critic | None:
         return critic_of(self._env.full_widths, self._data) if self._settings.critic == "gp" else None

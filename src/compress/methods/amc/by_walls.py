@@ -11,13 +11,11 @@ from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.methods.amc.agent_file import load_agent
 from compress.methods.amc.agent_rule import Strategy, Wanted
-from compress.prune.budget import preserve_ratio, removed_share
-from compress.prune.cost import CostModel
-from compress.schema.settings import Budget
+from compress.prune.budget import Ceilings
 from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.episodes import Search, SearchSettings, agent_policy
 
-PERCENT_STEPS, PERCENT_SLACK = 101, 0.01  # shares of MACs tried to meet a share of channels, and the tolerance
+STEPS, SLACK = 101, 0.01  # shares of MACs tried to meet a budget in another unit, and the tolerance
 
 Walk = Callable[[float], Strategy]  # target share of MACs -> strategy
 Reach = tuple[float, float]
@@ -31,14 +29,13 @@ class Walls:
     def __init__(
         self,
         env: ChannelEnv,
-        cost: CostModel,
-        budget: Budget,
+        ceilings: Ceilings,
         targets: Sequence[float],
         search: SearchSettings,
         ddpg: DDPGSettings,
         seed: int,
     ) -> None:
-        self._env, self._cost, self._budget = env, cost, budget
+        self._env, self._ceilings = env, ceilings
         self._targets, self._search, self._seed = targets, search, seed
         self._agent = DDPG(env.observation_size, 1, ddpg, derive_seed(seed, "agent"))
 
@@ -61,7 +58,7 @@ class Walls:
         self, wanted: Wanted, seen: Mapping[float, JSON], share: float
     ) -> Iterator[tuple[str, Strategy, float]]:
         walks = dict(self._walks(wanted, seen, share))
-        for name, target in _shares(self._env, walks, self._budget, self._cost).items():
+        for name, target in _shares(self._env, walks, self._ceilings, share).items():
             yield name, walks[name](target), target
 
     def _walks(self, wanted: Wanted, seen: Mapping[float, JSON], share: float) -> Iterator[tuple[str, Walk]]:
@@ -84,24 +81,25 @@ class Walls:
                 yield f"policy's noisy (no. {index + 1})", partial(env.walk, policy=noisy)
 
 
-def nearest_share(walk: Walk, cost: CostModel, removed: float, reach: Reach) -> tuple[float, float]:
-    """The share of MACs at which the strategy of `walk` removes a share of the channels nearest to `removed`, and the
-    share of the channels that it removes there."""
-    shares = np.linspace(*reach, PERCENT_STEPS).tolist()
-    removed_shares = {share: removed_share(walk(share), cost.full_widths.tolist()) for share in shares}
-    best = min(removed_shares, key=lambda share: abs(removed_shares[share] - removed))
-    return best, removed_shares[best]
+def largest_fitting(walk: Walk, ceilings: Ceilings, reach: Reach) -> tuple[float, float]:
+    """The largest share of MACs at which the strategy of `walk` fits, and what it leaves of the tightest limit, as a
+    share of that; the smallest share, and infinity, where none fits."""
+    shares = np.linspace(*reach, STEPS)
+    prices = ceilings.price(np.array([walk(share) for share in shares.tolist()]))
+    fits = np.flatnonzero(prices <= ceilings.high)
+    if not len(fits):
+        return float(shares[0]), np.inf
+    return float(shares[fits[-1]]), float(1 - prices[fits[-1]] / ceilings.high)
 
 
-def _shares(env: ChannelEnv, walks: Mapping[str, Walk], budget: Budget, cost: CostModel) -> dict[str, float]:
-    """The target share of MACs of each candidate. For a share of channels each has its own; candidates that miss it
-    by more than `PERCENT_SLACK` are dropped, but for the closest."""
-    if budget.kind != "percent":
-        return dict.fromkeys(walks, preserve_ratio(budget, cost))
-    nearest = {name: nearest_share(walk, cost, budget.value, env.reachable) for name, walk in walks.items()}
-    missed = {name: abs(removed - budget.value) for name, (_, removed) in nearest.items()}
-    least = max(PERCENT_SLACK, min(missed.values()))
-    return {name: share for name, (share, _) in nearest.items() if missed[name] <= least}
+def _shares(env: ChannelEnv, walks: Mapping[str, Walk], ceilings: Ceilings, share: float) -> dict[str, float]:
+    """The target share of MACs of each candidate: `share` for a budget of MACs alone. For any other each has its own;
+    candidates that leave more than `SLACK` of it are dropped, but for the closest."""
+    if ceilings.aim.is_of_macs and not ceilings.beside:
+        return dict.fromkeys(walks, share)
+    fitting = {name: largest_fitting(walk, ceilings, env.reachable) for name, walk in walks.items()}
+    most = max(SLACK, min((left for _, left in fitting.values()), default=0.0))
+    return {name: target for name, (target, left) in fitting.items() if left <= most}
 
 
 def _unchanged(widths: Strategy, share: float) -> Strategy:

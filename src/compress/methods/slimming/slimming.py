@@ -34,7 +34,7 @@ from compress.methods.sparse_training import diagnosis, distribution, train_spar
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scales import Scale, norms_of, scales_of
 from compress.prune.scores import Scores
-from compress.prune.selection import Selection, check_reach, decide, select
+from compress.prune.selection import Selection, ceilings_for, check_problem, check_reach, decide, select
 from compress.schema.bounds import Fraction, NonNegative, Positive
 from compress.schema.settings import Budget, Recipe
 
@@ -72,7 +72,7 @@ class Slimming(Selection):
         scored = scores(problem.model, problem.graph, scales, self.coupled)
         if not scales:
             raise SettingError("slimming: no batch norm scales channels of this network; try filter_magnitude")
-        check_reach(self, problem.graph, problem.cost, problem.budget, set(scored))
+        check_problem(self, problem, set(scored))
         return problem.budget
 
     def _scales(self, model: nn.Module, graph: ChannelGraph) -> Scales:
@@ -109,10 +109,11 @@ class Slimming(Selection):
 
     def _cfg_now(self, problem: Problem, scales: Scales, scored: Scores, percent: float) -> Cfg | None:
         """The cfg that `plan` would give at this share of channels; None where it would raise."""
-        graph, budget = problem.graph, Budget("percent", percent)
+        graph = problem.graph
+        ceilings = ceilings_for(graph, None, Budget("percent", percent), scored)
         try:
-            check_reach(self, graph, problem.cost, budget, set(scored))
-            plan = select(self, graph, problem.cost, budget, scored).plan
+            check_reach(self, graph, ceilings, set(scored))
+            plan = select(self, graph, ceilings, scored).plan
         except InputError:
             return None
         return self._cfg(problem.model, graph, scales, plan)

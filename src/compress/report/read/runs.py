@@ -18,8 +18,8 @@ SHARED_STAGES = ("pretrain", "sparsify")
 SHARED_NETWORKS = ("dense", "sparsified")
 # Paths in a summary (`*`: any key) at which an object must stand if anything does.
 OBJECTS = (
-    "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.achieved",
-    "controls.*.asked", "controls.*.achieved",
+    "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.beside",
+    "budget.latency", "budget.achieved", "controls.*.asked", "controls.*.achieved",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ class Run:
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)  # flat: see settings_of
     results: Mapping[str, JSON] = field(default_factory=dict)  # by network, in the order of the stages: dense, ...
-    budget: JSON = field(default_factory=dict)  # asked, achieved, met
+    budget: JSON = field(default_factory=dict)  # asked, beside, achieved, met, binds
     stages: Mapping[str, JSON] = field(default_factory=dict)
     devices: int = 1  # world size of the training
     seconds: float | None = None  # wall time of this run alone: reused stages took none
@@ -48,6 +48,11 @@ class Run:
     def asked(self) -> JSON:
         """The budget: its kind and its value."""
         return self.budget.get("asked") or {}
+
+    @property
+    def beside(self) -> JSON:
+        """The limits beside the budget, by kind."""
+        return self.budget.get("beside") or {}
 
     @property
     def achieved(self) -> JSON:

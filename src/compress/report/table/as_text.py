@@ -4,6 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+BUDGET_SUFFIXES = {
+    "flops_limit": "M",
+    "params_limit": "M",
+    "latency_limit": "ms",
+}  # of limits; other budgets are shares
 RELATIVE_ERROR, ABSOLUTE_ERROR = 1e-9, 1e-12  # of float arithmetic: what is as near as this is equal
 
 # -- values ----------------------------------------------------------------------------------------------------
@@ -26,10 +31,10 @@ def one_line(text: str) -> str:
 
 def in_budget_unit(kind: str, value: float, padded: bool = False) -> str:
     """A budget of a kind, or what was achieved of it; `padded` keeps the zeros after the point."""
-    if kind != "flops_limit":
+    if kind not in BUDGET_SUFFIXES:
         return share(value)
     text = significant(value)
-    return f"{text if padded or '.' not in text else text.rstrip('0').rstrip('.')} M"
+    return f"{text if padded or '.' not in text else text.rstrip('0').rstrip('.')} {BUDGET_SUFFIXES[kind]}"
 
 
 def two_decimals(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.report.read.runs import Run, number
 from compress.report.table import as_text
+from compress.schema.settings import BUDGETS, BudgetKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ def achieved(run: Run) -> float | None:
     return number(run.achieved.get(run.budget_kind or ""))
 
 
+def predicted(run: Run) -> float | None:
+    """The latency by which a limit in ms was met, beside which `achieved` is what was then measured."""
+    return number((run.budget.get("latency") or {}).get("predicted_ms"))
+
+
 def seconds_of_stages(run: Run) -> float | None:
     """What all stages took, also those that another run computed; without the stages of controls."""
     seconds = [number(stage.get("seconds")) for stage in run.stages.values()]
@@ -94,6 +100,7 @@ def _amount(
 COLUMNS = (
     Column(key="asked", header="asked", of=asked),
     Column(key="achieved", header="achieved", of=achieved),
+    _amount("predicted", "predicted,\nms", predicted, as_text.two_decimals),
     Column(key="top1", of=_final("top1")),
     Column(key="dense", header="dense\ntop-1", of=_top1("dense")),
     Column(key="sparsified", header="sparsified\ntop-1", of=_top1("sparsified"), detail=True),
@@ -115,6 +122,7 @@ COLUMNS = (
     _amount("params", "params", _final("params"), as_text.count),
     _amount("bytes", "file,\nKiB", _final("bytes"), as_text.kibibytes, detail=True),
     _amount("latency", "latency,\nms", _final("latency_ms"), as_text.two_decimals),
+    _amount("latency_spread", "spread,\nms", _final("latency_spread_ms"), as_text.two_decimals, detail=True),
     Column(
         key="epochs",
         header="epochs",
@@ -132,17 +140,35 @@ COLUMNS = (
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
-    """The columns that some of these runs have a figure for, with a column per threshold and per control's top-1."""
+    """The columns that some of these runs have a figure for, with columns per limit beside the budget, per threshold
+    and per control's top-1."""
     thresholds = {name for run in runs for name in _thresholds(run)}
     controls = dict.fromkeys((control.control, control.final) for run in runs for control in run.controls)
     found: list[Column] = []
     for column in COLUMNS:
         found.append(column)
+        if column.key == "achieved":
+            found += [limit for kind in BUDGETS if any(kind in run.beside for run in runs) for limit in _limit(kind)]
         if column.key == "pruned":
             found += [_threshold(name) for name in sorted(thresholds)]
         if column.key == "finetuned":
             found += [_top1_of_control(str(name), network) for name, network in controls]
     return [column for column in found if any(column.of(run) is not None for run in runs)]
+
+
+def _limit(kind: BudgetKind) -> list[Column]:
+    """What was asked and achieved of a limit that stands beside the budget of some runs."""
+
+    def text(value: float) -> str:
+        return as_text.in_budget_unit(kind, value)
+
+    def achieved_of(run: Run) -> float | None:
+        return number(run.achieved.get(kind)) if kind in run.beside else None
+
+    return [
+        _amount(f"asked {kind}", f"asked\n{kind}", lambda run: number(run.beside.get(kind)), text),
+        _amount(f"achieved {kind}", f"achieved\n{kind}", achieved_of, text),
+    ]
 
 
 def _thresholds(run: Run) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from compress.report.group_by import group_by
 from compress.report.read.runs import Run
 from compress.report.table import as_text
 from compress.report.table.differences import differing
+from compress.report.table.latency import are_one
 
 MAX_NAMED = 3  # differences of a recipe that are spelled out
 OF_STEP_SCHEDULE = ("step_epochs", "step_factor")  # settings without effect under another schedule
@@ -45,9 +46,18 @@ def footnotes_of(runs: Sequence[Run], by: Sequence[str] = ()) -> list[list[str]]
     recipes = _unusual(runs, lambda run: _untold(_recipe(run), run, by), ("dataset", "model"))
     measurements = _unusual(runs, _measurement, ("dataset",))
     return [
-        [*_of_itself(run), *_summarised(recipe), *measurement]
+        [*_of_itself(run), *_summarised(recipe), *measurement, *([] if by else _as_fast(run, runs))]
         for run, recipe, measurement in zip(runs, recipes, measurements, strict=True)
     ]
+
+
+def _as_fast(run: Run, runs: Sequence[Run]) -> list[str]:
+    """Of how many other runs the latency is not told apart; only of those with a cut network, measured alike."""
+    own = run.results[run.final]
+    others = [other.results[other.final] for other in runs if other is not run and other.final != "dense"]
+    alike = sum(are_one(own, other) for other in others)
+    is_cut = run.final != "dense" and alike
+    return [f"latency not told apart from that of {alike} of the {len(runs) - 1} others"] if is_cut else []
 
 
 def _untold(facts: JSON, run: Run, by: Sequence[str]) -> JSON:
@@ -62,10 +72,14 @@ def _of_itself(run: Run) -> list[str]:
     has_macs_of_method = run.control == "uniform" and run.budget_kind == "percent"  # and so another percent
     if run.budget.get("met") is False and not has_macs_of_method:
         found.append("missed its budget by more than 1 % and one rounding step")
+    elif run.budget.get("binds"):
+        found.append(f"{run.budget['binds']} binds before the budget asked is spent")
     chosen = {name: row["weights"] for name, row in run.results.items() if row.get("weights", "last") != "last"}
     found += [
         f"{name}: top-1 of the {as_text.setting(which)} epoch, not of the last" for name, which in chosen.items()
     ]
+    if run.final != "dense" and are_one(run.results[run.final], run.results.get("dense", {})):
+        found.append("latency not told apart from the dense network's")
     for name, stage in run.stages.items():
         done = stage.get("epochs")
         asked = (stage.get("recipe") or {}).get("epochs", run.settings.get(f"{name}.epochs"))
@@ -116,6 +130,8 @@ def _measurement(run: Run) -> JSON:
     return {
         "latency on": row.get("latency_device"),
         "latency threads": row.get("latency_threads"),
+        "latency batch": row.get("latency_batch"),
+        "latency in": row.get("latency_runtime"),
         "images": run.fingerprint,
     }
 

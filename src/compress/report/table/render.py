@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from compress.io.files import JSON
-from compress.report.table import as_text
+from compress.report.table import as_text, latency
 from compress.report.table.columns import Column
 from compress.report.table.rows import Table, TableRow, cell_text, number_text
 from compress.schema.settings import BUDGETS
@@ -133,14 +133,12 @@ def _csv_field(value: Any) -> Any:
 def legend(table: Table) -> str:
     """A line that explains the columns."""
     runs = [run for row in table.rows for run in row.runs]
-    where = dict.fromkeys(
-        f"{run.results[run.final]['latency_threads']} thread(s) on {run.results[run.final]['latency_device']}"
-        for run in runs
-        if {"latency_threads", "latency_device"} <= run.results[run.final].keys()
-    )
+    rows = [run.results[run.final] for run in runs]
+    rows = [row for row in rows if {"latency_threads", "latency_device"} <= row.keys()]
+    where = dict.fromkeys(map(latency.measured_in, rows))
     parts = ["top-1: test images, %"]
     if where:
-        parts.append(f"latency: batch 1, median, {' or '.join(where)}")
+        parts.append(f"latency: {latency.batches(rows)}, median, {' or '.join(where)}")
     parts.append("seconds: of all stages, reused ones too, and of this run alone")
     if table.by:
         parts.append("±: standard deviation over n runs, left out where all are equal")

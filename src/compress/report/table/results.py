@@ -4,7 +4,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from compress.report.table import latency
 from compress.report.table.as_text import count, in_budget_unit, kibibytes, share, two_decimals
+
+LATENCY = "latency_limit"
 
 
 def results_table(summary: dict[str, Any]) -> str:
@@ -15,15 +18,19 @@ def results_table(summary: dict[str, Any]) -> str:
     first = next(iter(results.values()))
     # a method that begins with new weights has no dense row
     dense_macs = first["macs"] if "dense" in results else budget.get("dense_macs", first["macs"])
-    kind, asked = next(iter(budget["asked"].items()))
-    compared = ["asked " + kind, "achieved"] if budget["achieved"] else []  # nothing was pruned
+    asked = {**budget["asked"], **budget.get("beside", {})} if budget["achieved"] else {}  # else nothing was pruned
+    predicted = (budget.get("latency") or {}).get("predicted_ms")
+    compared = [header for kind in asked for header in _headers(kind)]
     sparse = any("sparsity" in row for row in results.values())
     rows = []
     for name, row in results.items():
         got = _achieved(name, summary)
-        figures = (
-            ([in_budget_unit(kind, asked), in_budget_unit(kind, got[kind])] if got else ["", ""]) if compared else []
-        )
+        pairs = [
+            (kind, value)
+            for kind, limit in asked.items()
+            for value in (limit, *([predicted] if kind == LATENCY else []), got.get(kind))
+        ]
+        figures = [in_budget_unit(kind, value) if got and value is not None else "" for kind, value in pairs]
         rows.append(
             [
                 name,
@@ -35,23 +42,31 @@ def results_table(summary: dict[str, Any]) -> str:
                 count(row["params"]),
                 *(_sparse(row) if sparse else []),
                 f"{kibibytes(row['bytes'])} KiB",
-                f"{two_decimals(row['latency_ms'])} ms",
+                latency.cell(row),
             ]
         )
     zeros = ["zeros", "nonzero MACs", "zipped"] if sparse else []
     headers = ["", "test top-1", "epochs", "MACs", "of dense", *compared, "params", *zeros, "file", "latency"]
     text = tabulate(rows, headers, stralign="right", disable_numparse=True)
     notes = [
-        f"latency: batch 1, median, {first['latency_threads']} thread(s) on {first['latency_device']}; "
+        f"latency: {latency.batches([first])}, median in turns ± half the quartiles, {latency.measured_in(first)}; "
         "MACs: multiply-adds of convolutions and linear layers"
     ]
+    if overlap := latency.not_told_apart(results):
+        notes.append(overlap)
     if sparse:
         notes.append(
             "zeros: of the weights of convolutions and linear layers; nonzero MACs: those without a zero weight"
         )
     if not budget.get("met", True):
         notes.append("BUDGET MISSED: achieved differs from asked by more than 1 % and one rounding step")
+    elif budget.get("binds"):
+        notes.append(f"{budget['binds']} binds before {next(iter(asked))} is spent")
     return "\n".join([text, *notes])
+
+
+def _headers(kind: str) -> list[str]:
+    return [f"asked {kind}", "predicted", "measured"] if kind == LATENCY else [f"asked {kind}", "achieved"]
 
 
 def _achieved(name: str, summary: dict[str, Any]) -> dict[str, float]:

@@ -98,7 +98,12 @@ def _mean(values: Sequence[Any]) -> tuple[Any, float | None]:
 def _look_equal(rows: Sequence[TableRow]) -> bool:
     """Whether a reader could not tell two rows apart by their settings and budgets."""
     shown = [
-        (*(cell_text(*item) for item in row.settings.items()), row.budget_kind, row.values.get("asked"))
+        (
+            *(cell_text(*item) for item in row.settings.items()),
+            row.budget_kind,
+            row.values.get("asked"),
+            str(row.runs[0].beside),
+        )
         for row in rows
     ]
     return len(set(shown)) < len(shown)

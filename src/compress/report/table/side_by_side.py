@@ -8,6 +8,7 @@ from compress.report.read.runs import Run
 from compress.report.table import as_text
 from compress.report.table.columns import Column
 from compress.report.table.differences import differing
+from compress.report.table.latency import are_one
 from compress.report.table.query import Keys
 from compress.report.table.render import note, text_table
 from compress.report.table.rows import IN_BUDGET_UNIT, Table, TableRow, number_text
@@ -63,10 +64,13 @@ def _difference(rows: Sequence[TableRow], column: Column) -> str:
     first, second = [row.values.get(column.key) for row in rows]
     if first is None or second is None:
         return ""
+    if column.key == "latency" and are_one(*(row.runs[0].results[row.runs[0].final] for row in rows)):
+        return "not told apart"
     if column.key not in IN_BUDGET_UNIT:
         return column.difference(first, second)
     kinds = {row.budget_kind for row in rows}
-    difference = as_text.difference_in_percent if kinds == {"flops_limit"} else as_text.difference_of_shares
+    is_share = kinds.isdisjoint(as_text.BUDGET_SUFFIXES)
+    difference = as_text.difference_of_shares if is_share else as_text.difference_in_percent
     return difference(first, second) if len(kinds) == 1 else ""
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.measure.macs import UncountedOperators, count_macs, describe_uncounted
+from compress.prune.latency.tables import where_json
 from compress.prune.method import Problem
 from compress.prune.surgery import difference
 from compress.run.job import Job
@@ -32,6 +33,12 @@ def check_surgery(problem: Problem, small: nn.Module, plan: Plan) -> float:
     counted, priced = count_macs(small, problem.data.shape), problem.cost.macs(plan)
     assert counted == priced, f"the pruned network has {counted} MACs, the cost model says {priced}"
     return relative_error
+
+
+def latency_of(job: Job) -> JSON:
+    """For cache keys: what a latency belongs to, where the budget limits one."""
+    kinds = [each.kind for each in (job.budget, *job.budget.beside)]
+    return {"latency": where_json(job.where)} if "latency_limit" in kinds else {}
 
 
 def digests_of_files(job: Job) -> JSON:

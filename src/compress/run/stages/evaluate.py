@@ -6,7 +6,8 @@ Cache key: the networks to measure (by the keys of their stages), the `eval` set
 Writes: nothing but the report (result.json, with one row per network) and metrics.jsonl; model.onnx with `eval.onnx`.
 
 Version history: 1; 2 counts more kinds of operators, 3 adds the figures of sparse networks, 4 the epoch whose weights
-were measured, 5 counts recurrent layers whole and names what is not counted.
+were measured, 5 counts recurrent layers whole and names what is not counted, 6 measures latencies in turns, of
+networks as they run where they are used.
 """
 
 import logging
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from compress.io.files import JSON, read_json
@@ -23,11 +23,13 @@ from compress.io.paths import MODEL, ONNX, RESULT
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
 from compress.measure.counts import counts
-from compress.measure.latency import measure_latency
+from compress.measure.latency import Pass, device_name, interleaved
 from compress.measure.macs import count_operators
 from compress.measure.zeros import nonzero_macs, zipped_bytes
 from compress.models.masks import masked_layers
 from compress.models.onnx import export_onnx
+from compress.prune.folding import Pair
+from compress.prune.latency.runtime import pairs_of, runnable
 from compress.prune.weight_masks import sparsity_report
 from compress.run.job import Job, RunState
 from compress.run.stages.checks import warn_uncounted
@@ -39,20 +41,17 @@ log = logging.getLogger(__name__)
 
 def evaluate(state: RunState, work: StageFolder) -> JSON:
     """Measure every network of the run. The only code that reads the test images, once per network."""
-    job = state.job
+    job, seconds = state.job, state.job.evaluate.latency_seconds
     rows: JSON = {}
+    passes: dict[str, Pass] = {}
+    pairs: list[Pair] = []  # of the first network, which the others were cut of
     for owner, stage, name in _reported(state):
         if (owner.done[stage] / MODEL).is_file():
             model, _ = owner.network(stage)
             model.to(job.device)
             top1, top5 = accuracy(model, job.data.ordered("test", job.evaluate.batch_size, job.device))
-            latency = measure_latency(
-                model,
-                job.data.shape,
-                job.device,
-                seconds=job.evaluate.latency_seconds,
-                threads=job.evaluate.latency_threads,
-            )
+            pairs = pairs_of(model, job.data.shape) if not passes else pairs
+            passes[name] = runnable(model, job.data.shape, job.where, pairs)
             operators = count_operators(model, job.data.shape)
             if not rows and "prune" not in state.done:  # else `prune` has logged it
                 warn_uncounted("eval", operators.uncounted)
@@ -64,12 +63,17 @@ def evaluate(state: RunState, work: StageFolder) -> JSON:
                 "bytes": (owner.done[stage] / MODEL).stat().st_size,
                 **_sparse_figures(model, owner.done[stage] / MODEL, job),
                 "epochs": read_json(owner.done[stage] / RESULT).get("epochs"),
-                "latency_ms": latency.median_ms,
-                "latency_spread_ms": latency.spread_ms,
-                "latency_threads": latency.threads,
-                "latency_device": device_name(job.device),
             }
             work.row(stage="eval", network=name, top1=top1, top5=top5, macs=rows[name]["macs"])
+    for name, latency in interleaved(passes, job.where.device, seconds=seconds, threads=job.where.threads).items():
+        rows[name] |= {
+            "latency_ms": latency.median_ms,
+            "latency_spread_ms": latency.spread_ms,
+            "latency_threads": latency.threads,
+            "latency_batch": job.where.batch,
+            "latency_runtime": job.where.runtime,
+            "latency_device": device_name(job.where.device),
+        }
     if not job.evaluate.onnx:
         return {"results": rows}
     model, _ = state.network(state.latest())
@@ -100,21 +104,10 @@ def _sparse_figures(model: nn.Module, file: Path, job: Job) -> JSON:
     }
 
 
-def device_name(device: torch.device) -> str:
-    """The name of the GPU, or of the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def depends_on(job: Job) -> JSON:
     where = [device_name(job.device), platform.node()]  # a latency belongs to a machine
-    return {"eval": asdict(job.evaluate), "data": job.data.fingerprint(), "where": where}
+    settings = {**asdict(job.evaluate), "latency_runtime": job.where.runtime}
+    return {"eval": settings, "data": job.data.fingerprint(), "where": where}
 
 
-STAGE = Stage(run=evaluate, depends_on=depends_on, makes="measurement", version=5)
+STAGE = Stage(run=evaluate, depends_on=depends_on, makes="measurement", version=6)

@@ -1,7 +1,8 @@
 """prune: the method decides what to keep within the budget; the network is cut, or its weights are masked.
 
 Cache key: the network (and result of `sparsify`) before it, by their keys; all settings of the method, the digests of
-files it reads, the budget, the training images and the seed; of a control also its name.
+files it reads, the budget, the training images and the seed; of a control also its name; for a budget in milliseconds
+what latencies are measured in, and the machine.
 
 Writes: model.safetensors and plan.json (kept channels, widths, the method's own terms); metrics.jsonl of a search.
 
@@ -10,7 +11,7 @@ slimming, 5 names in plan.json what the MACs leave out, and counts recurrent lay
 dense network with the budget, 7 counts the candidates that a search scored
 and names the gene it found, 8 saves how the images were normalised, 9 finds more
 groups (attention, shuffles, written attributes), 10 cuts transposed convolutions, recurrent layers and
-embeddings, and around mixers of tokens.
+embeddings, and around mixers of tokens, 11 knows budgets beside the aim, and reports parameters and latency.
 """
 
 import logging
@@ -23,20 +24,20 @@ from compress.graph.plan import Plan
 from compress.io.files import JSON, write_json
 from compress.io.stage_folder import StageFolder
 from compress.models.masks import set_masks
-from compress.prune.budget import achieved, preserve_ratio
+from compress.prune.budget import achieved, verdict
 from compress.prune.controls import controlled
 from compress.prune.method import Decision, Problem
 from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
 from compress.prune.weight_masks import sparsity_report
 from compress.run.job import Job, RunState
-from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
+from compress.run.stages import latency
+from compress.run.stages.checks import check_surgery, digests_of_files, latency_of, warn_uncounted
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import training_images
+from compress.schema.settings import Budget
 
 log = logging.getLogger(__name__)
-
-NEAR_BUDGET = 0.01  # relative deviation from the budget above which, and above one rounding step, it counts as missed
 
 
 def prune(state: RunState, work: StageFolder) -> JSON:
@@ -45,8 +46,13 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     if state.control is None:
         warn_uncounted("prune", problem.cost.uncounted)
     job = state.job
-    with settings_under(job.keys.method):
-        decision = job.method.plan(problem, state.learned(), work)
+    asked, timing = problem.budget, state.timing
+
+    def plan(problem: Problem, work: StageFolder) -> Decision:
+        with settings_under(job.keys.method):
+            return job.method.plan(problem, state.learned(), work)
+
+    problem, decision = latency.planned(problem, plan, work, timing)
     if state.control is not None:
         decision = controlled(problem, decision, state.control)
     for level, lines in ((logging.INFO, decision.notes), (logging.WARNING, decision.warnings)):
@@ -63,7 +69,7 @@ def prune(state: RunState, work: StageFolder) -> JSON:
     write_json(
         work.plan, _plan_json(problem, decision) | ({"sparsity": sparsity_report(small)} if decision.masks else {})
     )
-    budget = _budget_json(problem, decision)
+    budget = _budget_json(problem, decision, asked, latency.told(problem, decision, asked, small, timing))
     if problem.graph.frozen and not decision.masks and state.control is None:
         layer, why = next(iter(problem.graph.frozen.items()))
         every = {layer.name for layer in problem.graph.layers} | problem.graph.frozen.keys()
@@ -71,9 +77,8 @@ def prune(state: RunState, work: StageFolder) -> JSON:
             "prune: %d of %d layers keep all of their outputs, such as %s, which %s; plan.json names each",
             len(problem.graph.frozen), len(every), layer or "forward", why,
         )  # fmt: skip
-    if not budget["met"] and state.control is None:
-        got = budget["achieved"][problem.budget.kind]
-        log.warning("prune: the budget %s was missed: %s=%.4g was achieved", problem.budget, problem.budget.kind, got)
+    if state.control is None:
+        _log_budget(asked, budget)
     thresholds = decision.own.get("thresholds", {})
     few = {"thresholds": thresholds} if 0 < len(thresholds) < 3 else {}  # thresholds per layer: in plan.json only
     few |= {key: decision.own[key] for key in ("evaluations", "counters", "gene") if key in decision.own}
@@ -122,23 +127,35 @@ def _widths_per_layer(problem: Problem, plan: Plan, groups: JSON) -> JSON:
     return widths
 
 
-def _budget_json(problem: Problem, decision: Decision) -> JSON:
-    noise = 1e-9  # of floats, so that a deviation of exactly one rounding step counts as met
-    budget, got = problem.budget, achieved(problem.graph, problem.cost, decision.plan)
-    evidence = decision.evidence
+def _budget_json(problem: Problem, decision: Decision, budget: Budget, timed: JSON | None = None) -> JSON:
+    """What became of the `budget` that was asked; that of the problem may have a tighter limit of latency. `timed` is
+    what was measured of it."""
+    evidence, timed = decision.evidence, timed or {}
+    got = achieved(problem.graph, problem.cost, decision.plan)
     if evidence.percent is not None:
         got["percent"] = evidence.percent
-    if budget.kind == "percent":
-        met = abs(got["percent"] - budget.value) <= max(NEAR_BUDGET, evidence.rounding_step) + noise
-    else:
-        target = preserve_ratio(budget, problem.cost)
-        met = abs(got["preserve_ratio"] - target) <= max(NEAR_BUDGET * target, evidence.rounding_step) + noise
+    if timed:
+        got["latency_limit"] = timed["measured_ms"]
+    widths = problem.graph.widths(decision.plan)
+    found = verdict(problem.ceilings(), widths, evidence.choices, evidence.rounding_step, evidence.percent)
+    beside = {each.kind: each.value for each in budget.beside}
     return {
         "asked": {budget.kind: budget.value},
+        **({"beside": beside, "binds": found.binds} if beside else {}),
         "achieved": got,
-        "met": bool(met),
+        "met": found.met and latency.is_kept(timed),
+        **({"latency": timed} if timed else {}),
         "dense_macs": problem.cost.full_macs,
     }
+
+
+def _log_budget(budget: Budget, told: JSON) -> None:
+    """That a budget was missed, or which of its limits kept the network from its aim."""
+    got = ", ".join(f"{each.kind}={told['achieved'][each.kind]:.4g}" for each in (budget, *budget.beside))
+    if not told["met"]:
+        log.warning("prune: the budget %s was missed: %s was achieved", budget, got)
+    elif told.get("binds"):
+        log.info("prune: %s binds before the aim is spent: %s", told["binds"], got)
 
 
 def depends_on(job: Job) -> JSON:
@@ -148,7 +165,8 @@ def depends_on(job: Job) -> JSON:
         "data": training_images(job),
         "seed": job.seed,
         **digests_of_files(job),
+        **latency_of(job),
     }
 
 
-STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=10)
+STAGE = Stage(run=prune, depends_on=depends_on, makes="plan", version=11)

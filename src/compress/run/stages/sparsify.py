@@ -12,7 +12,7 @@ Version history: 1; 2 prunes more kinds of layers, 3 moves the first drop of `sc
 what a constant policy would answer, 8 has a teacher join the training of a supernet, tells the gradients of slimming,
 the raw terms and the agreement of a teacher, and saves how the images were normalised, 9 proposes crossovers and
 mutants to an agent, 10 finds more groups (attention, shuffles, written attributes), 11 knows transposed convolutions,
-recurrent layers, embeddings and mixers of tokens.
+recurrent layers, embeddings and mixers of tokens, 12 has amc search within its budget where that is not one of MACs.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from compress.prune.method import Learning
 from compress.prune.saved_network import save_network
 from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
-from compress.run.stages.checks import check_surgery, digests_of_files, warn_uncounted
+from compress.run.stages.checks import check_surgery, digests_of_files, latency_of, warn_uncounted
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import devices_settings, teaching, train_network, train_own_network, training_images
 from compress.schema.settings import Recipe
@@ -65,7 +65,8 @@ def sparsify(state: RunState, work: StageFolder) -> JSON:
 
 def depends_on(job: Job) -> JSON:
     settings = {k: v for k, v in job.asked["method"].items() if k not in job.method.traits.plan_only}
-    budget = {"budget": job.budget.to_json()} if job.method.traits.learns_for_budget else {}
+    for_budget = job.method.traits.learns_for_budget
+    budget = {"budget": job.budget.to_json(), **latency_of(job)} if for_budget else {}
     # including their augmentation: a method may calibrate on augmented images
     return {
         "method": settings,
@@ -82,4 +83,4 @@ def trains_network(job: Job) -> bool:
     return job.method.traits.trains != "nothing"
 
 
-STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=11, trains=trains_network)
+STAGE = Stage(run=sparsify, depends_on=depends_on, makes="knowledge", version=12, trains=trains_network)

@@ -26,13 +26,13 @@ from compress.agents.preferences import PreferencePolicy
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
+from compress.prune.budget import Price
 from compress.schema.bounds import Bound, Count, NonNegative, Positive, Share
 from compress.search.agent.around import ProposalSettings, around, drawn
 from compress.search.agent.environment import ChannelEnv
 from compress.search.agent.journal import note, standing
 from compress.search.agent.observations import Encoding
 from compress.search.critic import Critic
-from compress.search.feasible import Price
 from compress.search.projection import Preferences, preferences_of_widths, projected
 from compress.search.space import Widths, WidthSpace
 
@@ -65,18 +65,19 @@ def told(encoding: Encoding, target: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Preferences turned into widths of one network. `price` as in `compress.search.feasible`."""
+    """Preferences turned into widths of one network whose price, as in `compress.prune.budget`, is at most `high`."""
 
     space: WidthSpace
     price: Price
+    high: float
 
-    def __call__(self, preferences: Preferences, high: float) -> Widths:
-        """The widths whose price is at most `high`: (n, places) -> (n, groups)."""
-        return self.space.widths(projected(self.space, self.price, high, preferences))
+    def __call__(self, preferences: Preferences) -> Widths:
+        """(n, places) -> (n, groups)."""
+        return self.space.widths(projected(self.space, self.price, self.high, preferences))
 
-    def one(self, preferences: Preferences, high: float) -> Strategy:
+    def one(self, preferences: Preferences) -> Strategy:
         """(places,) -> the widths of all groups."""
-        return as_strategy(self(preferences[None], high)[0])
+        return as_strategy(self(preferences[None])[0])
 
 
 def as_strategy(widths: Widths) -> Strategy:
@@ -90,12 +91,13 @@ def most_promising(widths: Widths, critic: Critic | None, optimism: float) -> St
 
 
 class ProjectedSearch:
-    """The training of one policy. `targets` are shares of MACs; `best`, `done`, `scored` are the results so far."""
+    """The training of one policy. `targets` are shares of MACs, each with its projection, all in one space; `best`,
+    `done`, `scored` are the results so far."""
 
     def __init__(
         self,
         env: ChannelEnv,
-        projection: Projection,
+        projections: Sequence[Projection],
         policy: PreferencePolicy,
         targets: Sequence[float],
         encoding: Encoding,
@@ -103,12 +105,12 @@ class ProjectedSearch:
         seed: int,
     ) -> None:
         """Of the environment only the scoring of whole strategies is used."""
-        self.env, self.projection, self.policy, self.targets = env, projection, policy, list(targets)
+        self.env, self.projections, self.policy, self.targets = env, list(projections), policy, list(targets)
+        self.space = projections[0].space
         self.settings, self.seed = settings, seed
         self.critic = Critic(env.full_widths) if settings.critic == "gp" else None
         self._told = np.array([told(encoding, target) for target in targets])
-        self._highs = [target * env.full_macs for target in targets]
-        places = len(projection.space.options)
+        places = len(self.space.options)
         self.sigmas = np.full((len(self.targets), places), settings.first_sigma)  # of the noise, per target
         self.scored: dict[Strategy, float] = {}  # accuracy in percent, in the order of scoring
         self.rewards: list[dict[Strategy, float]] = [
@@ -159,7 +161,7 @@ class ProjectedSearch:
         """The strategy to score, None where nothing new was found, and the mean width of the noise."""
         for widening in range(WIDENINGS + 1):
             wider = 2.0**widening
-            new = self._new(task, self.projection(self._proposals(task, wider, random), self._highs[task]))
+            new = self._new(task, self.projections[task](self._proposals(task, wider, random)))
             if len(new):
                 sigma = float(np.mean(self.settings.draw_sigmas if self._draws else self.sigmas[task]))
                 critic = None if self._draws else self.critic
@@ -170,8 +172,8 @@ class ProjectedSearch:
         """(proposals, places)."""
         if self._draws:
             return drawn(self.settings, self.sigmas.shape[1], wider, random)
-        own, space = self.policy.preferences(self._told[task]), self.projection.space
-        elite = self.elite(task) if self.rewards[task] else self.projection(own[None], self._highs[task])
+        own, space = self.policy.preferences(self._told[task]), self.space
+        elite = self.elite(task) if self.rewards[task] else self.projections[task](own[None])
         return around(self.settings, space, own, space.genes(elite), self.sigmas[task] * wider, random)
 
     @property
@@ -216,7 +218,7 @@ class ProjectedSearch:
 
     def _wishes(self, task: int) -> Preferences:
         """Preferences of the elite: (n, places)."""
-        return preferences_of_widths(self.projection.space, self.elite(task))
+        return preferences_of_widths(self.space, self.elite(task))
 
     def _imitate(self, task: int) -> None:
         """The policy learns from the elites of all targets; the noise of this one follows the spread of its own."""
