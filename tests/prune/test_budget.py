@@ -74,7 +74,7 @@ def test_a_budget_is_met_within_one_percent_or_one_rounding_step(
 ) -> None:
     asked = problem(kind, value)
     told = {
-        count: _budget_json(asked, Decision(keeping(count), evidence=Evidence(rounding_step=step)))
+        count: _budget_json(asked, Decision(keeping(count), evidence=Evidence(rounding_step=step)), asked.budget)
         for count in range(40, 101)
     }
     assert [count for count, budget in told.items() if budget["met"]] == met
@@ -83,6 +83,7 @@ def test_a_budget_is_met_within_one_percent_or_one_rounding_step(
 
 
 def test_a_share_removed_is_as_the_method_counts_it() -> None:
-    told = _budget_json(problem("percent", 0.5), Decision(keeping(100), evidence=Evidence(percent=0.5)))
+    asked = problem("percent", 0.5)
+    told = _budget_json(asked, Decision(keeping(100), evidence=Evidence(percent=0.5)), asked.budget)
     assert told["met"]
     assert told["achieved"]["percent"] == 0.5
