@@ -74,7 +74,9 @@ def test_a_setting_that_older_runs_do_not_have_is_a_column_only_where_it_does_so
     for key in ("devices", *[key for key in old if key.endswith(("hold_epochs", "clip_norm", "label_smoothing"))]):
         del old[key]
     assert differing([old | {"devices": 1}, composed("method=slimming")]) == []
-    assert settings_of({"seed": 0}) == {"seed": 0} | ADDED_LATER
+    latency = {"latency.runtime": "torch", "latency.accept": False}
+    others = {key: value for key, value in ADDED_LATER.items() if key != "latency"}
+    assert settings_of({"seed": 0}) == {"seed": 0} | others | latency
     held = composed("method=slimming", "finetune.hold_epochs=2", "devices=2")
     assert differing([old | {"devices": 1}, held]) == ["devices", "finetune.hold_epochs"]
     assert differing([{"method": "a"}, {"method": "a", "method.l1": 0.5}]) == ["method.l1"]

@@ -24,7 +24,7 @@ def settings_of(config: JSON) -> JSON:
     """The settings of a composed config that can change a result.
 
     >>> done = settings_of({"threads": 4, "method": {"name": "slimming", "_target_": "my.Slimming", "l1": 0.1}})
-    >>> {key: value for key, value in done.items() if key not in ADDED_LATER}
+    >>> {key: value for key, value in done.items() if key.partition(".")[0] not in ADDED_LATER}
     {'method': 'slimming', 'method._target_': 'my.Slimming', 'method.l1': 0.1}
     """
     method = config.get("method") if isinstance(config.get("method"), dict) else {}
