@@ -37,7 +37,17 @@ def loaded(folder: Path, *arguments: str, count: bool = False) -> tuple[list[str
 
 
 @pytest.mark.parametrize(
-    "line", [["--help"], ["--version"], ["help"], ["foo"], ["preserve_ration=0.5"], ["method=camcc", "seed=-1"]]
+    "line",
+    [
+        ["--help"],
+        ["--version"],
+        ["help"],
+        ["ls"],
+        ["clean", "--dry-run"],
+        ["foo"],
+        ["preserve_ration=0.5"],
+        ["method=camcc", "seed=-1"],
+    ],
 )
 def test_what_is_told_without_torch_does_not_load_it(line: list[str], tmp_path: Path) -> None:
     assert loaded(tmp_path, *line)[0] == []
