@@ -81,6 +81,8 @@ def test_versions_and_unknown_commands_say_what_to_type(tmp_path: Path) -> None:
         (["foo"], 2, "compress: foo: no such command; "),
         (["comapre"], 2, "did you mean compress compare"),
         (["camc"], 2, "did you mean method=camc"),
+        (["list"], 2, "compress ls lists runs"),
+        (["help", "ls"], 0, "usage: compress ls"),
     ):
         done = subprocess.run([sys.executable, "-m", "compress", *line], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == code, (line, done.stderr)

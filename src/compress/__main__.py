@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = [*sys.argv[2:3], "--help"]
     if (command := _command(*sys.argv[1:2])) is not None:
         raise SystemExit(command(sys.argv[2:]))
     if "--version" in sys.argv[1:]:  # Hydra's --version would print the version of Hydra
         print(versions())
         return
-    if sys.argv[1:] == ["help"]:
-        sys.argv[1:] = ["--help"]
     from compress.cli import main as run
 
     run()
