@@ -40,10 +40,11 @@ def doubt(strength: float, gammas: Sequence[Tensor], recipe: Recipe, steps: int)
     least = least_strength(median, recipe, steps)
     if strength >= least:
         return ""
+    way = strength * distance(recipe, steps)
     return (
         f"{OWN}l1={strength:g} cannot make the scales sparse here: times the learning rates of "
-        f"{steps * recipe.epochs:,} steps it moves a scale by {strength * distance(recipe, steps):.2g}, and the median "
-        f"|gamma| is {median:.2g}; it takes {OWN}l1={rounded_up(least)} at least, or a longer training"
+        f"{steps * recipe.epochs:,} steps it moves a scale by {way:.2g}, and the median |gamma| "
+        f"is {median:.2g}; it takes {OWN}l1={rounded_up(least)} at least, or a longer training"
     )
 
 
