@@ -12,7 +12,7 @@ from compress.schema.settings import Recipe
 
 def opening(job: Job) -> list[str]:
     """Lines of at most 80 columns for common settings."""
-    return [_device(job), _images(job), *(f"{name}: {told(recipe)}" for name, recipe in _recipes(job))]
+    return [_device(job), _images(job), *job.notes, *(f"{name}: {told(recipe)}" for name, recipe in _recipes(job))]
 
 
 def _device(job: Job) -> str:
@@ -42,8 +42,9 @@ def _recipes(job: Job) -> Iterator[tuple[str, Recipe]]:
 def told(recipe: Recipe) -> str:
     """14 epochs, batch 64, lr 0.1 cosine, warm-up 1, weight decay 0.0005."""
     warmup = f", warm-up {recipe.warmup_epochs:g}" if recipe.warmup_epochs else ""
+    plural = "" if recipe.epochs == 1 else "s"
     more = "" if recipe.amp == "off" else f", {recipe.amp}"
     return (
-        f"{recipe.epochs} epochs, batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}{warmup}, "
+        f"{recipe.epochs} epoch{plural}, batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}{warmup}, "
         f"weight decay {recipe.weight_decay:g}{more}"
     )
