@@ -7,8 +7,9 @@ from conftest import compose_config
 from PIL import Image
 
 from compress.config.image_folder import by_images, image_side, told, training_images
+from compress.run.folder import config_hash
 
-TABLE = {10: "few", 20: "some", "other": "many"}
+TABLE = {"10": "few", "20": "some", "other": "many"}
 
 
 def folder(root: Path, images: int, size: tuple[int, int]) -> str:
@@ -44,6 +45,7 @@ def test_a_small_folder_has_small_images_batches_and_a_large_held_out_part(tmp_p
     (line,) = told(config)
     assert line.startswith("defaults for 30 training images of about 72 px: held_out 0.2, batch_size 16")
     assert line.endswith("image_size 64")
+    assert config_hash(config) == config_hash(compose_config("dataset=imagefolder", f"dataset.root={root}"))
     own = compose_config(
         "dataset=imagefolder", f"dataset.root={root}", "pretrain.batch_size=8", "dataset.held_out=0.3"
     )

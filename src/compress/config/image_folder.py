@@ -20,14 +20,14 @@ MULTIPLE = 16  # of which the side of a crop is one: networks halve it four time
 LEAST_SIDE = 32
 
 
-def by_images(root: str | None, table: Mapping[Any, Any]) -> Any:
+def by_images(root: str | None, table: Mapping[str, Any]) -> Any:
     """The value of a table for a folder: that of the least bound that its training images do not exceed, else that of
-    `other`: {2000: 0.2, other: 0.02}."""
-    bounds = sorted(bound for bound in table if isinstance(bound, int))
+    `other`: {"2000": 0.2, other: 0.02}."""
+    bounds = sorted(int(bound) for bound in table if bound != "other")
     count = training_images(root, bounds[-1] + 1) if root and bounds else None
     if not count:
         return table["other"]
-    return next((table[bound] for bound in bounds if count <= bound), table["other"])
+    return next((table[str(bound)] for bound in bounds if count <= bound), table["other"])
 
 
 def image_side(root: str | None, most: int) -> int:
