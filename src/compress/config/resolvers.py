@@ -82,7 +82,7 @@ def of_folder(key: str, *, _root_: DictConfig) -> Any:
     """The value of `dataset.by_images.<key>` for the folder `dataset.root`."""
     table = OmegaConf.to_container(OmegaConf.select(_root_, f"dataset.by_images.{key}"))
     assert isinstance(table, dict)
-    return by_images(_folder(_root_), table)
+    return by_images(_folder(_root_), {str(bound): value for bound, value in table.items()})
 
 
 def side_of_folder(most: int, *, _root_: DictConfig) -> int:

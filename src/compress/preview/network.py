@@ -12,7 +12,8 @@ from compress.graph.types import Layer
 from compress.prune.cost import Widths
 from compress.prune.limits import makers
 from compress.prune.method import Method, Problem
-from compress.search.feasible import Feasible, feasible
+from compress.search.feasible import Feasible
+from compress.search.outcome import within_budget
 from compress.search.searched import Searched
 from compress.search.space import multiples_space
 
@@ -97,7 +98,7 @@ def outlook(problem: Problem, method: Method) -> Outlook:
         return Outlook(problem, None, None)
     try:
         space = multiples_space(problem.graph, 1)
-        anything = feasible(space, problem.budget, problem.graph, lambda widths: problem.cost.divisible_macs(widths))
+        anything = within_budget(problem, space, "macs", None)
         allowed = method.within(problem) if isinstance(method, Searched) else anything
     except InputError:  # a budget within reach of the method alone, such as of whole blocks
         return Outlook(problem, None, None)

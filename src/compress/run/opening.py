@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
+from compress.measure.latency import device_name
 from compress.prune.method import recipes_of
 from compress.run.job import Job
-from compress.run.stages.evaluate import device_name
 from compress.schema.settings import Recipe
 
 
