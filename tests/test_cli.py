@@ -1,10 +1,14 @@
 """The command's face: quick help that teaches, and imports that wait."""
 
+import re
 import resource
 import subprocess
 import sys
 
+import yaml
 from conftest import Command
+
+from compress.config.comments import commented
 
 
 def test_help_shows_groups_budgets_and_six_commands(command: Command) -> None:
@@ -35,3 +39,26 @@ def test_the_job_can_be_looked_at(command: Command) -> None:
     done = command("--cfg", "job", "method=camc", "preserve_ratio=0.4")
     assert done.returncode == 0
     assert "preserve_ratio: 0.4" in done.stdout
+
+
+def test_the_printed_job_has_the_comments_of_its_files_and_is_the_same_yaml(command: Command) -> None:
+    line = ("method=slimming", "dataset=cifar10", "teacher=zoo", "distill=[kd,at]")
+    whole = command("--cfg", "job", *line).stdout
+    part = command("--cfg", "job", "--package", "dataset", *line).stdout
+    assert yaml.safe_load(whole)["dataset"] == yaml.safe_load(part)
+    rows = [re.sub(" +", " ", row).strip() for row in whole.splitlines()]
+    assert "flops_limit: null # MMACs left" in rows
+    assert "lr: 0.1 # peak learning rate" in rows
+    assert "lr: ${pretrain.lr} # peak learning rate" in rows, "the recipe of a method has that of pretrain"
+    assert "skip: null" in rows
+    assert any("layers left alone" in row for row in rows[: rows.index("skip: null")])
+    assert "held_out: 0.1 # 5,000 of the 50,000 training images" in rows
+    assert "held_out: 0.1 # 5,000 of the 50,000 training images" in [re.sub(" +", " ", r) for r in part.splitlines()]
+    assert len(rows) > 150
+    assert sum("#" in row for row in rows) > 100
+
+
+def test_a_text_that_comments_would_change_is_printed_as_it_is() -> None:
+    text = "pretrain: |\n  lr: 0.1"
+    assert commented(text) == text
+    assert commented("flops_limit: 3").split("#")[1] == " MMACs left"

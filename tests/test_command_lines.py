@@ -101,3 +101,6 @@ def test_what_is_wrong_as_text_is_told_without_hydra() -> None:
     ]
     assert mistakes(["-m", "seed=0,1", "pretrain.lr=1e-3", "method.watch=[0.1,0.2]"]) == []
     assert mistakes(["--cfg", "job", "--package", "pretrain"]) == []
+    for line in (["--method", "camc"], ["--method=camc"], ["seed=1", "--method", "camc"]):
+        (told,) = mistakes(line)
+        assert told.endswith("no such option; settings are written method=camc")

@@ -53,6 +53,7 @@ def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None
         (["preserve_ratio=0"], "preserve_ratio=0: must be in (0, 1]"),
         (["preserve_ratio=abc"], "preserve_ratio=abc: must be a number"),
         (["percent=1"], "percent=1: must be in [0, 1)"),
+        (["percent=30"], "percent=30: must be in [0, 1); 30 % is percent=0.3"),
         (["flops_limit=-3"], "flops_limit=-3: must be > 0"),
         (["seed=-1"], "seed=-1: must be >= 0"),
         (["pretrain.lr=inf"], "pretrain.lr=inf: must be a number"),

@@ -16,7 +16,7 @@ from compress.schema.settings import BUDGETS
 
 PARTS = [
     ["__main__"],
-    ["cli"],
+    ["cli", "preview"],
     ["api"],
     ["config"],
     ["run"],
@@ -27,6 +27,7 @@ PARTS = [
     ["train"],
     ["parallel", "measure"],
     ["data", "models"],
+    ["storage"],
     ["report"],
     ["schema"],
     ["io"],

@@ -1,10 +1,12 @@
 """Disks that are full or cannot be written, files cut short, and Ctrl-C: one clear line, nothing half-trusted."""
 
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from conftest import compose_config, run_command
 from test_sweeps import CUT, job_folders, start, wait_for
 
 from compress.config.build import build
+from compress.config.refusal import headline
 from compress.errors import InputError
 from compress.io.files import read_json
+from compress.run.job import RunState
 
 COMPRESS = f"{sys.executable} -m compress"
 NO_MOUNTS = (
@@ -124,3 +128,21 @@ def test_a_file_cut_short_is_named_and_refused(
     assert len(told.value.problems) == 1
     assert "\n" not in told.value.problems[0]
     assert str(named) in told.value.problems[0]
+
+
+def test_before_the_traceback_it_says_whose_code_raised(tmp_path: Path) -> None:
+    (tmp_path / "their_reward.py").write_text("def reward(outcome):\n    return outcome.accuracy / 0\n")
+    spec = importlib.util.spec_from_file_location("their_reward", tmp_path / "their_reward.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    job = build(compose_config("device=cpu"))
+    theirs = replace(job.method, reward=module.reward)
+    with pytest.raises(ZeroDivisionError) as raised:
+        theirs.check(RunState(job, {}).problem())
+    told = headline(raised.value)
+    assert told.startswith(f"your code ended it, {tmp_path / 'their_reward.py'}:2 in reward: ZeroDivisionError: ")
+    with pytest.raises(AttributeError) as ours:
+        job.method.check(None)
+    assert headline(ours.value).startswith("a bug of ours ended it")

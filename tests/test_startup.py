@@ -37,7 +37,17 @@ def loaded(folder: Path, *arguments: str, count: bool = False) -> tuple[list[str
 
 
 @pytest.mark.parametrize(
-    "line", [["--help"], ["--version"], ["help"], ["foo"], ["preserve_ration=0.5"], ["method=camcc", "seed=-1"]]
+    "line",
+    [
+        ["--help"],
+        ["--version"],
+        ["help"],
+        ["ls"],
+        ["clean", "--dry-run"],
+        ["foo"],
+        ["preserve_ration=0.5"],
+        ["method=camcc", "seed=-1"],
+    ],
 )
 def test_what_is_told_without_torch_does_not_load_it(line: list[str], tmp_path: Path) -> None:
     assert loaded(tmp_path, *line)[0] == []
@@ -71,6 +81,8 @@ def test_versions_and_unknown_commands_say_what_to_type(tmp_path: Path) -> None:
         (["foo"], 2, "compress: foo: no such command; "),
         (["comapre"], 2, "did you mean compress compare"),
         (["camc"], 2, "did you mean method=camc"),
+        (["list"], 2, "compress ls lists runs"),
+        (["help", "ls"], 0, "usage: compress ls"),
     ):
         done = subprocess.run([sys.executable, "-m", "compress", *line], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == code, (line, done.stderr)

@@ -5,13 +5,14 @@ before a run starts, and what each job does), `config.diagnose` (why a command l
 Torch is loaded only after all checks that do not need it: `compress --help` must be quick.
 """
 
+import io
 import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import hydra
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from compress.config.built_jobs import problems_of
 from compress.config.callback import use_callback
 from compress.config.command_line import hydra_arguments, missing_folders, mistakes, with_late_values
+from compress.config.comments import commented
 from compress.config.compose import COMPOSE_ERRORS, compose_message
 from compress.config.diagnose import diagnose
 from compress.config.hydra_private import options
@@ -84,7 +86,7 @@ def _launch(session: Session) -> None:
         *session.fixed_overrides(),
     ]  # Hydra reads its arguments from there
     try:
-        with use_callback(session):
+        with use_callback(session), _config_with_comments(session.argv):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(session.task)()
     except (RuntimeError, *COMPOSE_ERRORS) as error:
         if not session.is_launcher_error(error):
@@ -93,6 +95,18 @@ def _launch(session: Session) -> None:
         if not any(job.folder.is_dir() for job in session.jobs()):  # no job has begun
             refuse([problem])
         print(f"compress: {problem}", file=sys.stderr)
+
+
+@contextmanager
+def _config_with_comments(argv: list[str]) -> Iterator[None]:
+    """What Hydra prints for `--cfg job` in the block gets the comments of conf/."""
+    given = options(argv)
+    if given.cfg != "job" or given.info:
+        yield
+        return
+    with redirect_stdout(io.StringIO()) as printed:
+        yield
+    print(commented(printed.getvalue().rstrip("\n"), given.package or ""))
 
 
 def _end_sweep(session: Session) -> int:

@@ -89,7 +89,7 @@ def test_hidden_folders_are_no_classes(folder: Path) -> None:
 def test_what_is_wrong_with_the_classes_is_named(folder: Path) -> None:
     (folder / "val" / "owl").mkdir()
     Image.new("RGB", (24, 30)).save(folder / "val" / "owl" / "0.png")
-    with pytest.raises(InputError, match=r"the parts hold different classes \(val alone has owl\)"):
+    with pytest.raises(InputError, match=r"different classes \(val alone has owl\); each class is a folder"):
         make(folder)
     (folder / "train" / "owl").mkdir()
     with pytest.raises(InputError, match=f"^root={folder}: .*owl"):  # without an image

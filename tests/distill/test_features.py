@@ -137,7 +137,7 @@ def test_the_ends_of_stages_and_what_they_give(name: str, ends: dict[str, Any]) 
     assert dict(zip(found, shapes_of(network, found, (3, 32, 32)), strict=True)) == ends
 
 
-ALL = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"custom", "torchvision"})
+ALL = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"custom", "timm", "torchvision"})
 FAMILIES = ["resnet20", "resnet32x4", "resnet8x4_cs", "resnet18", "resnet50", "vgg11_bn", "mobilenetv2"]
 
 

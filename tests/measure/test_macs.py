@@ -392,7 +392,7 @@ def by_fvcore(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
     return int(count.total()), int(sum(operators[kind] for kind in kinds))
 
 
-ZOO = [name for name in zoo_names() if name not in ("custom", "torchvision")]
+ZOO = [name for name in zoo_names() if name not in ("custom", "timm", "torchvision")]
 FAST_ZOO = ("vgg11_bn", "resnet20", "resnet20_cs", "resnet8x4", "mobilenetv1", "mobilenetv2", "resnet18")
 
 

@@ -18,7 +18,7 @@ from compress.prune.cost import cost_model
 from compress.prune.saved_network import load_network, save_network
 from compress.prune.surgery import cut, difference
 
-NAMES = [name for name in zoo_names() if name not in ("custom", "torchvision")]
+NAMES = [name for name in zoo_names() if name not in ("custom", "timm", "torchvision")]
 SHAPE = (3, 32, 32)
 FAST = ("resnet8x4_cs", "mobilenetv2")  # in the fast suite; surgery has tests of its own
 

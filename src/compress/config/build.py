@@ -8,7 +8,7 @@ only when they are needed.
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from compress.config import rules
+from compress.config.image_folder import told
 from compress.data.base import Data, Normalisation
 from compress.distill.distill import Distill
 from compress.distill.teacher import OwnNetworkError, Teacher, WeightedTeacher
@@ -172,7 +173,7 @@ def make_spec(node: Mapping[str, Any], data: Data | None, key: str) -> ModelSpec
     elif checkpoint:
         errors.call(_call_for_network, key, read_checkpoint, Path(checkpoint))
     if errors.problems:
-        raise InputError(*errors.problems)
+        raise InputError(*_as_timm(key, spec.target, errors.problems))
     return spec
 
 
@@ -191,6 +192,13 @@ def _call_for_network(key: str, function: Callable[..., T], *args: Any) -> T:
         raise InputError(f"{key}: {error}; try another dataset.image_size, such as 32 or 224") from None
     except InputError as error:
         raise InputError(*(f"{key}: {problem}" for problem in error.problems)) from None
+
+
+def _as_timm(key: str, target: str, problems: Sequence[str]) -> list[str]:
+    """Problems of a network, where timm itself makes it with what gives it the classes and channels of the images."""
+    choice = "model" if key == "model" else f"model@{key}"
+    hint = f"; {choice}=timm {key}.arch=<name> gives it the classes and the channels of the images"
+    return [f"{line}{hint if target.startswith('timm.') else ''}" for line in problems]
 
 
 def make_method(node: Mapping[str, Any]) -> Method:
@@ -370,6 +378,7 @@ def build(config: JSON) -> Job:
         ),
         where=_where(config, device),
         devices=devices,
+        notes=tuple(told(config)),
     )
 
 

@@ -128,13 +128,22 @@ def _mistakes_in_lists(text: str, value: str) -> list[str]:
     return []
 
 
+def _unknown_option(option: str, argv: Sequence[str]) -> str:
+    """The message for an option that there is not; where it is a setting, as that is written."""
+    name, _, value = option.lstrip("-").partition("=")
+    after = argv[argv.index(option) + 1 :]
+    value = value or next((word for word in after[:1] if "=" not in word and word[:1] != "-"), "")
+    is_key = re.fullmatch(r"[a-z_][\w.-]*", name) is not None and option.startswith("--") and value
+    setting = f"{name.replace('-', '_')}={value}" if is_key else "key=value, such as method=camc (compress --help)"
+    return f"{printable(option)[:60]}: no such option; settings are written {printable(setting)[:100]}"
+
+
 def _option_mistakes(argv: Sequence[str]) -> list[str]:
     """Error messages for options that argparse rejects, in the terms of this command."""
     known = option_names()
     unknown = [word for word in argv if word.startswith("-") and word.partition("=")[0] not in known]
     if unknown:
-        shown = printable(unknown[0])[:60]
-        return [f"{shown}: no such option; settings are written key=value, such as method=camc (compress --help)"]
+        return [_unknown_option(unknown[0], argv)]
     first = next((at for at, word in enumerate(argv) if "=" in word and not word.startswith("-")), len(argv))
     late = [word for word in argv[first:] if word in known]
     if late:

@@ -27,7 +27,20 @@ from compress.errors import nearest
 from compress.io.files import JSON
 from compress.io.paths import CONF
 
-SUBCOMMANDS = ("compare", "help")  # handled by `compress.__main__`
+SUBCOMMANDS = ("compare", "plan", "ls", "clean", "help")  # handled by `compress.__main__`
+# What people type for something that is called otherwise here, and how it is written.
+OTHERWISE = {
+    "list": "compress ls lists runs and the cache, compress help the choices of every group",
+    "show": "compress ls lists runs and the cache, compress compare makes tables of runs",
+    "train": "compress stages=[pretrain] only trains; compress method=camc trains, prunes and fine-tunes",
+    "prune": "compress method=camc trains, prunes and fine-tunes; what is there already is reused",
+    "finetune": "compress method=camc trains, prunes and fine-tunes; what is there already is reused",
+    "search": "compress method=camc searches; compress method=sample search=evolution does it otherwise",
+    "run": "compress method=camc runs; compress plan method=camc tells what that would do",
+    "eval": "a run ends with it; compress compare makes tables of what runs measured",
+    "sweep": "compress -m method=slimming percent=0.3,0.5 is one",
+    "init": "nothing is to be made first; compress method=camc runs",
+}
 
 
 def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
@@ -46,7 +59,7 @@ def diagnose(argv: list[str], check: Callable[[JSON], list[str]]) -> list[str]:
         except COMPOSE_ERRORS as error:
             return problems or [compose_message(error)]
         correct = [*choices]
-        known = [*_keys({key: node for key, node in raw(base).items() if key != "hydra"}), *groups]
+        known = sorted({*_keys({key: node for key, node in raw(base).items() if key != "hydra"}), *groups})
         for override in values:
             if _check_key(override, base, known, problems):
                 try:  # one at a time: Hydra reports only the first wrong override
@@ -117,6 +130,8 @@ def _parse_problem(text: str, groups: dict[str, list[str]]) -> str:
     choice without its group."""
     if not re.fullmatch(r"[A-Za-z][\w-]*", text):
         return f"{text}: cannot be read; write key=value, and quote special characters"
+    if text in OTHERWISE:
+        return f"{text}: no such command; {OTHERWISE[text]}"
     meant = [f"{group}={text}" for group, choices in groups.items() if text in choices]
     meant += [f"compress {verb}" for verb in difflib.get_close_matches(text, SUBCOMMANDS, 1, 0.6)]
     hint = f"did you mean {meant[0]}" if meant else "compress method=camc runs, compress compare makes tables of runs"

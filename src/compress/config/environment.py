@@ -5,17 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from compress.config.build import build
-from compress.config.built_jobs import problems_of
-from compress.config.command_line import hydra_arguments, mistakes
-from compress.config.compose import COMPOSE_ERRORS, compose_message, plain
-from compress.config.diagnose import diagnose
-from compress.config.resolvers import register_resolvers
+from compress.config.composed import composed
 from compress.errors import InputError, settings_under
 from compress.io.files import JSON
-from compress.io.paths import CONF
+from compress.io.paths import CACHE
 from compress.parallel.helper_processes import Crew
 from compress.run.distributed import help_out
 from compress.run.job import Job
@@ -23,7 +18,8 @@ from compress.run.pipeline import prepared
 from compress.run.store import Store
 from compress.schema.bounds import Positive
 from compress.schema.check import check_value
-from compress.search.gym import Rule, Searched, WidthEnv
+from compress.search.gym import Rule, WidthEnv
+from compress.search.searched import Searched
 
 
 def environment(overrides: Sequence[str], rule: Rule, budgets: Sequence[float] | None, reach: float) -> WidthEnv:
@@ -43,31 +39,11 @@ def environment(overrides: Sequence[str], rule: Rule, budgets: Sequence[float] |
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     with Crew(job.devices, job.device, config["threads"], help_out, build, config) as crew:
-        state = prepared(job, Store(Path(config["outputs"]) / "cache"), crew)
+        state = prepared(job, Store(Path(config["outputs"]) / CACHE), crew)
     problem = state.problem()
     with settings_under(job.keys.method):
         within = {one.budget.value: method.within(replace(problem, budget=one.budget)) for one in jobs}
         return WidthEnv(problem, within, method.scorer_of(problem, state.learned()), rule, reach)
-
-
-def composed(overrides: Sequence[str]) -> JSON:
-    """The config of a command line without options.
-
-    Raises:
-        InputError: every mistake of it.
-    """
-    argv = hydra_arguments(overrides)
-    options = [
-        f"{word}: is an option of the command; give settings only, key=value" for word in argv if word[:1] == "-"
-    ]
-    if problems := options or mistakes(argv):
-        raise InputError(*problems)
-    register_resolvers()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(compose("config", argv))
-    except COMPOSE_ERRORS as error:
-        raise InputError(*(diagnose(argv, problems_of) or [compose_message(error)])) from None
 
 
 def _jobs(config: JSON, budgets: Sequence[float] | None) -> list[Job]:

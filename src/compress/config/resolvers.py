@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from compress.config.compose import plain
+from compress.config.image_folder import by_images, image_side
 from compress.run.folder import config_hash
 from compress.schema.settings import BUDGETS, Recipe
 
@@ -77,6 +78,24 @@ def pick(table: Mapping[str, Any], *words: Any) -> Any:
     return table["other"]
 
 
+def of_folder(key: str, *, _root_: DictConfig) -> Any:
+    """The value of `dataset.by_images.<key>` for the folder `dataset.root`."""
+    table = OmegaConf.to_container(OmegaConf.select(_root_, f"dataset.by_images.{key}"))
+    assert isinstance(table, dict)
+    return by_images(_folder(_root_), {str(bound): value for bound, value in table.items()})
+
+
+def side_of_folder(most: int, *, _root_: DictConfig) -> int:
+    """The side of a crop for the images of the folder `dataset.root`, at most `most` pixels."""
+    return image_side(_folder(_root_), most)
+
+
+def _folder(config: DictConfig) -> str | None:
+    """`dataset.root`; None while it is not given."""
+    dataset = config.get("dataset")
+    return None if dataset is None or OmegaConf.is_missing(dataset, "root") else str(dataset.get("root"))
+
+
 def register_recipes() -> None:
     """Add the config groups behind `recipe@training: pretrain` in the defaults list of a method. The method gets a
     recipe `training`, whose settings are those of `pretrain` unless the YAML or the command line sets them."""
@@ -90,7 +109,8 @@ def register_recipes() -> None:
 def register_resolvers() -> None:
     """Register the recipes and the resolvers: `${job_name:}` and `${confhash:}` for names of job folders,
     `${rule:...}` for values that depend on `compat`, `${pick:...}` for values that depend on the network or
-    dataset, `${distill_name:}`."""
+    dataset, `${by_images:...}` and `${image_side:...}` for those that depend on a folder of images,
+    `${distill_name:}`."""
     register_recipes()
     # OmegaConf 2.4 renames `register_new_resolver` to `register_resolver`; 2.3 has an older, different function of
     # that name.
@@ -105,3 +125,5 @@ def register_resolvers() -> None:
     register("distill_name", distill_name, replace=True)
     register("rule", rule, replace=True)
     register("pick", pick, replace=True)
+    register("by_images", of_folder, replace=True)
+    register("image_side", side_of_folder, replace=True)

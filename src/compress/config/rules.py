@@ -21,7 +21,7 @@ from compress.schema.settings import (
 )
 
 # Keys of config nodes that `build` or the resolvers read; the callable of the node does not take them.
-PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name")
+PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name", "by_images")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 TEACHER_KEYS = tuple(field.name for field in fields(TeacherSettings))  # of any kind of teacher
 GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer", "criterion")

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from compress.config.built_jobs import BuiltJobs, problems_of
 from compress.config.compose import COMPOSE_ERRORS, compose_message, plain, raw
 from compress.config.diagnose import diagnose
-from compress.config.refusal import MAX_LENGTH, error_lines, refuse
+from compress.config.refusal import MAX_LENGTH, error_lines, headline, refuse
 from compress.config.resolvers import register_resolvers
 from compress.config.sweep import Sweep, check_sweep, drop_overridden_params, is_grid
 from compress.config.sweeper_objectives import check_direction
@@ -109,10 +109,11 @@ class Session(Callback):
                     log.error("compress: %s", shown(problem, MAX_LENGTH))
                 self.failed[folder.absolute()] = error_lines(error)[0]
             elif in_sweep:
-                log.exception("compress: %s: a bug ended this job", folder)
-                self.bugs[folder.absolute()] = "a bug ended it"
+                log.exception("compress: %s: %s", folder, headline(error))
+                self.bugs[folder.absolute()] = headline(error)
             else:
                 self.raised = error
+                print(f"compress: {headline(error)}", file=sys.stderr)
                 raise
         return None
 
@@ -206,7 +207,8 @@ def _exiting_on_error() -> Iterator[None]:
         yield
     except COMPOSE_ERRORS as error:
         refuse([compose_message(error)])
-    except Exception:
+    except Exception as error:
+        print(f"compress: {headline(error)}", file=sys.stderr)
         traceback.print_exc()
         raise SystemExit(1) from None
 

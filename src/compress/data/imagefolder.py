@@ -180,7 +180,9 @@ def differing_classes(train: ImageFolder, test: ImageFolder) -> str:
         (part, sorted(set(part.classes) - set(other.classes))) for part, other in ((train, test), (test, train))
     ]
     texts = [f"{Path(part.root).name} alone has {few(names)}" for part, names in only_in if names]
-    return f"the parts hold different classes ({'; '.join(texts)})" if texts else ""
+    if not texts:
+        return ""
+    return f"the parts hold different classes ({'; '.join(texts)}); each class is a folder of one name in both"
 
 
 def imagefolder(

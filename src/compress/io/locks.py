@@ -51,6 +51,17 @@ def locked(path: Path, busy: str | None) -> Iterator[bool]:
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process has this lock now. Makes no lock that is not there; False where it cannot be tried."""
+    try:
+        if not path.is_file() or path.is_symlink():
+            return False
+        with locked(path, None) as was_free:
+            return not was_free
+    except (OSError, NoLocksError):
+        return False
+
+
 @functools.cache
 def _require_flock(folder: Path) -> None:
     """

@@ -18,5 +18,6 @@ ONNX = "model.onnx"  # the same network for other runtimes, with eval.onnx=true
 SPLIT = "split.json"  # which training images were held out
 DEPENDS = "depends.json"  # of one stage: everything that its result depends on; its cache key is a hash of it
 RESULT = "result.json"  # of one stage: what it reports
+CACHE = "cache"  # under outputs: the folders of finished stages
 LOCK = ".lock"  # of a run folder: locked while a process works in it
 PROGRESS = "progress.pt"  # of one stage while it runs: the state from which it resumes after a kill

@@ -32,6 +32,7 @@ BUILDERS = (
     "compress.models.preresnet.resnet_x4_cs",
     "compress.models.resnet_cifar.resnet",
     "compress.models.resnet_x4.resnet_x4",
+    "compress.models.timm.classifier",
     "compress.models.torchvision.classifier",
     "compress.models.vgg.vgg",
 )

@@ -91,8 +91,20 @@ class CostModel:
         return np.rint(self._in(self._batch(plans))).astype(np.int64)
 
     def layer_outputs(self, plans: ArrayLike) -> NDArray[np.int64]:
-        """Output channels of the weight of every layer of the graph: (plans, groups) -> (plans, layers)."""
+        """Length of the output axis of the weight of every layer of the graph: (plans, groups) -> (plans, layers)."""
         return np.rint(self._out(self._batch(plans))).astype(np.int64)
+
+    def layer_macs(self, plans: ArrayLike) -> NDArray[np.int64]:
+        """MACs of every layer of the graph, without products of activations: (plans, groups) -> (plans, layers)."""
+        batch = self._batch(plans)
+        return np.rint(self._out(batch) * self._in(batch) * self._uses).astype(np.int64)
+
+    def entries(self, plans: ArrayLike) -> NDArray[np.int64]:
+        """Entries of every parameter, in the order of the network's: (plans, groups) -> (plans, parameters)."""
+        return np.rint(self._entries(self._batch(plans))).astype(np.int64)
+
+    def _entries(self, batch: Widths) -> NDArray[np.float64]:
+        return reduce(np.multiply, [dim(batch) for dim in self._dims], np.ones((len(batch), 1)))
 
     @overload
     def params(self, plans: Plan) -> int: ...
@@ -102,9 +114,7 @@ class CostModel:
         """Parameters: of a plan, or (plans, groups) -> (plans,)."""
         if isinstance(plans, Plan):
             return int(self.params(self.widths(plans))[0])
-        batch = self._batch(plans)
-        entries = reduce(np.multiply, [dim(batch) for dim in self._dims], np.ones((len(batch), 1)))
-        total: NDArray[np.int64] = np.rint(entries.sum(1)).astype(np.int64)
+        total: NDArray[np.int64] = np.rint(self._entries(self._batch(plans)).sum(1)).astype(np.int64)
         return total
 
     def widths(self, plan: Plan) -> Widths:

@@ -63,6 +63,7 @@ class Job:
     keys: Keys
     where: Where  # what latencies are measured in
     devices: int = 1  # world size of its trainings
+    notes: tuple[str, ...] = ()  # what the run tells at its beginning: defaults that followed from its images
 
 
 @dataclass(frozen=True)

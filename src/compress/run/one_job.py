@@ -9,7 +9,7 @@ import torch
 
 from compress.errors import InputError
 from compress.io.files import JSON
-from compress.io.paths import MODEL
+from compress.io.paths import CACHE, MODEL
 from compress.measure.accuracy import accuracy
 from compress.prune.saved_network import load_network
 from compress.run.distributed import Build, follow, lead
@@ -75,7 +75,7 @@ class OneJob:
                 table = "" if self.in_sweep else f"\n{show(done, folder)}"  # a sweep ends with one table of all jobs
                 log.info("%s is a finished run of this config: nothing to do%s", folder, table)
                 return done
-            store = Store(Path(config["outputs"]) / "cache", self.launch)
+            store = Store(Path(config["outputs"]) / CACHE, self.launch)
             how = {key: config[key] for key in ("tensorboard", "plots")}
             summary = run(job, config, config_hash, folder, store, crew, launch=self.launch, **how)
         log.info("%s", show(summary, folder))

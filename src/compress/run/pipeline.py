@@ -30,6 +30,7 @@ from compress.report.recorder import Recorder
 from compress.report.table.results import results_table
 from compress.run.expected import check_expected
 from compress.run.job import Job, RunState
+from compress.run.opening import opening
 from compress.run.stages import STAGES
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import network_settings, teacher_job
@@ -78,6 +79,8 @@ def run(
     began = time.perf_counter()
     try:
         summary["split"] = _write_split(job, folder)
+        for line in opening(job):
+            log.info("%s", line)
         with crew.guarded():
             state = _fold(job, store, summary, recorder.row, lambda: write_json(folder / SUMMARY, summary), crew)
         _collect(state, folder)

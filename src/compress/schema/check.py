@@ -72,7 +72,11 @@ def check_value(path: str, value: Any, annotation: Any) -> list[str]:
     if origin is typing.Annotated:
         problems = check_value(path, value, args[0])
         bounds = [rule for rule in args[1:] if isinstance(rule, Bound)]
-        return problems or [f"{path}={shown(value)}: {rule.rule(value)}" for rule in bounds if not rule.allows(value)]
+        return problems or [
+            f"{path}={shown(value)}: {rule.rule(value)}{_meant_percent(path, value, rule)}"
+            for rule in bounds
+            if not rule.allows(value)
+        ]
     if value == "???":
         return [f"{path}: must be given"]
     if origin in (typing.Union, types.UnionType):
@@ -97,6 +101,14 @@ def check_value(path: str, value: Any, annotation: Any) -> list[str]:
     if isinstance(value, Mapping):
         return check_node(path, value, annotation if is_dataclass(annotation) else None)
     return [] if annotation is Any else [f"{path}={shown(value)}: must be a group of settings"]
+
+
+def _meant_percent(path: str, value: float, rule: Bound) -> str:
+    """A hint for a percentage where a share is wanted."""
+    is_share = (rule.gt == 0 or rule.ge == 0) and (rule.lt == 1 or rule.le == 1)
+    if is_share and 2 <= value <= 100 and rule.allows(value / 100):
+        return f"; {value:g} % is {path}={value / 100:g}"
+    return ""
 
 
 def _check_plain(path: str, value: Any, wanted: type) -> list[str]:

@@ -18,10 +18,10 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from compress.errors import OWN, SettingError
 from compress.io.files import JSON
+from compress.io.progress import Progress
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Bound, Natural, NonNegative, Share
@@ -74,17 +74,14 @@ class Evolution:
         if work is not None and work.resumed is not None:
             first = work.resumed["generation"] + 1
             run.restore(work.resumed)
-        with tqdm(
-            total=self.generations + 1, initial=first, desc="search", unit="generation", disable=None, leave=False
-        ) as bar:
+        with Progress("prune", "generation", self.generations + 1, first, every_step=True) as shown:
             for generation in range(first, self.generations + 1):
                 random = np.random.default_rng(derive_seed(seed, "evolution", generation))
                 scored, kinds = run.generation(generation, random)
                 if not sum(kinds.values()):
                     log.info("prune: every gene within the budget was scored; the search ends")
                     break
-                bar.update()
-                bar.set_postfix(best_error=f"{run.candidates.best[0].error:.2f} %")
+                shown.advance(f"best held-out top-1 {run.candidates.best[0].score.top1:.2f} %")
                 if work is not None:
                     _note(generation, kinds, scored, run.candidates, work)
                     work.progress(partial(run.state, generation))

@@ -16,9 +16,9 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
 from compress.io.files import JSON
+from compress.io.progress import Progress
 from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Share
 from compress.search.candidates import Candidate, Candidates, figures, is_better
@@ -48,15 +48,14 @@ class Greedy:
             candidates.restore(work.resumed["candidates"])
             gene, iteration = np.array(work.resumed["gene"]), work.resumed["iteration"]
         genes = self._proposals(iteration, gene, feasible)
-        with tqdm(initial=iteration, desc="search", unit="iteration", disable=None, leave=False) as bar:
+        with Progress("prune", "iteration", None, iteration) as shown:
             while proposals := len(genes):
                 best = min(candidates.score(genes), key=is_better)
                 before, gene, iteration = gene, np.array(best.gene), iteration + 1
                 genes = self._proposals(iteration, gene, feasible)
                 if not len(genes):
                     candidates.keep(best)
-                bar.update()
-                bar.set_postfix(error=f"{best.error:.2f} %")
+                shown.advance(f"held-out top-1 {best.score.top1:.2f} %")
                 if work is not None:
                     _note(iteration, proposals, before, best, feasible, candidates, work)
                     work.progress(partial(_state, iteration, best, candidates))

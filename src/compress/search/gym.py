@@ -13,8 +13,7 @@ With several budgets each episode draws one: the conditional agent of Liu et al.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +36,6 @@ except ModuleNotFoundError:
 
 Rule = Literal["projected", "walls"]
 Chosen = list[int]  # widths of the places decided so far
-
-
-@runtime_checkable
-class Searched(Protocol):
-    """A method whose widths another search could decide: within what, and scored by what."""
-
-    def within(self, problem: Problem) -> Feasible:
-        """What the budget of the problem allows.
-
-        Raises:
-            InputError: nothing; says what is reachable.
-        """
-
-    def scorer_of(self, problem: Problem, learned: Path | None) -> Scorer:
-        """`learned` is the folder that `learn` wrote to, None without `sparsify`."""
 
 
 def after_walls(within: Feasible, chosen: Chosen, action: float) -> Chosen:

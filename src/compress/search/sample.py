@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
+from compress.io.progress import Progress
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Bound
@@ -44,10 +44,9 @@ class Sample:
             candidates.restore(work.resumed["candidates"])
         genes = different_genes(feasible, self.draws, seed)
         done = len(candidates.tested)
-        with tqdm(total=len(genes), initial=done, desc="search", unit="candidate", disable=None, leave=False) as bar:
+        with Progress("prune", "candidate", len(genes), done) as shown:
             for number, candidate in enumerate(candidates.test(genes[done:]), done + 1):
-                bar.update()
-                bar.set_postfix(best_error=f"{candidates.best[0].error:.2f} %")
+                shown.advance(f"best held-out top-1 {candidates.best[0].score.top1:.2f} %")
                 if work is not None:
                     _note(number, candidate, candidates, work)
                     last = number == len(genes)

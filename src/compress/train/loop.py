@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from compress.data.base import Data, Viewed
 from compress.errors import OWN, SettingError
 from compress.io.files import JSON
+from compress.io.progress import Progress
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import count_correct
@@ -207,16 +207,12 @@ class _Loop:
 
     def run(self) -> JSON:
         training, progress = self.training, self.progress
-        hidden = None if training.team.is_main else True  # None: tqdm shows the bar on a terminal only
-        epochs = training.recipe.epochs
-        with tqdm(
-            total=epochs, initial=progress.epoch, desc=training.stage, unit="epoch", disable=hidden, leave=False
-        ) as bar:
+        epochs, hidden = training.recipe.epochs, not training.team.is_main
+        with Progress(training.stage, "epoch", epochs, progress.epoch, every_step=True, hidden=hidden) as shown:
             while progress.epoch < epochs and not self._stops_early():
                 means = self._epoch(progress.epoch + 1)
-                bar.update()
-                held_out = "" if progress.top1 is None else f"{progress.top1:.2f} %"
-                bar.set_postfix(loss=f"{means.loss:.3f}", held_out=held_out)
+                score = "" if progress.top1 is None else f", {training.figure_in_words} {progress.top1:.2f} %"
+                shown.advance(f"loss {means.loss:.3f}{score}")
         if progress.epoch == 0:
             progress.top1 = self._score()
             progress.best = -1.0 if progress.top1 is None else progress.top1

@@ -24,9 +24,7 @@ TORCHVISION = (
     "shufflenet_v2_x0_5", "mobilenet_v3_small", "densenet121", "resnext50_32x4d", "convnext_tiny", "googlenet",
     "regnet_y_400mf",
 )  # fmt: skip
-ZOO = tuple(
-    sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem not in ("custom", "torchvision"))
-)
+ZOO = tuple(sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"custom", "timm", "torchvision"}))
 
 
 def prefix(graph: ChannelGraph, widths: Widths) -> Plan:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
 from compress.errors import OWN, SettingError
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
+from compress.io.progress import Progress
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import Score
 from compress.methods.sensitivity.plots import plots
@@ -130,24 +130,24 @@ def scored(
     scores = [Score(*one) for one in work.resumed["scores"]] if work.resumed is not None else []
     left = list(zip(candidates, labels, strict=True))[len(scores) :]
     total = len(candidates)
-    for widths, (group, width) in tqdm(
-        left, total=total, initial=len(scores), desc="sensitivity", unit="candidate", disable=None, leave=False
-    ):
-        score = scorer.score(widths)
-        assert score is not None, "nothing is below a top-1 of 0"
-        scores.append(score)
-        work.row(
-            stage="sparsify",
-            step="evaluations",
-            evaluations=len(scores),
-            group=group,
-            width=width,
-            top1=round(score.top1, 4),
-            drop=round(scores[0].top1 - score.top1, 4),
-            seconds=round(work.seconds(), 3),
-        )
-        every = 0 if len(scores) == total else SAVE_EVERY_SECONDS
-        work.progress(lambda: {"scores": [list(one) for one in scores]}, every)
+    with Progress("sparsify", "candidate", total, len(scores)) as shown:
+        for widths, (group, width) in left:
+            score = scorer.score(widths)
+            assert score is not None, "nothing is below a top-1 of 0"
+            scores.append(score)
+            work.row(
+                stage="sparsify",
+                step="evaluations",
+                evaluations=len(scores),
+                group=group,
+                width=width,
+                top1=round(score.top1, 4),
+                drop=round(scores[0].top1 - score.top1, 4),
+                seconds=round(work.seconds(), 3),
+            )
+            every = 0 if len(scores) == total else SAVE_EVERY_SECONDS
+            work.progress(lambda: {"scores": [list(one) for one in scores]}, every)
+            shown.advance(f"held-out top-1 {score.top1:.2f} %")
     return scores
 
 

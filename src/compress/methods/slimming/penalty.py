@@ -29,6 +29,10 @@ def l1_penalty(
 
 
 def _gradients(model: nn.Module, strength: float, linear: bool, spared: Collection[str]) -> Gradients:
+    return [(gamma, strength * gamma.sign()) for gamma in penalised(model, linear, spared)]
+
+
+def penalised(model: nn.Module, linear: bool, spared: Collection[str]) -> list[nn.Parameter]:
+    """The scales that `add_l1` pulls at, (C,) of each batch norm."""
     found = {name: module.get_parameter("weight") for name, module in norms_of(model, linear).items()}
-    gammas = [gamma for name, gamma in found.items() if name not in spared and gamma.requires_grad]
-    return [(gamma, strength * gamma.sign()) for gamma in gammas]
+    return [gamma for name, gamma in found.items() if name not in spared and gamma.requires_grad]

@@ -6,6 +6,7 @@ well as the percentile (`prune.selection`); by default no layer loses all of its
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from compress.errors import InputError, SettingError
+from compress.errors import InputError, SettingError, placed
 from compress.graph.plan import Plan
 from compress.graph.types import ChannelGraph
 from compress.io.files import JSON
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
-from compress.methods.slimming.penalty import l1_penalty
+from compress.methods.slimming.penalty import l1_penalty, penalised
 from compress.methods.slimming.scales import (
     cfg_of,
     coupled_groups,
@@ -29,6 +30,7 @@ from compress.methods.slimming.scales import (
     scores,
     shared_norms,
 )
+from compress.methods.slimming.strength import doubt
 from compress.methods.sparse_plots import plots_of
 from compress.methods.sparse_training import diagnosis, distribution, train_sparsely
 from compress.prune.method import Decision, Problem, Traits
@@ -97,6 +99,9 @@ class Slimming(Selection):
 
         spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
         penalty = l1_penalty(self.l1, self.linear, spared, problem.device)
+        steps = math.ceil(len(problem.data.split()["train"]) / self.training.batch_size)
+        if why := doubt(self.l1, penalised(model, self.linear, spared), self.training, steps):
+            log.warning("sparsify: %s", placed(why))
         history = train_sparsely(problem, self.training, penalty, row)
         final = row(model)
         log.info(

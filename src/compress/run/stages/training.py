@@ -5,6 +5,7 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from compress.distill.distill import Answering, Distill
 from compress.errors import placed, settings_under
 from compress.graph.plan import Plan
 from compress.io.code_digest import source_digest
-from compress.io.files import JSON
+from compress.io.files import JSON, digest_of
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.measure.accuracy import accuracy
@@ -221,9 +222,18 @@ def network_settings(spec: ModelSpec) -> JSON:
     code."""
     args = {key: value for key, value in spec.args.items() if key != "download"}
     settings: JSON = {"target": spec.target, "args": args, "shape": spec.shape, "classes": spec.classes}
+    if (file := weights_file(spec)) is not None:
+        settings["weights"] = digest_of(file)
     if (source := source_digest(spec.target)) is not None:
         settings["source"] = source
     return settings
+
+
+def weights_file(spec: ModelSpec) -> Path | None:
+    """The file of weights that an argument of the network names, rather than an entry of a list."""
+    named = spec.args.get("weights")
+    path = Path(named).expanduser() if isinstance(named, str) else None
+    return path if path is not None and path.is_file() else None
 
 
 def dense_depends_on(job: Job) -> JSON:

@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from compress.agents.ddpg import DDPG
 from compress.agents.noise import decayed_sigma, truncated_normal
 from compress.agents.replay import Replay
 from compress.io.files import JSON
+from compress.io.progress import Progress
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.schema.bounds import Bound, Count, Natural, NonNegative, Positive
@@ -98,16 +98,13 @@ class Search:
         elif self.settings.uniform_first:
             for task, target in enumerate(self.targets):
                 self.best[task] = self.env.scored(self.env.uniform_widths(target), target)
-        with tqdm(
-            total=self.settings.episodes, initial=self.done, desc="search", unit="episode", disable=None, leave=False
-        ) as bar:
+        with Progress("sparsify", "episode", self.settings.episodes, self.done) as shown:
             while self.done < self.settings.episodes:
                 self._note(*self._episode(self.done), work)
                 self.done += 1
                 last = self.done == self.settings.episodes
                 work.progress(self._state, 0 if last else SAVE_EVERY_SECONDS)
-                bar.update()
-                bar.set_postfix(standing(self.targets, self.best))
+                shown.advance(standing(self.targets, self.best))
         return {target: self.best[task] for task, target in enumerate(self.targets) if task in self.best}
 
     def _state(self) -> JSON:

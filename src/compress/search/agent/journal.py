@@ -39,10 +39,7 @@ def note(
     )  # fmt: skip
 
 
-def standing(targets: Sequence[float], best: Mapping[int, JSON]) -> dict[str, str]:
-    """The best reward and accuracy of every target that has one, for the progress bar; `best` is by index."""
-    return {
-        f"{target:g}": f"{best[task]['reward']:.4f} ({best[task]['accuracy']:.1f} %)"
-        for task, target in enumerate(targets)
-        if task in best
-    }
+def standing(targets: Sequence[float], best: Mapping[int, JSON]) -> str:
+    """The best accuracy of every target that has one: best 91.2 % at 0.3, 97.0 % at 0.5; `best` is by index."""
+    told = [f"{best[task]['accuracy']:.1f} % at {target:g}" for task, target in enumerate(targets) if task in best]
+    return f"best {', '.join(told)}"

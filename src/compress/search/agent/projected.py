@@ -20,10 +20,10 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from compress.agents.preferences import PreferencePolicy
 from compress.io.files import JSON
+from compress.io.progress import Progress
 from compress.io.seeds import derive_seed
 from compress.io.stage_folder import StageFolder
 from compress.prune.budget import Price
@@ -129,14 +129,14 @@ class ProjectedSearch:
         elif uniform_first:
             for task, target in enumerate(self.targets):
                 self._score(task, self.env.uniform_widths(target))
-        with tqdm(total=episodes, initial=self.done, desc="search", unit="episode", disable=None, leave=False) as bar:
+        with Progress("sparsify", "episode", episodes, self.done) as shown:
             while self.done < episodes and self.stuck < len(self.targets):
                 before = self.done
                 self._turn(work)
                 ended = self.done == episodes or self.stuck == len(self.targets)
                 work.progress(self._state, 0 if ended else SAVE_EVERY_SECONDS)
-                bar.update(self.done - before)
-                bar.set_postfix(standing(self.targets, self.best))
+                if self.done > before:
+                    shown.advance(standing(self.targets, self.best))
         if self.done < episodes:
             log.info("sparsify: every strategy that could be proposed was scored; the search ends")
         return {target: self.best[task] for task, target in enumerate(self.targets) if task in self.best}
