@@ -148,7 +148,7 @@ def test_a_step_ranks_what_is_left_and_brings_nothing_back(name: str, scope: str
             parameter.copy_(parameter[torch.randperm(len(parameter))])  # another order of channels
     wide = network("resnet20")
     widened(wide, channel_graph(wide, SHAPE), first, small)
-    for budget in (Budget("preserve_ratio", 0.3), Budget("preserve_ratio", 0.599), Budget("percent", 0.7)):
+    for budget in (Budget("preserve_ratio", 0.3), Budget("preserve_ratio", 0.9), Budget("percent", 0.7)):
         problem = problem_of(wide, budget, before=first)
         plan = how.plan(problem, None).plan
         assert all(set(kept) <= set(first.kept[group]) for group, kept in plan.kept.items())
@@ -230,6 +230,14 @@ def test_every_step_is_a_row_and_is_found_again(tmp_path: Path) -> None:
     first, last = (read_json(tmp_path / "run" / path / "plan.json") for path in ("steps/step-1", ""))
     for group, told in last["groups"].items():
         assert set(told["kept"]) <= set(first["groups"][group]["kept"])
+    # the last cut is of what the step before has trained
+    stages = summary["stages"]
+    before, after = (
+        read_weights(Path(stages[stage]["folder"]) / "model.safetensors")[0]["conv1.weight"]
+        for stage in ("finetune step 1", "prune")
+    )
+    stayed, stays = (plan["groups"]["conv1"]["kept"] for plan in (first, last))
+    assert torch.equal(after, before[[stayed.index(channel) for channel in stays]])
     rows = {row["stage"]: row for row in read_rows(tmp_path / "run") if "loss" in row}
     assert rows["finetune step 1"]["lr"] == 0.01
     assert rows["finetune step 1"]["reg_gradient"] > 0  # between the steps it is trained under the penalty
