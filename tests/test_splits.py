@@ -33,7 +33,7 @@ METHODS = {
         "method=slimming", "percent=0.3", "teacher=zoo", "distill=kd", "distill.stages=[sparsify,finetune]",
         "model@teacher.model=resnet20", "teacher.model.depth=8", "teacher.model.width=4",
     ),
-    "group sparsity": ("method=group_sparsity", "preserve_ratio=0.6"),
+    "steps": ("method=group_sparsity", "preserve_ratio=0.6", "method.schedule=linear", "method.steps=2"),
     "magnitude": ("method=magnitude", "percent=0.5", "method.schedule=linear", "method.steps=2"),
     "filters": ("method=filter_magnitude", "preserve_ratio=0.6", "finetune.init=scratch"),
     "amc": ("method=amc", "preserve_ratio=0.6", *SEARCH),

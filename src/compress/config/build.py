@@ -34,7 +34,8 @@ from compress.prune.controls import controls_of
 from compress.prune.latency.runtime import Where
 from compress.prune.limits import Limits, channel_limits, within_limits
 from compress.prune.method import Method, Traits, recipes_of
-from compress.run.job import Job, Keys, Timing, make_problem
+from compress.prune.steps import InSteps, ladder
+from compress.run.job import Job, Keys, Rung, Timing, make_problem
 from compress.run.stages import needs
 from compress.run.stages.logits import obstacle
 from compress.schema.check import find_target, shown
@@ -328,11 +329,19 @@ def build(config: JSON) -> Job:
             f"control={config['control']}: what is pruned in steps leaves nothing to draw from blindly; use "
             "method.schedule=one-shot method.steps=1"
         )
+    in_steps = isinstance(method, InSteps) and method.steps > 1
+    if in_steps and config["control"]:
+        problems.append(
+            f"control={config['control']}: would be cut at once, from what the steps have left; use "
+            "method.schedule=one-shot method.steps=1, or criterion=random or method.scope=layer for the same steps"
+        )
     # Without these stages neither the method nor the budget is used.
+    rungs: list[Budget] = []
     uses_budget = not bad & {"stages"} and any(stage in config["stages"] for stage in ("sparsify", "prune"))
     uses_budget = uses_budget and not bad & {"eval", "latency", "outputs"}
     if uses_budget and data is not None and spec is not None and method is not None and budget is not None:
-        budget = errors.call(_check_budget, spec, method, budget, data, device or torch.device("cpu"), config)
+        where = device or torch.device("cpu")
+        budget, rungs = errors.call(_check_budget, spec, method, budget, data, where, config) or (None, [])
     if not bad & {"pretrain", "method", "stages", "device"} and spec is not None and method is not None:
         errors.call(_check_memory_formats, spec, teachers, method, config, device or torch.device("cpu"))
     if (
@@ -379,7 +388,15 @@ def build(config: JSON) -> Job:
         where=_where(config, device),
         devices=devices,
         notes=tuple(told(config)),
+        ladder=_ladder(method, rungs) if "prune" in config["stages"] else (),
     )
+
+
+def _ladder(method: Method, budgets: list[Budget]) -> tuple[Rung, ...]:
+    if not isinstance(method, InSteps):
+        return ()
+    recipe = FinetuneRecipe(**vars(method.retraining), init="finetune", scratch_budget="E")
+    return tuple(Rung(step, budget, recipe) for step, budget in enumerate(budgets, 1))
 
 
 def _has_onnxruntime() -> bool:
@@ -449,6 +466,8 @@ def _check_graphs(method: Method, config: JSON, device: torch.device, devices: i
         recipes |= dict([_last_training(config, method)])
     if "sparsify" in config["stages"]:
         recipes |= {f"method.{name}": value for name, value in recipes_of(method).items()}
+    if isinstance(method, InSteps) and method.steps > 1:
+        recipes["method.retraining"] = method.retraining
     for key, recipe in recipes.items():
         if recipe.graphs == "on" and why is not None:
             raise InputError(f"{key}.graphs=on: {why}; use auto or off")
@@ -456,7 +475,8 @@ def _check_graphs(method: Method, config: JSON, device: torch.device, devices: i
 
 def _check_budget(
     spec: ModelSpec, method: Method, budget: Budget, data: Data, device: torch.device, config: JSON
-) -> Budget:
+) -> tuple[Budget, list[Budget]]:
+    """The budget of the run, and those of the steps before the last one."""
     seed = config["seed"]
     timing = Timing(_where(config, device), config["eval"]["latency_seconds"], Path(config["outputs"]) / "cache")
     fresh = spec.without_pretrained().build
@@ -470,7 +490,9 @@ def _check_budget(
             problem.latency().check(config["latency"]["accept"])
     try:
         with settings_under("method"), within_limits(channel_limits(method)):
-            return method.check(problem)
+            budget = method.check(problem)
+        of_steps = replace(problem, budget=budget)
+        return budget, ladder(method, of_steps) if isinstance(method, InSteps) else []
     except SettingError as error:  # a reward stands in a group of its own, to which the method refers
         inner = "|".join(rules.METHODS_WITH_GROUP)
         raise InputError(*(re.sub(rf"method\.({inner})\.", r"\1.", problem) for problem in error.problems)) from None

@@ -21,3 +21,13 @@ RESULT = "result.json"  # of one stage: what it reports
 CACHE = "cache"  # under outputs: the folders of finished stages
 LOCK = ".lock"  # of a run folder: locked while a process works in it
 PROGRESS = "progress.pt"  # of one stage while it runs: the state from which it resumes after a kill
+
+
+def branch_folder(name: str) -> str:
+    """Where a run folder has the plan and the network of a control, such as "random 1", or of a step, "step 1"."""
+    return f"{'steps' if is_step(name) else 'controls'}/{name.replace(' ', '-')}"
+
+
+def is_step(branch: str) -> bool:
+    """Whether a branch of a run is a step of an iterative schedule, not a control."""
+    return branch.startswith("step ")

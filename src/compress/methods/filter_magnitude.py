@@ -19,7 +19,8 @@ from compress.io.stage_folder import StageFolder
 from compress.prune.criteria.criterion import Criterion, Normalise, normalised, scored_groups
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scores import Coupled, Scores, may_lose, per_channel
-from compress.prune.selection import Selection, check_problem, decide
+from compress.prune.selection import check_problem, decide
+from compress.prune.steps import InSteps, ranked
 from compress.schema.settings import Budget
 
 Norm = Literal["l1", "l2"]
@@ -52,7 +53,7 @@ def filter_scores(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterMagnitude(Selection):
+class FilterMagnitude(InSteps):
     """The method `filter_magnitude`; conf/method/filter_magnitude.yaml explains every setting."""
 
     norm: Norm
@@ -67,7 +68,7 @@ class FilterMagnitude(Selection):
         return problem.budget
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
-        return decide(self, problem, self._scores(problem))
+        return decide(self, problem, ranked(problem, self._scores))
 
     def _scored(self, problem: Problem) -> set[str]:
         """The groups that lose channels. No weight or image is read, which are not there before the run."""

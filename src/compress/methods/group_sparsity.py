@@ -32,7 +32,8 @@ from compress.prune.criteria.criterion import Slices
 from compress.prune.limits import Limits
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scores import Scores, may_lose
-from compress.prune.selection import Selection, check_problem, decide
+from compress.prune.selection import check_problem, decide
+from compress.prune.steps import InSteps, ranked
 from compress.schema.bounds import NonNegative
 from compress.schema.settings import Budget, Recipe
 from compress.train.penalty import Gradients, Penalty
@@ -99,7 +100,7 @@ def scores(model: nn.Module, graph: ChannelGraph, coupled: Literal["sum", "keep"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupSparsity(Selection):
+class GroupSparsity(InSteps):
     """The method `group_sparsity`; conf/method/group_sparsity.yaml explains every setting."""
 
     weighting: Weighting
@@ -112,7 +113,7 @@ class GroupSparsity(Selection):
     traits: ClassVar = Traits(
         learns=True,
         trains="network",
-        plan_only=frozenset(field.name for field in fields(Selection))
+        plan_only=frozenset(field.name for field in fields(InSteps))
         - {"coupled", *(field.name for field in fields(Limits))},
     )
     plots: ClassVar = staticmethod(plots_of("norm", "Norms of the channels", "norm, of the group's mean"))
@@ -139,6 +140,6 @@ class GroupSparsity(Selection):
         return Penalty(partial(pulls, groups, self.reg, factor), self.reg, "reg", problem.device)
 
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
-        decision = decide(self, problem, scores(problem.model, problem.graph, self.coupled))
+        decision = decide(self, problem, ranked(problem, lambda of: scores(of.model, of.graph, self.coupled)))
         own = {**decision.own, "reg": self.reg if learned is not None else None}
         return replace(decision, own=own, warnings=[*decision.warnings, *diagnosis(decision, "norm", "reg", SPARSE)])

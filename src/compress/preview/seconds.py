@@ -37,7 +37,7 @@ from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.finetune import scratch_recipe
 from compress.run.stages.training import dense_trains, teacher_job
-from compress.schema.settings import Recipe
+from compress.schema.settings import FinetuneRecipe, Recipe
 from compress.train.loop import NO_HOOKS, Hooks, Training, train
 from compress.train.objective import Objective, cross_entropy
 
@@ -138,9 +138,9 @@ class _Timer:
         if stage == "sparsify":
             return self._learning()
         if stage == "prune":
-            return _at_once("plan") if planned.step.control is not None else self._planning()
+            return _at_once("plan") if planned.step.branch is not None else self._planning()
         if stage == "finetune":
-            return self._finetuning()
+            return self._finetuning(job.of(planned.step.branch).finetune)
         return self._evaluation()
 
     # -- trainings -----------------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ class _Timer:
         kept = {g.name: range(int(width)) for g, width in zip(problem.graph, widths, strict=True)}
         return cut(problem.model, problem.graph, Plan(kept))
 
-    def _finetuning(self) -> Estimate:
-        model, recipe = self._pruned(), self.job.finetune
+    def _finetuning(self, recipe: FinetuneRecipe) -> Estimate:
+        model = self._pruned()
         if recipe.init == "scratch":
             return self._training(model, scratch_recipe(self.job, count_macs(model, self.job.data.shape)))
         return self._training(model, recipe)
@@ -228,7 +228,7 @@ class _Timer:
         job = self.job
         leaves_one = {"sparsify": job.method.traits.trains == "network", "eval": False}
         networks = sum(leaves_one.get(stage, True) for stage in job.stages)
-        networks += len(job.controls) * len({"prune", "finetune"} & set(job.stages))
+        networks += len(job.branches) * len({"prune", "finetune"} & set(job.stages))
         images = len(job.data.split()["test"])
         each = images * self._seconds_of_image(self.state.fresh()) + job.evaluate.latency_seconds
         return Estimate(each, networks, "network")

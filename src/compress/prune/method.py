@@ -24,6 +24,7 @@ from compress.prune.widths import Choices
 from compress.schema.settings import BUDGETS, Budget, BudgetKind, Recipe
 from compress.train.loop import Hooks
 from compress.train.objective import Objective
+from compress.train.penalty import Penalty
 
 
 class Train(Protocol):
@@ -62,6 +63,7 @@ class Problem:
     scores: Path | None = None  # folder in which searches remember what they scored; None: nowhere
     latency: Callable[[], LatencyModel] = _unavailable  # measured when it is first asked for
     criterion: Criterion | None = None  # of the run: which channels matter; None: the method's own
+    before: Plan | None = None  # what an earlier step of the same method kept: all other channels are gone
     # In `sparsify` only, in place, on all devices; returns the history. Of `model` (`network` left out): by
     # distillation if the run has a teacher for that stage, and the best epoch is saved. Of a network of the method's
     # own, which no file of ours can rebuild: by the same or what its objective makes of it, and keeping it is up to
@@ -165,6 +167,14 @@ class Learning(Protocol):
         Returns what to report, as JSON."""
 
 
+@runtime_checkable
+class Sparse(Protocol):
+    """A method that trains under a penalty, also between the steps of an iterative schedule."""
+
+    def penalty(self, problem: Problem) -> Penalty:
+        """For trainings of the network of the problem."""
+
+
 def criterion_of(method: Method) -> Criterion | None:
     """The setting `criterion` of a method, where it is one of channels: it is that of the run."""
     found = getattr(method, "criterion", None)
@@ -173,4 +183,5 @@ def criterion_of(method: Method) -> Criterion | None:
 
 def recipes_of(method: Method) -> dict[str, Recipe]:
     """By what a method trains in `sparsify`, by the names of its settings."""
-    return {name: value for name, value in vars(method).items() if isinstance(value, Recipe)}
+    others = method.traits.plan_only
+    return {name: value for name, value in vars(method).items() if isinstance(value, Recipe) and name not in others}

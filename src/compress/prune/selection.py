@@ -14,6 +14,7 @@ or every residual stream of a network would be a class of its own.
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -44,6 +45,7 @@ from compress.prune.scores import (
     most_first,
     producers,
 )
+from compress.prune.surgery import masked
 from compress.prune.widths import Choices, all_choices, ends, largest_count, uniform_within
 from compress.schema.bounds import Count, Natural, Share
 from compress.schema.settings import Budget
@@ -213,7 +215,8 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
     graph, scores = problem.graph, free(problem.graph, scores)
     ceilings = ceilings_for(graph, problem.cost, problem.budget, scores, problem.latency)
     selected = select(how, graph, ceilings, scores)
-    widths = zip(graph, graph.widths(selected.plan), strict=True)
+    plan = within(selected.plan, problem.before)
+    widths = zip(graph, graph.widths(plan), strict=True)
     kept = sum(width for group, width in widths if group.name in scores)
     largest = _largest_share(how, graph, scores)
     own: JSON = {
@@ -233,12 +236,22 @@ def decide(how: Selection, problem: Problem, scores: Scores) -> Decision:
         rounding_step=_rounding_step(how, ceilings.aim, graph, selected.options, scores),
     )
     return Decision(
-        selected.plan,
-        weights=refit(selected.plan) if refit is not None else {},
+        plan,
+        weights=refit(plan) if refit is not None else {},
         own=own,
         notes=[f"up to percent={largest:.4f} no layer is emptied"],
         warnings=selected.warnings,
         evidence=evidence,
+    )
+
+
+def within(plan: Plan, before: Plan | None) -> Plan:
+    """A plan without the channels that an earlier step has cut."""
+    if before is None:
+        return plan
+    left = {name: set(channels) for name, channels in before.kept.items()}
+    return Plan(
+        {name: [c for c in channels if name not in left or c in left[name]] for name, channels in plan.kept.items()}
     )
 
 
@@ -285,7 +298,8 @@ def _refit(how: Selection, problem: Problem) -> Callable[[Plan], Mapping[str, Te
     graph, model, seed = problem.graph, problem.model, derive_seed(problem.seed, "refit")
     drawn = problem.data.drawn("train", how.refit_images, REFIT_BATCH, seed, problem.device)
     generator = torch.Generator().manual_seed(seed)
-    moments = input_moments(model, graph, (images for images, _ in drawn), REFIT_POINTS, generator)
+    with nullcontext() if problem.before is None else masked(model, graph, problem.before):
+        moments = input_moments(model, graph, (images for images, _ in drawn), REFIT_POINTS, generator)
 
     return lambda plan: refitted(model, graph, moments, plan)
 

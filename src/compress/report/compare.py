@@ -12,9 +12,10 @@ from typing import NoReturn, TextIO
 
 from compress.errors import BAD_INPUT, INTERRUPTED, InputError
 from compress.io.files import printable
+from compress.io.paths import is_step
 from compress.report.group_by import group_by
 from compress.report.read.run_folders import run_folders, without_runs
-from compress.report.read.runs import Run, Unfinished, read_runs, with_controls
+from compress.report.read.runs import Run, Unfinished, read_runs, with_controls, with_steps
 from compress.report.table.pareto import macs_on_front, pareto_front
 from compress.report.table.query import Keys, filtered, parse_condition, sort_rows
 from compress.report.table.render import FORMATS, legend, render, shared_settings
@@ -122,6 +123,8 @@ def _report(options: argparse.Namespace) -> None:
     unfinished += [Unfinished(Path(path), "no run found in it") for path in without_runs(options.paths)]
     if options.controls:
         runs = with_controls(runs)
+    if not options.by:  # else a mean would be over networks of several sizes
+        runs = with_steps(runs)
     beside = sys.stdout if options.format in ("table", "markdown") else sys.stderr  # where remarks go
     if runs:
         keys = Keys(runs)
@@ -135,7 +138,7 @@ def _report(options: argparse.Namespace) -> None:
         plots = None if options.plot is None else _plots_folder(options.plot)
         say(_text(table, keys, options))
         if plots is not None:
-            _plot(runs, plots)
+            _plot([run for run in runs if not is_step(run.control or "")], plots)
     else:
         if options.plot is not None:
             _plots_folder(options.plot)

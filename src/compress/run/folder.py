@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 KEPT_IN_PLACE = (".hydra", LOCK, "compress.log")
 # What a run's folder may contain before it has a summary.
-RUN_FILES = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "damaged")
+RUN_FILES = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "steps", "damaged")
 
 
 def config_hash(config: JSON) -> str:

@@ -26,6 +26,7 @@ from compress.prune.latency.runtime import Where
 from compress.prune.limits import NO_LIMITS, Limits, channel_limits, limited
 from compress.prune.method import Method, Problem, Train, criterion_of
 from compress.prune.saved_network import load_network
+from compress.prune.steps import widened
 from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, Recipe
 
 
@@ -39,6 +40,21 @@ class Keys:
     distill: str
     teachers: Mapping[str, str]  # by name of the teacher, as in `Job.teachers`
     teacher_models: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of an iterative schedule, but not the last: a cut to its budget, and the training after it."""
+
+    step: int  # from 1
+    budget: Budget
+    recipe: FinetuneRecipe
+
+    def __str__(self) -> str:
+        return f"step {self.step}"
+
+
+Branch = Control | Rung  # has a `prune` and a `finetune` of its own
 
 
 @dataclass(frozen=True)
@@ -64,22 +80,40 @@ class Job:
     where: Where  # what latencies are measured in
     devices: int = 1  # world size of its trainings
     notes: tuple[str, ...] = ()  # what the run tells at its beginning: defaults that followed from its images
+    ladder: tuple[Rung, ...] = ()  # the steps of an iterative schedule before the last one
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        return (*self.ladder, *self.controls)
+
+    def of(self, branch: Branch | None) -> "Job":
+        """The job as a branch runs it: a rung has another budget and another training."""
+        return replace(self, budget=branch.budget, finetune=branch.recipe) if isinstance(branch, Rung) else self
 
 
 @dataclass(frozen=True)
 class RunState:
     """A job and the folders of its finished stages, by stage; the folder of a teacher's training is under its name.
 
-    Each control has its own state, which shares the stages before `prune`. The state of the run itself has the stage
-    folders of all controls in `controls`.
+    Each branch has its own state, which shares the stages before `prune`. The state of the run itself has the stage
+    folders of all branches in `branches`.
     """
 
     job: Job
     done: Mapping[str, Path]
-    control: Control | None = None
-    controls: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    branch: Branch | None = None
+    branches: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    before: Path | None = None  # the folder of the training of the rung before, where there is one
     team: Team = ALONE  # rank and world size in the training of this stage
     scores: Path | None = None  # folder in which searches of all runs remember what they scored
+
+    @property
+    def control(self) -> Control | None:
+        return self.branch if isinstance(self.branch, Control) else None
+
+    @property
+    def rung(self) -> Rung | None:
+        return self.branch if isinstance(self.branch, Rung) else None
 
     def fresh(self) -> nn.Module:
         """The uncut network with new weights."""
@@ -117,12 +151,17 @@ class RunState:
     def problem(self, train: Train | None = None) -> Problem:
         """The input of a method; `train` trains the full-width network, or one of the method's own."""
         job = self.job
-        model = self.uncut().to(job.device)
+        model = (self.uncut() if self.before is None else self.fresh()).to(job.device)
         problem = make_problem(
             model, job.data, job.budget, job.device, job.seed, self.fresh, channel_limits(job.method), self.timing
         )
+        before = None
+        if self.before is not None:
+            small, before = load_network(self.before / MODEL, self.fresh)
+            widened(model, problem.graph, before, small)
         return replace(
             problem,
+            before=before,
             scores=self.scores,
             criterion=criterion_of(job.method),
             train=problem.train if train is None else train,

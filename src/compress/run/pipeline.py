@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress.errors import is_user_error, settings_under
 from compress.io.files import JSON, Row, atomic, printable_tree, read_json, read_rows, write_json
-from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY
+from compress.io.paths import AGENT, MODEL, ONNX, PLAN, SPLIT, SUMMARY, branch_folder
 from compress.io.stage_folder import StageFolder
 from compress.io.tensors import read_weights
 from compress.measure.latency import device_name
@@ -29,7 +29,7 @@ from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder
 from compress.report.table.results import results_table
 from compress.run.expected import check_expected
-from compress.run.job import Job, RunState
+from compress.run.job import Branch, Job, Rung, RunState
 from compress.run.opening import opening
 from compress.run.stages import STAGES
 from compress.run.stages.stage import Stage
@@ -111,27 +111,30 @@ def _version(name: str) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the run or of one of its controls; `after` names the steps whose results it depends on."""
+    """One stage of the run or of one of its branches; `after` names the steps whose results it depends on."""
 
     stage: str
-    control: Control | None
+    branch: Branch | None
     after: tuple[str, ...]
     of_teacher: str | None = None  # the name of the teacher that this `pretrain` trains
 
     @property
     def name(self) -> str:
-        return self.stage if self.control is None else f"{self.stage} {self.control}"
+        return self.stage if self.branch is None else f"{self.stage} {self.branch}"
 
 
 def steps(job: Job) -> list[Step]:
-    """The steps of a job in order. Each control has its own `prune` and `finetune`; one `eval` measures all
-    networks."""
+    """The steps of a job in order. Each branch has its own `prune` and `finetune`: rungs one after the other, then
+    the run itself, then the controls; one `eval` measures all networks."""
     ordered_steps: list[Step] = []
     last_of_controls: list[str] = []
     for stage in (stage for stage in job.stages if stage != "eval"):
+        for rung in job.ladder if stage == "prune" else ():
+            for own in ("prune", "finetune"):
+                ordered_steps.append(Step(own, rung, (ordered_steps[-1].name,) if ordered_steps else ()))
         ordered_steps.append(Step(stage, None, (ordered_steps[-1].name,) if ordered_steps else ()))
     if "prune" in job.stages:
-        after = next(step.after for step in ordered_steps if step.stage == "prune")
+        after = next(step.after for step in ordered_steps if step.stage == "prune" and step.branch is None)
         for control in job.controls:
             branch = [Step("prune", control, after)]
             if "finetune" in job.stages:
@@ -139,7 +142,7 @@ def steps(job: Job) -> list[Step]:
             last_of_controls.append(branch[-1].name)
             ordered_steps += branch
     if "eval" in job.stages:
-        last = [step.name for step in ordered_steps if step.control is None][-1:]
+        last = [step.name for step in ordered_steps if step.branch is None][-1:]
         ordered_steps.append(Step("eval", None, (*last, *last_of_controls)))
     return ordered_steps
 
@@ -149,7 +152,7 @@ def prepared(job: Job, store: Store, crew: Crew) -> RunState:
     dense network, or a supernet. An agent, which the search would train, is left out. No run folder is written."""
     trains = job.method.traits.trains != "nothing"
     stages = tuple(stage for stage in job.stages if stage == "pretrain" or (stage == "sparsify" and trains))
-    job = replace(job, stages=stages, controls=())
+    job = replace(job, stages=stages, controls=(), ladder=())
     if "sparsify" not in stages:
         job = replace(job, teachers={}, distill=None)  # they would join later stages
     _read_images(job)
@@ -182,7 +185,7 @@ def _fold(
     redone: set[str] = set()
     for step in steps(job):
         redo = step.stage in job.force or not redone.isdisjoint(step.after)
-        rows = on_row if step.control is None else _renamed(on_row, step.name)
+        rows = on_row if step.branch is None else _renamed(on_row, step.name)
         state = replace(_state(job, step, folders), scores=store.root)
         finished = _stage(store, step, state, keys, redo, rows, crew)
         keys[step.name], folders[step.name] = finished.key, finished.folder
@@ -191,10 +194,11 @@ def _fold(
         for name, teacher in job.teachers.items():
             if teacher.source.of_stage == step.name:
                 check_expected(job, name, finished.folder, store)
-        if step.stage == "prune" and step.control is None:
+        if step.stage == "prune" and step.branch is None:
             summary["budget"] = finished.result["budget"]
         elif step.stage == "prune":
-            summary["controls"][str(step.control)] = finished.result["budget"]
+            of_kind = "steps" if isinstance(step.branch, Rung) else "controls"
+            summary.setdefault(of_kind, {})[str(step.branch)] = finished.result["budget"]
         if step.stage == "eval":
             summary["results"] = finished.result["results"]
         save()
@@ -206,18 +210,21 @@ def _renamed(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]
 
 
 def _state(job: Job, step: Step | None, folders: Mapping[str, Path]) -> RunState:
-    """The state for a step: with the stage folders of the run, or of the step's control."""
+    """The state for a step: with the stage folders of the run, or of the step's branch."""
     shared = {name: folder for name, folder in folders.items() if name in (*job.teachers, "pretrain", "sparsify")}
 
-    def of(control: Control | None) -> dict[str, Path]:
-        names = {stage: Step(stage, control, ()).name for stage in ("prune", "finetune")}
+    def of(branch: Branch | None) -> dict[str, Path]:
+        names = {stage: Step(stage, branch, ()).name for stage in ("prune", "finetune")}
         return {stage: folders[name] for stage, name in names.items() if name in folders}
 
-    if step is not None and step.control is not None:
-        return RunState(job, {**shared, **of(step.control)}, step.control)
-    controls = {str(control): of(control) for control in job.controls}
+    branch = None if step is None else step.branch
+    rungs = job.ladder if branch not in job.ladder else job.ladder[: job.ladder.index(branch)]
+    before = of(rungs[-1]).get("finetune") if rungs else None
+    if branch is not None:
+        return RunState(job.of(branch), {**shared, **of(branch)}, branch, before=before)
+    branches = {str(each): of(each) for each in job.branches}
     own = {name: folders[name] for name in ("eval",) if name in folders}
-    return RunState(job, {**shared, **of(None), **own}, None, controls)
+    return RunState(job, {**shared, **of(None), **own}, None, branches, before)
 
 
 @dataclass(frozen=True)
@@ -227,14 +234,16 @@ class Order:
     stage: str
     of_teacher: str | None
     done: Mapping[str, Path]
-    control: Control | None
+    branch: Branch | None
+    before: Path | None
 
 
 def assist(job: Job, order: Order, team: Team) -> None:
     """On ranks other than 0: run the same stage as rank 0, in a temporary folder."""
     job = job if order.of_teacher is None else teacher_job(job, order.of_teacher)
     with TemporaryDirectory(prefix="compress-") as folder:
-        STAGES[order.stage].run(RunState(job, order.done, order.control, team=team), StageFolder(Path(folder)))
+        state = RunState(job.of(order.branch), order.done, order.branch, before=order.before, team=team)
+        STAGES[order.stage].run(state, StageFolder(Path(folder)))
 
 
 def _stage(
@@ -252,7 +261,8 @@ def _stage(
         log.info("%s: running", step.name)
         if stage.trains(state.job):
             done = {name: path.absolute() for name, path in state.done.items()}
-            with crew.together(Order(step.stage, step.of_teacher, done, state.control)) as team:
+            before = None if state.before is None else state.before.absolute()
+            with crew.together(Order(step.stage, step.of_teacher, done, state.branch, before)) as team:
                 result = stage.run(replace(state, team=team), work)
         else:
             result = stage.run(state, work)
@@ -276,11 +286,12 @@ def _stage(
 
 def depends(step: Step, job: Job, keys: Mapping[str, str]) -> JSON:
     """All that the result of a step depends on; its cache key is the hash of it."""
-    stage = STAGES[step.stage]
+    stage, job = STAGES[step.stage], job.of(step.branch)
     parents = [keys[name] for name in step.after]
     # Where a step has a parent, the network is part of the parent's key.
     network = {"network": network_settings(job.model)} if not step.after and step.stage != "pretrain" else {}
-    control = {"control": str(step.control)} if step.control is not None and step.stage == "prune" else {}
+    is_cut_of_control = isinstance(step.branch, Control) and step.stage == "prune"
+    control = {"control": str(step.branch)} if is_cut_of_control else {}
     return {
         "settings": {**of_results(stage.depends_on(job)), **network, **control},
         "parent": parents if len(parents) > 1 else next(iter(parents), None),
@@ -315,11 +326,11 @@ def _read_images(job: Job) -> tuple[dict[str, Tensor], str]:
 
 
 def _collect(state: RunState, folder: Path) -> None:
-    """Copy the results of the run and its controls from the cache into its folder, which then does not need the
+    """Copy the results of the run and its branches from the cache into its folder, which then does not need the
     cache."""
     _copy(state.done[state.latest()] / MODEL, folder / MODEL)
-    for name, done in state.controls.items():
-        target = folder / "controls" / name.replace(" ", "-")
+    for name, done in state.branches.items():
+        target = folder / branch_folder(name)
         target.mkdir(parents=True, exist_ok=True)
         _copy(done["prune"] / PLAN, target / PLAN)
         _copy(done.get("finetune", done["prune"]) / MODEL, target / MODEL)

@@ -135,15 +135,18 @@ RECIPE_KEYS = frozenset(field.name for field in fields(Recipe)) - set(OUTSIDE_RE
 ADDED_LATER: dict[str, Any] = {"devices": 1, "search": None, "scorer": None, "criterion": None, "params_limit": None}
 ADDED_LATER |= {"latency_limit": None, "latency": {"runtime": "torch", "accept": False}}
 ADDED_TO_METHODS = {"criterion": None, "protect": 1.0}
+ONE_STEP = ("schedule", "steps", "retraining")  # of methods that rank channels: with one step they mean nothing
 
 
 def of_results(settings: Any) -> Any:
     """Settings of any depth without the `OUTSIDE_RECIPE` of the recipes in them, a recipe being told by its keys, and
-    without what means nothing: `ADDED_TO_METHODS`. So cached stages from before those keys existed are found."""
+    without what means nothing: `ADDED_TO_METHODS`, `ONE_STEP`. So cached stages from before those keys existed are
+    found."""
     if not isinstance(settings, Mapping):
         return settings
     outside = {*OUTSIDE_RECIPE} if settings.keys() >= RECIPE_KEYS else set()
     outside |= {key for key, value in ADDED_TO_METHODS.items() if settings.get(key) == value}
+    outside |= {*ONE_STEP} if settings.get("steps") == 1 and "min_channels" in settings else set()
     return {key: of_results(value) for key, value in settings.items() if key not in outside}
 
 

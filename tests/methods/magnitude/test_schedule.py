@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from compress.methods.magnitude.schedule import sparsities
+from compress.prune.schedule import sparsities
 
 
 def test_the_steps_by_hand() -> None:

@@ -17,10 +17,10 @@ from compress.errors import OWN, SettingError
 from compress.graph.plan import Plan
 from compress.io.files import JSON
 from compress.io.stage_folder import StageFolder
-from compress.methods.magnitude.schedule import Schedule, sparsities
 from compress.models.masks import set_masks
 from compress.prune.limits import Limits, told
 from compress.prune.method import Decision, Evidence, Problem, Traits
+from compress.prune.schedule import Schedule, check_schedule, sparsities
 from compress.prune.weight_masks import (
     Masked,
     OnEmpty,
@@ -55,18 +55,12 @@ class Magnitude(Limits):
         problems = []
         if not self.objects:
             problems.append(f"{OWN}objects=[]: must name at least one of conv, fc")
-        if (self.schedule == "one-shot") != (self.steps == 1):
-            problems.append(
-                f"{OWN}schedule={self.schedule} with {OWN}steps={self.steps}: one-shot is one step, the others "
-                "(linear, geometric, cubic) are several"
-            )
+        problems += check_schedule(self.schedule, self.steps, self.retraining.epochs)
         if self.retraining.early_stop_epochs is not None:
             problems.append(
                 f"{OWN}retraining.early_stop_epochs={self.retraining.early_stop_epochs}: a step that ends early "
                 "would skip the ones after it; leave it null"
             )
-        if self.retraining.epochs == 0:
-            problems.append(f"{OWN}retraining.epochs=0: must be >= 1")
         if problems:
             raise SettingError(*problems)
 

@@ -7,7 +7,7 @@ well as the percentile (`prune.selection`); by default no layer loses all of its
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -36,9 +36,11 @@ from compress.methods.sparse_training import diagnosis, distribution, train_spar
 from compress.prune.method import Decision, Problem, Traits
 from compress.prune.scales import Scale, norms_of, scales_of
 from compress.prune.scores import Scores
-from compress.prune.selection import Selection, ceilings_for, check_problem, check_reach, decide, select
+from compress.prune.selection import ceilings_for, check_problem, check_reach, decide, select
+from compress.prune.steps import InSteps, ranked
 from compress.schema.bounds import Fraction, NonNegative, Positive
 from compress.schema.settings import Budget, Recipe
+from compress.train.penalty import Penalty
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ WATCHED_BY = ("coupled", "scope", "select", "on_empty", "min_channels", "round_t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slimming(Selection):
+class Slimming(InSteps):
     """The method `slimming`; conf/method/slimming.yaml explains every setting."""
 
     l1: NonNegative
@@ -65,7 +67,7 @@ class Slimming(Selection):
 
     # `plan` reads the weights only: scales trained elsewhere work too
     traits: ClassVar = Traits(
-        learns=True, trains="network", plan_only=frozenset(field.name for field in fields(Selection))
+        learns=True, trains="network", plan_only=frozenset(field.name for field in fields(InSteps))
     )
     plots: ClassVar = staticmethod(plots_of("scale", "Scales of the batch norms", "|gamma|"))
 
@@ -97,12 +99,11 @@ class Slimming(Selection):
             cfgs = {f"{percent:g}": self._cfg_now(problem, scales, scored, percent) for percent in self.watch}
             return {**distribution("scale", gammas(trained, self.linear)), "cfg": cfgs}
 
-        spared = shared_norms(graph, scales) if self.l1_on == "unshared" else frozenset()
-        penalty = l1_penalty(self.l1, self.linear, spared, problem.device)
+        spared = self._spared(model, graph)
         steps = math.ceil(len(problem.data.split()["train"]) / self.training.batch_size)
         if why := doubt(self.l1, penalised(model, self.linear, spared), self.training, steps):
             log.warning("sparsify: %s", placed(why))
-        history = train_sparsely(problem, self.training, penalty, row)
+        history = train_sparsely(problem, self.training, self.penalty(problem), row)
         final = row(model)
         log.info(
             "sparsify: median scale %.3g, %.1f %% of the scales below a hundredth of the largest",
@@ -111,6 +112,13 @@ class Slimming(Selection):
         # a run with other settings of `prune` may reuse this training and its cfgs
         prune_settings = {name: getattr(self, name) for name in WATCHED_BY}
         return {"made": "sparse-trained network", "l1": self.l1, **history, **final, "watched_by": prune_settings}
+
+    def penalty(self, problem: Problem) -> Penalty:
+        return l1_penalty(self.l1, self.linear, self._spared(problem.model, problem.graph), problem.device)
+
+    def _spared(self, model: nn.Module, graph: ChannelGraph) -> Collection[str]:
+        """Batch norms that the penalty leaves alone."""
+        return shared_norms(graph, self._scales(model, graph)) if self.l1_on == "unshared" else frozenset()
 
     def _cfg_now(self, problem: Problem, scales: Scales, scored: Scores, percent: float) -> Cfg | None:
         """The cfg that `plan` would give at this share of channels; None where it would raise."""
@@ -131,7 +139,9 @@ class Slimming(Selection):
     def plan(self, problem: Problem, learned: Path | None, work: StageFolder | None = None) -> Decision:
         model, graph = problem.model, problem.graph
         scales = self._scales(model, graph)
-        scored = scores(model, graph, scales, self.coupled)
+        scored = ranked(
+            problem, lambda of: scores(of.model, of.graph, self._scales(of.model, of.graph), self.coupled)
+        )
         decision = decide(self, problem, scored)
         own = {
             "cfg": self._cfg(model, graph, scales, decision.plan),

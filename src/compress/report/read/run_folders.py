@@ -10,7 +10,7 @@ from pathlib import Path
 from compress.errors import InputError
 from compress.io.paths import SUMMARY
 
-NOT_ENTERED = ("cache", "controls", "tb", "plots")  # they hold no runs, unless a run itself is called so
+NOT_ENTERED = ("cache", "controls", "steps", "tb", "plots")  # they hold no runs, unless a run itself is called so
 
 
 def run_folders(arguments: Iterable[str]) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.errors import first_line
 from compress.io.files import JSON, printable_tree, read_json
-from compress.io.paths import METRICS, PLAN, SUMMARY
+from compress.io.paths import METRICS, PLAN, SUMMARY, branch_folder, is_step
 from compress.report.read.settings import settings_of
 from compress.schema.settings import STAGE_ORDER
 
@@ -20,12 +20,14 @@ SHARED_NETWORKS = ("dense", "sparsified")
 OBJECTS = (
     "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.beside",
     "budget.latency", "budget.achieved", "controls.*.asked", "controls.*.achieved",
+    "steps.*.asked", "steps.*.achieved",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run, or one of its controls. What its summary lacks is empty or None."""
+    """A finished run, or one of its controls or of its steps before the last. What its summary lacks is empty or
+    None."""
 
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)  # flat: see settings_of
@@ -36,8 +38,9 @@ class Run:
     seconds: float | None = None  # wall time of this run alone: reused stages took none
     started: str | None = None
     fingerprint: str | None = None  # of the images and their split
-    control: str | None = None  # "random 1", if it is one
+    control: str | None = None  # "random 1", if it is one; of a step "step 1"
     controls: tuple["Run", ...] = ()
+    steps: tuple["Run", ...] = ()  # of an iterative schedule, without the last one, which is the run itself
 
     @property
     def final(self) -> str:
@@ -65,8 +68,7 @@ class Run:
 
     @property
     def plan(self) -> Path:
-        folder = self.folder if self.control is None else self.folder / "controls" / self.control.replace(" ", "-")
-        return folder / PLAN
+        return (self.folder if self.control is None else self.folder / branch_folder(self.control)) / PLAN
 
     def result(self, network: str, name: str) -> float | None:
         """A measured number of a network: ("dense", "top1")."""
@@ -170,15 +172,23 @@ def _run(folder: Path, summary: JSON) -> Run:
         settings=settings_of(summary.get("config") or {}),
         results={name: row for name, row in results.items() if ", " not in name} or results,
         budget=summary.get("budget") or {},
-        stages={name: stage for name, stage in stages.items() if name in STAGE_ORDER or _is_teacher(name)},
+        stages={name: stage for name, stage in stages.items() if _is_own(name)},
         devices=int(number(summary.get("devices")) or 1),
         seconds=number(summary.get("seconds")),
         started=summary.get("started"),
         fingerprint=split.get("fingerprint") if isinstance(split, dict) else None,
     )
     names = list(dict.fromkeys(name.partition(", ")[2] for name in results if ", " in name))
-    controls = tuple(_control(run, name, summary) for name in names)
-    return replace(run, controls=controls)
+    return replace(
+        run,
+        controls=tuple(_branch(run, name, summary) for name in names if not is_step(name)),
+        steps=tuple(_branch(run, name, summary) for name in names if is_step(name)),
+    )
+
+
+def _is_own(stage: str) -> bool:
+    """Whether a stage is one of the run itself, of its teachers or of the steps that led to it; not of a control."""
+    return stage in STAGE_ORDER or _is_teacher(stage) or is_step(stage.partition(" ")[2])
 
 
 def _is_teacher(stage: str) -> bool:
@@ -186,8 +196,8 @@ def _is_teacher(stage: str) -> bool:
     return stage == "teacher" or stage.startswith("teacher ")
 
 
-def _control(run: Run, name: str, summary: JSON) -> Run:
-    """A control of a run as a run of its own: the same dense network, another plan."""
+def _branch(run: Run, name: str, summary: JSON) -> Run:
+    """A control or a step of a run as a run of its own: the same dense network, another plan."""
     before = {network: row for network, row in run.results.items() if network in SHARED_NETWORKS}
     own = {key.removesuffix(f", {name}"): row for key, row in summary["results"].items() if key.endswith(f", {name}")}
     shared = {stage: done for stage, done in run.stages.items() if stage in SHARED_STAGES or _is_teacher(stage)}
@@ -195,15 +205,20 @@ def _control(run: Run, name: str, summary: JSON) -> Run:
     branch = {stage: (summary.get("stages") or {}).get(f"{stage} {name}") for stage in others}
     return Run(
         folder=run.folder,
-        settings={**run.settings, "control": name},
+        settings={**run.settings, **({"step": name.split()[-1]} if is_step(name) else {"control": name})},
         results=before | own,
-        budget=(summary.get("controls") or {}).get(name, {}),
+        budget=(summary.get("steps" if is_step(name) else "controls") or {}).get(name, {}),
         stages=shared | {stage: result for stage, result in branch.items() if result is not None},
         devices=run.devices,
         started=run.started,
         fingerprint=run.fingerprint,
         control=name,
     )
+
+
+def with_steps(runs: Sequence[Run]) -> list[Run]:
+    """Every run, after the steps that led to it."""
+    return [row for run in runs for row in (*run.steps, run)]
 
 
 def with_controls(runs: Sequence[Run]) -> list[Run]:

@@ -24,11 +24,12 @@ def results_table(summary: dict[str, Any]) -> str:
     sparse = any("sparsity" in row for row in results.values())
     rows = []
     for name, row in results.items():
-        got = _achieved(name, summary)
+        of = _budget_of(name, summary)
+        got, asked_of = of.get("achieved", {}), {**asked, **of.get("asked", {})}
         pairs = [
             (kind, value)
-            for kind, limit in asked.items()
-            for value in (limit, *([predicted] if kind == LATENCY else []), got.get(kind))
+            for kind in asked
+            for value in (asked_of[kind], *([predicted] if kind == LATENCY else []), got.get(kind))
         ]
         figures = [in_budget_unit(kind, value) if got and value is not None else "" for kind, value in pairs]
         rows.append(
@@ -69,14 +70,14 @@ def _headers(kind: str) -> list[str]:
     return [f"asked {kind}", "predicted", "measured"] if kind == LATENCY else [f"asked {kind}", "achieved"]
 
 
-def _achieved(name: str, summary: dict[str, Any]) -> dict[str, float]:
-    """What was achieved of the budget by a network: "pruned" is the run's, "pruned, random 1" its control's."""
-    stage, _, control = name.partition(", ")
+def _budget_of(name: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of a network and achieved: "pruned" is the run's, "pruned, random 1" its control's."""
+    stage, _, branch = name.partition(", ")
     if stage in ("dense", "sparsified"):
         return {}
-    budget: dict[str, Any] = summary["controls"][control] if control else summary["budget"]
-    achieved: dict[str, float] = budget["achieved"]
-    return achieved
+    branches = {**summary.get("controls", {}), **summary.get("steps", {})}
+    budget: dict[str, Any] = branches[branch] if branch else summary["budget"]
+    return budget
 
 
 def _epochs(row: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ networks as they run where they are used.
 
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from compress.run.stages.stage import Stage
 from compress.schema.settings import FROM_SCRATCH, NETWORK_NAMES
 
 log = logging.getLogger(__name__)
+
+PRUNED = ("prune", "finetune")  # the stages that every branch of a run has of its own
 
 
 def evaluate(state: RunState, work: StageFolder) -> JSON:
@@ -83,14 +85,23 @@ def evaluate(state: RunState, work: StageFolder) -> JSON:
 
 
 def _reported(state: RunState) -> Iterator[tuple[RunState, str, str]]:
-    """Every network of a run, then those of its controls: the state that owns it, its stage, its name."""
-    names = NETWORK_NAMES | ({"finetune": FROM_SCRATCH} if state.job.finetune.init == "scratch" else {})
-    for stage, name in names.items():
-        if stage in state.done:
-            yield state, stage, name
-    for control, done in state.controls.items():
-        for stage in done:
-            yield replace(state, done=done), stage, f"{names[stage]}, {control}"
+    """Every network of a run, the steps that led to it before its last ones, then those of its controls: the state
+    that owns it, its stage, its name."""
+    last = NETWORK_NAMES | ({"finetune": FROM_SCRATCH} if state.job.finetune.init == "scratch" else {})
+    rungs = [str(rung) for rung in state.job.ladder]
+    yield from ((state, stage, last[stage]) for stage in last if stage in state.done and stage not in PRUNED)
+    for rung in rungs:
+        yield from _of_branch(state, rung, NETWORK_NAMES)
+    yield from ((state, stage, last[stage]) for stage in last if stage in state.done and stage in PRUNED)
+    for branch in state.branches:
+        if branch not in rungs:
+            yield from _of_branch(state, branch, last)
+
+
+def _of_branch(state: RunState, branch: str, names: Mapping[str, str]) -> Iterator[tuple[RunState, str, str]]:
+    done = state.branches[branch]
+    for stage in done:
+        yield replace(state, done=done), stage, f"{names[stage]}, {branch}"
 
 
 def _sparse_figures(model: nn.Module, file: Path, job: Job) -> JSON:

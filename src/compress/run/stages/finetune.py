@@ -25,12 +25,15 @@ from compress.measure.macs import count_macs
 from compress.models.layers import initialise_convolutions
 from compress.models.masks import masks_of, set_masks
 from compress.models.spec import OURS
+from compress.prune.method import Sparse
 from compress.prune.saved_network import save_network
+from compress.prune.steps import narrowed
 from compress.prune.surgery import cut
 from compress.run.job import Job, RunState
 from compress.run.stages.stage import Stage
 from compress.run.stages.training import devices_settings, teaching, train_network, training_images
 from compress.schema.settings import Recipe, of_results
+from compress.train.loop import NO_HOOKS, Hooks
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +48,23 @@ def finetune(state: RunState, work: StageFolder) -> JSON:
         model = fresh_like(state, model, plan)
         log.info("finetune: from scratch, %d epochs of the recipe of pretrain", recipe.epochs)
     masks = {name: mask.clone() for name, mask in masks_of(model).items()}
-    result = train_network(state, model, recipe, "finetune", work, plan)
+    result = train_network(state, model, recipe, "finetune", work, plan, _hooks(state, model, plan))
     for name, mask in masks.items():
         weight = model.get_parameter(f"{name}.weight")
         assert not bool(weight[~mask.to(weight.device)].any()), f"masked weights of {name} came back"
     save_network(work.model, model, job.model, plan, normalisation_of(job.data))
     return {**result, "init": job.finetune.init, "recipe": of_results(asdict(recipe))}
+
+
+def _hooks(state: RunState, model: nn.Module, plan: Plan) -> Hooks:
+    """Between the steps of an iterative schedule: those of the penalty that the method trains under, if there is
+    one."""
+    method = state.job.method
+    if state.rung is None or not isinstance(method, Sparse):
+        return NO_HOOKS
+    problem = state.problem()
+    graph = narrowed(problem.graph, plan, problem.model, model)
+    return method.penalty(replace(problem, model=model, graph=graph)).hooks(lambda trained: {})
 
 
 def fresh_like(state: RunState, model: nn.Module, plan: Plan) -> nn.Module:

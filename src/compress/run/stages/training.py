@@ -94,7 +94,8 @@ def _trained(
         hooks=hooks,
         team=state.team,
     )
-    with settings_under(recipe_key(job, stage, recipe)):
+    key = recipe_key(job, stage, recipe) if state.rung is None else f"{job.keys.method}.retraining"
+    with settings_under(key):
         return train(training)
 
 
