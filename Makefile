@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := python -m pip install --disable-pip-version-check -q
 
-.PHONY: demo test lint check slow mutants packages clean
+.PHONY: demo test lint check slow mutants packages site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/compress method=camc preserve_ratio=0.5
@@ -37,6 +37,14 @@ packages: $(VENV)/.dev
 	  echo "runs from another folder: pip install $$way" || exit 1; \
 	done
 
+# The pages as a site; a link or a name that leads nowhere is an error.
+site: $(VENV)/.docs
+	$(BIN)/mkdocs build
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/$(PIP) -e ".[docs]"
+	touch $@
+
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("compress needs Python >= 3.11; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -48,4 +56,4 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache

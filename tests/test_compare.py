@@ -158,7 +158,7 @@ def test_what_is_unfinished_is_listed_with_the_reason(outputs: Path, compare: Ca
     (outputs / "h" / ".hydra").mkdir(parents=True)
     text = compare("outputs")
     reasons = {
-        "a": "running, after pretrain; last written to 0 s ago",
+        "a": "running, after pretrain; last written to ",
         "b": "failed, after pretrain: no space",
         "c": "interrupted, after pretrain",
         "d": "done, but no network was measured",
@@ -365,10 +365,17 @@ def test_only_the_figures_that_are_asked_for_in_their_order(compare: Callable[..
     assert [key for key in row if key in ("epochs", "top1", "macs", "params")] == ["epochs", "top1"]
 
 
+def test_settings_are_columns_too(outputs: Path, compare: Callable[..., str]) -> None:
+    seeded(outputs)
+    (first, *_) = raw(compare, "--columns", "finetune.lr,seed,top1")
+    assert list(first)[:4] == ["finetune.lr", "seed", "budget", "top1"]
+    rows = raw(compare, "--by", "method", "--columns", "seed,quick,epochs")
+    assert [list(row)[:4] for row in rows] == [["method", "seed", "quick", "n"]] * 2
+    assert {(row["seed"], row["n"]) for row in rows} == {("0 | 1 | 2 | 3", 4)}  # not their mean
+
+
 def test_a_figure_that_no_run_has_is_refused(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["outputs", "--columns", "epochs,top2"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith(
-        "compress compare: --columns top2: no figure of these runs; choices: asked, achieved, top1"
-    )
+    assert told.startswith("compress compare: --columns top2: unknown key; did you mean top1?")
     assert len(told.splitlines()) == 1

@@ -51,8 +51,8 @@ def test_one_row_for_all_seeds_and_none_without_a_teacher() -> None:
     texts = [text.get_text() for text in figure.axes[0].texts if text.get_text()]
     assert texts.count("pretrain\n4 epochs") == 2
     assert texts.count("teacher resnet56\nkd") == 1
-    assert [text for text in texts if text.startswith("distill.stages")] == [
-        "distill.stages []", "distill.stages [finetune]",
+    assert [text for text in texts if text.startswith("slimming, distill.stages")] == [
+        "slimming, distill.stages []", "slimming, distill.stages [finetune]",
     ]  # fmt: skip
     plain = [run(None), run(None, seed=1)]
     assert stage_chart(plain, labels_of(plain)) is None

@@ -153,6 +153,8 @@ def quarantine(path: Path, why: str) -> None:
 
 def printable(text: str) -> str:
     """Text of unknown origin, safe to print: control characters and line breaks are escaped."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -20,6 +20,7 @@ DEPENDS = "depends.json"  # of one stage: everything that its result depends on;
 RESULT = "result.json"  # of one stage: what it reports
 CACHE = "cache"  # under outputs: the folders of finished stages
 LOCK = ".lock"  # of a run folder: locked while a process works in it
+INDEX = ".summaries.json"  # of a folder of many runs: what their summaries say, for `compress compare`
 PROGRESS = "progress.pt"  # of one stage while it runs: the state from which it resumes after a kill
 
 

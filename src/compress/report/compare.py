@@ -1,17 +1,21 @@
 """The command `compress compare`: a table of finished runs, from their folders alone, without torch and Hydra."""
 
 import argparse
+import gc
 import io
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from compress.errors import BAD_INPUT, INTERRUPTED, InputError
-from compress.io.files import printable
+from compress.io.files import atomic, printable
 from compress.io.paths import is_step
 from compress.report.group_by import group_by
 from compress.report.read.run_folders import run_folders, without_runs
@@ -19,7 +23,7 @@ from compress.report.read.runs import Run, Unfinished, read_runs, with_controls,
 from compress.report.table.pareto import macs_on_front, pareto_front
 from compress.report.table.query import Keys, filtered, parse_condition, sort_rows
 from compress.report.table.render import FORMATS, legend, render, shared_settings
-from compress.report.table.rows import Table, TableRow, make_table, row_value
+from compress.report.table.rows import Table, TableRow, make_table, row_value, same_or_all
 from compress.report.table.side_by_side import side_by_side
 
 EXAMPLES = """\
@@ -34,6 +38,7 @@ examples:
   compress compare 'outputs/2026-11-*' --format latex > table.tex
   compress compare outputs/sweeps --by percent --columns achieved,finetuned,params,macs,epochs --format latex
   compress compare outputs/sweeps --plot figures/
+  compress compare outputs/sweeps --html report.html
   compress compare outputs/2026-11-20/10-00-00-000000 outputs/2026-11-20/11-00-00-000000
       of exactly two runs: settings, figures and layers side by side
 
@@ -67,9 +72,11 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--pareto", action="store_true", help="only rows on the accuracy/MACs front of their dataset")
     new.add_argument("--controls", action="store_true", help="controls of the runs as rows of their own")
     new.add_argument("--details", action="store_true", help="more columns: thresholds, controls' top-1, file, epochs")
-    columns = "only these figures, in this order: finetuned,macs,epochs"
+    columns = "only these figures and settings, in this order; figures alone stand beside the usual settings"
     new.add_argument("--columns", default="", metavar="KEYS", help=columns)
     new.add_argument("--format", choices=FORMATS, default="table", help=", ".join(FORMATS))
+    html = "write a report there: one page with the table, the figures and every run"
+    new.add_argument("--html", metavar="FILE", help=html)
     new.add_argument("--plot", metavar="DIR", help="write figures there: fronts, bars, curves, layers, searches")
     return new
 
@@ -79,8 +86,9 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± shows a question mark
     try:
-        options = parser().parse_args(_with_descending_keys(argv))
-        _report(options)
+        options = parser().parse_args(_with_descending_keys(argv), argparse.Namespace(argv=list(argv)))
+        with _without_gc():
+            _report(options)
         sys.stdout.flush()
     except InputError as error:
         for problem in error.problems:
@@ -95,6 +103,18 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """A table of many runs is made of many objects and no cycles: looking for some takes a fifth of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def say(text: str, file: TextIO | None = None) -> None:
@@ -134,14 +154,15 @@ def _report(options: argparse.Namespace) -> None:
         if options.pareto:
             runs = [run for row in on_front(table, keys) for run in row.runs]
             table = make_table(runs, keys, by)
-        table = _with_columns(_sorted(table, keys, options.sort), _split(options.columns))
-        plots = None if options.plot is None else _plots_folder(options.plot)
+        table = _with_columns(_sorted(table, keys, options.sort), keys, _split(options.columns))
+        plots, html = _outputs(options)
         say(_text(table, keys, options))
         if plots is not None:
-            _plot([run for run in runs if not is_step(run.control or "")], plots)
+            _plot(_drawn(runs), plots)
+        if html is not None:
+            _write_page(table, unfinished, html, options)
     else:
-        if options.plot is not None:
-            _plots_folder(options.plot)
+        _outputs(options)
         say("no finished run", file=beside)
         if options.format == "json":
             print("[]")
@@ -159,13 +180,23 @@ def _sorted(table: Table, keys: Keys, option: str) -> Table:
     return replace(table, rows=sort_rows(table.rows, by))
 
 
-def _with_columns(table: Table, wanted: Sequence[str]) -> Table:
-    """The table with these figures alone; unchanged if none is named."""
+def _with_columns(table: Table, keys: Keys, wanted: Sequence[str]) -> Table:
+    """The table with these columns alone; unchanged if none is named. If no setting is among them, those by which the
+    rows are told apart stay."""
+    if not wanted:
+        return table
     known = {column.key: column for column in table.columns}
-    if unknown := [key for key in wanted if key not in known]:
-        raise InputError(f"--columns {unknown[0]}: no figure of these runs; choices: {', '.join(known)}")
-    chosen = [replace(known[key], header=known[key].header or key, detail=False) for key in wanted]
-    return replace(table, columns=chosen or table.columns)
+    named = [key if key in known else keys.resolve(key, "--columns") for key in wanted]
+    figures = [replace(known[key], header=known[key].header or key, detail=False) for key in named if key in known]
+    others = [key for key in named if key not in known and key not in table.by]
+    if not any(key not in known for key in named):
+        return replace(table, columns=figures)
+    settings = {keys.short.get(key, key): key for key in [*table.by, *others]}
+    rows = [
+        replace(row, settings={header: same_or_all(row, keys, key) for header, key in settings.items()})
+        for row in table.rows
+    ]
+    return replace(table, rows=rows, settings=list(settings), columns=figures)
 
 
 def on_front(table: Table, keys: Keys) -> list[TableRow]:
@@ -197,15 +228,25 @@ def _listing(unfinished: Sequence[Unfinished], style: str) -> str:
     return "\n".join([f"without results ({len(unfinished)}):", *lines])
 
 
-def _plots_folder(named: str) -> Path:
-    folder = Path(named).expanduser()
+def _outputs(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The folder of --plot and the file of --html, where something can be written."""
+    plots, html = [None if named is None else Path(named).expanduser() for named in (options.plot, options.html)]
+    if plots is not None:
+        _require_folder("--plot", plots)
+    if html is not None:
+        if html.is_dir():
+            raise InputError(f"--html {html}: is a folder; give the file to write, such as {html / 'report.html'}")
+        _require_folder("--html", html.parent)
+    return plots, html
+
+
+def _require_folder(option: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--plot {folder}: cannot make the folder ({error.strerror})") from None
+        raise InputError(f"{option} {folder}: cannot make the folder ({error.strerror})") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--plot {folder}: cannot write there")
-    return folder
+        raise InputError(f"{option} {folder}: cannot write there")
 
 
 def _plot(runs: Sequence[Run], folder: Path) -> None:
@@ -215,6 +256,34 @@ def _plot(runs: Sequence[Run], folder: Path) -> None:
     drawn, notes = draw_runs(runs, folder)
     for line in [*(f"drawn: {path}" for path in drawn), *notes]:
         say(line, file=sys.stderr)
+
+
+def _drawn(runs: Sequence[Run]) -> list[Run]:
+    """Without the steps of runs, which would be drawn as methods of their own."""
+    return [run for run in runs if not is_step(run.control or "")]
+
+
+def _write_page(table: Table, unfinished: Sequence[Unfinished], path: Path, options: argparse.Namespace) -> None:
+    from compress.report.page.page import Report, page
+    from compress.report.plot.many_runs import figures_of
+
+    figures, notes = figures_of(_drawn([run for row in table.rows for run in row.runs]))
+    made = f"compress compare {shlex.join(options.argv)}, {time.strftime('%Y-%m-%d %H:%M')}"
+    title = f"Runs in {', '.join(options.paths)}"
+    content = page(
+        Report(
+            title=title,
+            made=made,
+            table=table,
+            figures=figures,
+            unfinished=unfinished,
+            notes=notes,
+            details=options.details,
+        )
+    )
+    with atomic(path) as part:
+        part.write_text(content, encoding="utf-8")
+    say(f"written: {path}", file=sys.stderr)
 
 
 def sweep_table(folders: Sequence[Path]) -> str:

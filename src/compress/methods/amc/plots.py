@@ -34,9 +34,8 @@ def _search(rows: Sequence[JSON]) -> Any:
         for axis, name in zip(axes, ("reward", "accuracy"), strict=True):
             values = [row[name] for row in target_rows]
             axis.plot(episodes, values, ".", alpha=0.35, color=f"C{index}")
-            axis.plot(
-                episodes, list(accumulate(values, max)), color=f"C{index}", label=f"target {target:g}, best so far"
-            )
+            best, label = list(accumulate(values, max)), f"target {target:g}, best so far"
+            axis.step(episodes, best, where="post", color=f"C{index}", label=label)
     axes[0].set(ylabel="reward", title="Search, one point per episode")
     axes[1].set(xlabel="episode", ylabel="held-out accuracy (%)")
     axes[0].legend(loc="lower right")

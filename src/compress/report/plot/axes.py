@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from compress.io.files import printable
 from compress.report.table.differences import endings
 
 LAYERS_PER_ROW = 45  # that can still be read side by side on a page
@@ -30,7 +31,9 @@ def save(figure: Any, path: Path, bbox_inches: str | None = None) -> Path:
 
 
 def literal(text: str) -> str:
-    """Text escaped so that it is drawn as it is: $ begins a formula, and a label that begins with _ is no label."""
+    """Text escaped so that it is drawn as it is: $ begins a formula, a label that begins with _ is no label, and no
+    font has control characters."""
+    text = "\n".join(map(printable, text.split("\n")))
     return text.replace("$", r"\$").replace("_", " _", text.startswith("_"))
 
 

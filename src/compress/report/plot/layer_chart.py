@@ -9,6 +9,8 @@ from compress.report.plot.axes import name_layers
 from compress.report.plot.labels import RunLabels
 from compress.report.read.runs import Run
 
+ROW, NAMES = 0.24, 1.7  # inches: of one row, and below each panel for the names of layers
+
 Panels = Mapping[tuple[str, ...], Mapping[str, Sequence[float]]]
 
 
@@ -19,8 +21,8 @@ def layer_chart(runs: Sequence[Run], labels: RunLabels, shares: Mapping[int, Map
     panels = _panels([run for run in runs if id(run) in shares], labels, shares)
     if not panels:
         return None
-    heights = [0.24 * len(rows) + 1.8 for rows in panels.values()]
-    size = max(6.0, 2 + 0.2 * max(map(len, panels))), sum(heights)
+    heights = [ROW * max(2, sum(1 + row.count("\n") for row in rows)) for rows in panels.values()]
+    size = max(6.0, 2 + 0.2 * max(map(len, panels))), sum(heights) + NAMES * len(panels)
     figure, axes = pyplot.subplots(len(panels), 1, figsize=size, squeeze=False, height_ratios=heights)
     for axis, (layers, rows) in zip(axes[:, 0], panels.items(), strict=True):
         image = axis.imshow(list(rows.values()), aspect="auto", vmin=0, vmax=1, cmap="viridis")
@@ -28,7 +30,8 @@ def layer_chart(runs: Sequence[Run], labels: RunLabels, shares: Mapping[int, Map
         name_layers(axis, layers)
         figure.colorbar(image, ax=axis, label="kept share", pad=0.02)
     axes[0][0].set_title("What every layer kept")
-    figure.tight_layout()
+    # no tight layout, which takes the room of the labels from the map: they stand beside the figure, and are saved
+    figure.subplots_adjust(0.01, 1.4 / size[1], 0.99, 1 - 0.3 / size[1], hspace=NAMES * len(heights) / sum(heights))
     return figure
 
 

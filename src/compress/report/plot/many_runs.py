@@ -1,4 +1,4 @@
-"""The figures of `compress compare --plot`, from what runs left in their folders."""
+"""The figures of `compress compare --plot` and `--html`, from what runs left in their folders."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,21 +18,27 @@ from compress.report.read.runs import Run
 
 def draw_runs(runs: Sequence[Run], folder: Path) -> tuple[list[Path], list[str]]:
     """Draw what these runs have data for; returns the files, and a note on each file that could not be read."""
+    figures, notes = figures_of(runs)
+    # tight: legends that stand beside the axes are saved too
+    return [save(figure, folder / f"{name}.png", "tight") for name, figure in figures.items()], notes
+
+
+def figures_of(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
+    """What these runs have data for, by name, and a note on each file that could not be read."""
     draw_to_files()
     notes: list[str] = []
     labels = labels_of(runs)
     rows = _readable(read_metrics, runs, notes)
     shares = _readable(kept_shares, [run for run in runs if run.plan.is_file()], notes)
     figures = {
-        "front.png": pareto_chart(runs, labels),
-        "budgets.png": budget_bars(runs, labels),
-        "training.png": training_curves(runs, labels, rows),
-        "layers.png": layer_chart(runs, labels, shares),
-        "search.png": search_curves(runs, labels, rows),
-        "stages.png": stage_chart([run for run in runs if run.control is None], labels),
+        "front": pareto_chart(runs, labels),
+        "budgets": budget_bars(runs, labels),
+        "training": training_curves(runs, labels, rows),
+        "layers": layer_chart(runs, labels, shares),
+        "search": search_curves(runs, labels, rows),
+        "stages": stage_chart([run for run in runs if run.control is None], labels),
     }
-    # tight: legends that stand beside the axes are saved too
-    return [save(figure, folder / name, "tight") for name, figure in figures.items() if figure is not None], notes
+    return {name: figure for name, figure in figures.items() if figure is not None}, notes
 
 
 def _readable(read: Callable[[Run], Any], runs: Sequence[Run], notes: list[str]) -> dict[int, Any]:

@@ -4,11 +4,15 @@ import glob
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from compress.errors import InputError
 from compress.io.paths import SUMMARY
+
+NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+Identity = tuple[int, int]  # of a folder: its device and inode
 
 NOT_ENTERED = ("cache", "controls", "steps", "tb", "plots")  # they hold no runs, unless a run itself is called so
 
@@ -19,7 +23,7 @@ def run_folders(arguments: Iterable[str]) -> list[Path]:
     Raises:
         InputError: a path that is not there, a glob without a match, or no run below any.
     """
-    seen: set[str] = set()
+    seen: set[Identity] = set()
     found: list[Path] = []
     problems: list[str] = []
     arguments = list(arguments)
@@ -29,7 +33,7 @@ def run_folders(arguments: Iterable[str]) -> list[Path]:
             what = "nothing matches it" if glob.has_magic(argument) else "no such folder"
             problems.append(f"{argument}: {what}; give run folders, or folders above them such as outputs")
         for path in paths:
-            found += sorted(_below(path, seen), key=_natural)
+            found += sorted(map(Path, _below(str(path), seen)), key=_natural)
     if problems:
         raise InputError(*problems)
     if not found:
@@ -51,7 +55,7 @@ def without_runs(arguments: Sequence[str]) -> list[str]:
 
 
 def _holds_run(path: Path) -> bool:
-    return next(_below(path, set()), None) is not None
+    return next(_below(str(path), set()), None) is not None
 
 
 def _expanded(argument: str) -> list[Path]:
@@ -61,29 +65,34 @@ def _expanded(argument: str) -> list[Path]:
     return [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
 
 
-def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
+def _below(folder: str, seen: set[Identity]) -> Iterator[str]:
     """`folder` if it is a run's, and the run folders below it; links are followed, no folder is entered twice."""
-    if folder.name == SUMMARY:
-        folder = folder.parent
-    real = os.path.realpath(folder)
-    if real in seen or not os.path.isdir(folder):
+    if os.path.basename(folder) == SUMMARY:
+        folder = os.path.dirname(folder) or "."
+    identity = _identity(folder)
+    if identity is None or identity in seen:
         return
-    seen.add(real)
+    seen.add(identity)
     try:
         with os.scandir(folder) as entries:
-            names = {entry.name: _is_folder(entry) for entry in entries}
+            names = {entry.name: not entry.name.startswith(".") and _is_folder(entry) for entry in entries}
     except OSError:
         yield folder  # `read_run` says that it cannot be read
         return
     if SUMMARY in names or ".hydra" in names:
         yield folder
-    for name, is_folder in names.items():
-        if (
-            is_folder
-            and not name.startswith(".")
-            and (name not in NOT_ENTERED or (folder / name / SUMMARY).is_file())
-        ):
-            yield from _below(folder / name, seen)
+    for name, is_entered in names.items():
+        if is_entered and (name not in NOT_ENTERED or os.path.isfile(os.path.join(folder, name, SUMMARY))):
+            yield from _below(os.path.join(folder, name), seen)
+
+
+def _identity(folder: str) -> Identity | None:
+    """The same for every path that leads to a folder; None if it is none."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -95,5 +104,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _natural(path: Path) -> list[tuple[float, str]]:
     """Natural sort order: flops_limit=60 before flops_limit=100."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    parts = NUMBER.split(str(path))
     return [(float(part), "") if at % 2 else (math.inf, part) for at, part in enumerate(parts)]

@@ -3,19 +3,22 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from compress.errors import first_line
 from compress.io.files import JSON, printable_tree, read_json
 from compress.io.paths import METRICS, PLAN, SUMMARY, branch_folder, is_step
+from compress.report.group_by import group_by
+from compress.report.read import index
 from compress.report.read.settings import settings_of
 from compress.schema.settings import STAGE_ORDER
 
 # A control shares these stages and networks with its run, and has others of its own.
 SHARED_STAGES = ("pretrain", "sparsify")
 SHARED_NETWORKS = ("dense", "sparsified")
+BRANCHES = ("controls", "steps")  # fields of a run that hold runs of the same folder
 # Paths in a summary (`*`: any key) at which an object must stand if anything does.
 OBJECTS = (
     "config", "results.*", "stages.*.recipe", "stages.*.thresholds", "budget.asked", "budget.beside",
@@ -90,14 +93,51 @@ class Unfinished:
 
 def number(value: Any) -> float | None:
     """The value if it is a finite number, else None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
+    return value if type(value) in (int, float) and math.isfinite(value) else None  # a bool is no number here
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Unfinished]]:
-    """The finished runs among these folders, and the others with the reason."""
-    read = [read_run(folder) for folder in folders]
+    """The finished runs among these folders, and the others with the reason. Of folders with many runs it reads and
+    keeps an index."""
+    folders = list(folders)
+    found: dict[Path, Run | Unfinished] = {}
+    for parent, beside in group_by(folders, lambda folder: folder.parent).items():
+        found |= (
+            _read_indexed(parent, beside)
+            if len(beside) >= index.MIN_RUNS
+            else {folder: read_run(folder) for folder in beside}
+        )
+    read = [found[folder] for folder in folders]
     return [run for run in read if isinstance(run, Run)], [other for other in read if isinstance(other, Unfinished)]
+
+
+def _read_indexed(parent: Path, folders: Sequence[Path]) -> dict[Path, Run | Unfinished]:
+    """The runs in folders of one parent: from its index where that is fresh."""
+    known = index.load(parent)
+    stamps = {folder: index.stamp_of(f"{folder}/{SUMMARY}") for folder in folders}
+    found: dict[Path, Run | Unfinished] = {}
+    fresh: dict[str, index.Entry] = {}
+    for folder, stamp in stamps.items():
+        entry = known.get(folder.name)
+        is_known = entry is not None and entry.stamp == stamp
+        run = found[folder] = _of_record(folder, entry.record) if entry and is_known else read_run(folder)
+        if not is_known and isinstance(run, Run) and stamp is not None:
+            fresh[folder.name] = index.Entry(stamp, _record(run))
+    if index.is_worth_writing(len(folders), len(fresh)):
+        others = {name: entry for name, entry in known.items() if (parent / name / SUMMARY).is_file()}
+        index.save(parent, others | fresh)
+    return found
+
+
+def _record(run: Run) -> JSON:
+    """A run as JSON, without its folder."""
+    own = {each.name: getattr(run, each.name) for each in fields(run) if each.name not in ("folder", *BRANCHES)}
+    return own | {kind: {str(branch.control): _record(branch) for branch in getattr(run, kind)} for kind in BRANCHES}
+
+
+def _of_record(folder: Path, record: JSON) -> Run:
+    branches = {kind: tuple(_of_record(folder, each) for each in record[kind].values()) for kind in BRANCHES}
+    return Run(folder=folder, **{**record, **branches})
 
 
 def read_run(folder: Path) -> Run | Unfinished:

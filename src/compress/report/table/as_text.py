@@ -26,7 +26,7 @@ def setting(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+    return text if text.isprintable() else " ".join(text.splitlines())
 
 
 def in_budget_unit(kind: str, value: float, padded: bool = False) -> str:

@@ -1,6 +1,6 @@
 """Configuration differences: the settings that tell runs apart, and short names for them.
 
-A setting is listed where runs disagree in it. Three things keep the list short:
+A setting is listed where runs disagree in it. Four things keep the list short:
 
 1. Where runs made different choices (another method), the choice says it. Settings inside a group, here `method.l1`,
    count only among runs that made the same choice:
@@ -20,7 +20,15 @@ A setting is listed where runs disagree in it. Three things keep the list short:
    >>> differing([*runs, {"pretrain.lr": 0.1, "method.training.lr": 0.2}])
    ['pretrain.lr', 'method.training.lr']
 
-3. Runs of an older version lack a setting that was added since. They count as runs that have it off:
+3. A dataset brings its recipe, and `quick` shortens it. What is inside a group counts only among runs of the same:
+
+   >>> runs = [{"dataset": name, "pretrain.lr": lr} for name, lr in (("digits", 0.1), ("cifar10", 0.2))]
+   >>> differing(runs)
+   ['dataset']
+   >>> differing([*runs, {"dataset": "digits", "pretrain.lr": 0.3}])
+   ['dataset', 'pretrain.lr']
+
+4. Runs of an older version lack a setting that was added since. They count as runs that have it off:
 
    >>> differing([{"seed": 0}, {"seed": 0, "finetune.clip_norm": None}])
    []
@@ -35,16 +43,23 @@ from compress.report.group_by import group_by
 from compress.report.read.settings import Settings
 from compress.schema.settings import BUDGETS
 
+SETS_OTHERS = ("dataset", "quick")  # choices that set values inside of groups
 OFF = (None, False, 0, "off")  # what a setting is where it does nothing
 
 
 def differing(runs: Sequence[Settings]) -> list[str]:
     """The settings in which runs differ, without the budgets: choices first, the seed last."""
-    keys = list(dict.fromkeys(key for run in runs for key in run))
-    found = [key for key in keys if key not in BUDGETS and _differs(key, runs, set(keys))]
+    keys = keys_of(runs)
+    found = [key for key in keys if key not in BUDGETS and _differs(key, runs)]
     found = [key for key in found if not any(_copies(key, other, runs) for other in found)]
     choices = {group for key in keys for group in enclosing_groups(key)}
     return sorted(found, key=lambda key: (key == "seed", key not in choices))
+
+
+def keys_of(runs: Iterable[Settings]) -> list[str]:
+    """Every key that some run has, in the order in which they come."""
+    shapes = dict.fromkeys(tuple(run) for run in runs)  # few, however many runs
+    return list(dict.fromkeys(key for shape in shapes for key in shape))
 
 
 def enclosing_groups(key: str) -> list[str]:
@@ -54,14 +69,16 @@ def enclosing_groups(key: str) -> list[str]:
 
 
 def choices_around(key: str, settings: Settings) -> tuple[str, ...]:
-    """What a run chose for the groups that a setting may lie in: a setting compares only where these are the same."""
-    return tuple(str(settings.get(group)) for group in enclosing_groups(key))
+    """What a run chose for the groups that a setting may lie in, and for what sets values in all of them: a setting
+    compares only where these are the same."""
+    groups = enclosing_groups(key)
+    return tuple(str(settings.get(group)) for group in ([*groups, *SETS_OTHERS] if groups else []))
 
 
-def _differs(key: str, runs: Sequence[Settings], known: Collection[str]) -> bool:
+def _differs(key: str, runs: Sequence[Settings]) -> bool:
     """Whether runs of the same choices disagree in a setting."""
-    value = runs[0].get(key)
-    if all(run.get(key) == value for run in runs):
+    values = [run.get(key) for run in runs]
+    if values.count(values[0]) == len(values):
         return False  # the usual case, and quick
     return any(_disagree(key, group) for group in group_by(runs, lambda run: choices_around(key, run)).values())
 

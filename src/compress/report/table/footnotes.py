@@ -26,44 +26,54 @@ settings that differ within the group, which makes its standard deviation more t
 ['1 of 2: missed its budget', 'runs differ in method.l1 (0.1, null)']
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from compress.io.files import JSON
 from compress.report.group_by import group_by
 from compress.report.read.runs import Run
 from compress.report.table import as_text
-from compress.report.table.differences import differing
-from compress.report.table.latency import are_one
+from compress.report.table.differences import differing, keys_of
+from compress.report.table.latency import are_one, interval
 
 MAX_NAMED = 3  # differences of a recipe that are spelled out
+NOT_THERE = object()  # in place of a fact that a run does not have
+GROUPS_OF_RECIPE = ("distill", "teacher", "pretrain", "finetune")
 OF_STEP_SCHEDULE = ("step_epochs", "step_factor")  # settings without effect under another schedule
 
 
 def footnotes_of(runs: Sequence[Run], by: Sequence[str] = ()) -> list[list[str]]:
     """The footnotes of every run, in the order of `runs`; none about what a row says by its settings `by`."""
-    recipes = _unusual(runs, lambda run: _untold(_recipe(run), run, by), ("dataset", "model"))
+    settings = keys_of([run.settings for run in runs])
+    inside = {group: [key for key in settings if key.startswith(f"{group}.")] for group in GROUPS_OF_RECIPE}
+    recipes = _unusual(runs, lambda run: _untold(_recipe(run, inside), run, by), ("dataset", "model"))
     measurements = _unusual(runs, _measurement, ("dataset",))
+    latencies: list[list[str]] = [[] for _ in runs] if by else _as_fast(runs)
     return [
-        [*_of_itself(run), *_summarised(recipe), *measurement, *([] if by else _as_fast(run, runs))]
-        for run, recipe, measurement in zip(runs, recipes, measurements, strict=True)
+        [*_of_itself(run), *_summarised(recipe), *measurement, *as_fast]
+        for run, recipe, measurement, as_fast in zip(runs, recipes, measurements, latencies, strict=True)
     ]
 
 
-def _as_fast(run: Run, runs: Sequence[Run]) -> list[str]:
-    """Of how many other runs the latency is not told apart; only of those with a cut network, measured alike."""
-    own = run.results[run.final]
-    others = [other.results[other.final] for other in runs if other is not run and other.final != "dense"]
-    alike = sum(are_one(own, other) for other in others)
-    is_cut = run.final != "dense" and alike
-    return [f"latency not told apart from that of {alike} of the {len(runs) - 1} others"] if is_cut else []
+def _as_fast(runs: Sequence[Run]) -> list[list[str]]:
+    """Of how many other runs the latency is not told apart, where it is not; only of those with a cut network."""
+    spreads = [interval(run.results[run.final]) if run.final != "dense" else None for run in runs]
+    begins, ends = (sorted(spread[side] for spread in spreads if spread is not None) for side in (0, 1))
+    found = []
+    for spread in spreads:
+        # those that begin before this one ends, without those that end before it begins, and without itself
+        alike = 0 if spread is None else bisect_right(begins, spread[1]) - bisect_left(ends, spread[0]) - 1
+        found.append([f"latency not told apart from that of {alike} of the {len(runs) - 1} others"] if alike else [])
+    return found
 
 
 def _untold(facts: JSON, run: Run, by: Sequence[str]) -> JSON:
     """Facts that differ from the settings `by`, or are about others: a run from scratch, for instance, did not train
     by the recipe of `finetune` in its config."""
-    return {key: value for key, value in facts.items() if key not in by or value != run.settings.get(key)}
+    told = {key for key in by if key in facts and facts[key] == run.settings.get(key)}
+    return {key: value for key, value in facts.items() if key not in told} if told else facts
 
 
 def _of_itself(run: Run) -> list[str]:
@@ -88,40 +98,42 @@ def _of_itself(run: Run) -> list[str]:
     return found
 
 
-def _recipe(run: Run) -> JSON:
-    """How a run trained: what must be the same for its top-1 to be compared."""
+def _recipe(run: Run, inside: Mapping[str, Sequence[str]]) -> JSON:
+    """How a run trained: what must be the same for its top-1 to be compared. `inside`: keys of settings by
+    their group."""
     done = run.stages.get("finetune", {})
     recipe: JSON = {
         "distill": run.settings.get("distill"),
-        **_inside("distill", run),
-        **_inside("teacher", run),
+        **_some(inside["distill"], run),
+        **_some(inside["teacher"], run),
         "devices": run.devices,
         "finetune.init": done.get("init", run.settings.get("finetune.init")),
     }
     source = run.stages.get("pretrain", {}).get("source", "trained")
-    recipe |= _inside("pretrain", run) if source == "trained" else {"the dense network is": source}
+    recipe |= _some(inside["pretrain"], run) if source == "trained" else {"the dense network is": source}
     if run.stages and "finetune" not in run.stages:
         return {**recipe, "finetune": "none"}
     used = {f"finetune.{key}": value for key, value in (done.get("recipe") or {}).items()}
-    recipe |= {"finetune": "done"} | (used or _inside("finetune", run)) | {"finetune.init": recipe["finetune.init"]}
+    recipe |= (
+        {"finetune": "done"} | (used or _some(inside["finetune"], run)) | {"finetune.init": recipe["finetune.init"]}
+    )
     if "finetune.epochs" not in recipe:
         recipe["finetune.epochs"] = run.results[run.final].get("epochs")
     return _with_effect(recipe)
 
 
-def _inside(group: str, run: Run) -> JSON:
-    return {key: value for key, value in run.settings.items() if key.startswith(f"{group}.")}
+def _some(keys: Sequence[str], run: Run) -> JSON:
+    return {key: run.settings[key] for key in keys if key in run.settings}
 
 
 def _with_effect(recipe: JSON) -> JSON:
     """The settings of a recipe without those that do nothing under its schedule."""
-    unused = {
-        f"{stage}.{key}"
-        for stage in ("pretrain", "finetune")
-        for key in OF_STEP_SCHEDULE
-        if recipe.get(f"{stage}.schedule") != "step"
-    }
-    return {key: value for key, value in recipe.items() if key not in unused and key != "finetune.scratch_budget"}
+    for stage in ("pretrain", "finetune"):
+        if recipe.get(f"{stage}.schedule") != "step":
+            for key in OF_STEP_SCHEDULE:
+                recipe.pop(f"{stage}.{key}", None)
+    recipe.pop("finetune.scratch_budget", None)
+    return recipe
 
 
 def _measurement(run: Run) -> JSON:
@@ -138,43 +150,36 @@ def _measurement(run: Run) -> JSON:
 
 def _unusual(runs: Sequence[Run], facts_of: Callable[[Run], JSON], same: Sequence[str]) -> list[list[str]]:
     """For every run, in which facts it is unlike most runs that have the same value of the settings `same`."""
-    pairs = [(tuple(str(run.settings.get(key)) for key in same), facts_of(run)) for run in runs]
-    usual = {
-        group: _most_common([facts for _, facts in members])
-        for group, members in group_by(pairs, lambda pair: pair[0]).items()
-    }
-    return [
-        [text for key, value in facts.items() if (text := _deviation(key, value, usual[group]))]
-        for group, facts in pairs
-    ]
-
-
-def _deviation(key: str, value: Any, usual: Mapping[str, tuple[str, int, int]]) -> str | None:
-    """One fact beside the usual value; None where it is usual or unknown."""
-    if not _is_known(key, value):
-        return None
-    most, count, total = usual[key]
-    text = as_text.setting(value)
-    return (
-        None
-        if text == most
-        else f"{key} {text}, not {most} as in {f'{count} of {total}' if total > 2 else 'the other'}"
-    )
-
-
-def _most_common(rows: Sequence[JSON]) -> dict[str, tuple[str, int, int]]:
-    """For every fact its most common value (of several the first), how many rows have it, and how many have any."""
-    found = {}
-    for key in dict.fromkeys(key for row in rows for key in row):
-        values = Counter(as_text.setting(row[key]) for row in rows if key in row and _is_known(key, row[key]))
-        if values:
-            (value, count), *_ = values.most_common(1)
-            found[key] = value, count, values.total()
+    found: list[list[str]] = [[] for _ in runs]
+    groups = group_by(range(len(runs)), lambda at: tuple(str(runs[at].settings.get(key)) for key in same))
+    for members in groups.values():
+        facts = [facts_of(runs[at]) for at in members]
+        for key in keys_of(facts):
+            for at, deviation in _deviations(key, [each.get(key, NOT_THERE) for each in facts]):
+                found[members[at]].append(deviation)
     return found
 
 
+def _deviations(key: str, values: Sequence[Any]) -> Iterator[tuple[int, str]]:
+    """Of one fact the values that are not the most common one (of several the first), by their places; none of those
+    that are unknown."""
+    if values.count(values[0]) == len(values):
+        return  # the usual case, and quick
+    texts = [as_text.setting(value) if _is_known(key, value) else None for value in values]
+    counts = Counter(text for text in texts if text is not None)
+    if not counts:
+        return
+    (most, count), *_ = counts.most_common(1)
+    total = counts.total()
+    as_in = f"{count} of {total}" if total > 2 else "the other"
+    for at, text in enumerate(texts):
+        if text is not None and text != most:
+            yield at, f"{key} {text}, not {most} as in {as_in}"
+
+
 def _is_known(key: str, value: Any) -> bool:
-    return value is not None or key == "distill"  # which is null where there is no distillation
+    # distill is null where there is no distillation
+    return value is not NOT_THERE and (value is not None or key == "distill")
 
 
 def _summarised(deviations: Sequence[str]) -> list[str]:

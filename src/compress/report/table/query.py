@@ -10,8 +10,8 @@ from compress.report.group_by import group_by
 from compress.report.read.runs import Run, number
 from compress.report.read.settings import AT_ROOT
 from compress.report.table import as_text
-from compress.report.table.columns import columns
-from compress.report.table.differences import differing, short_keys
+from compress.report.table.columns import Column, columns
+from compress.report.table.differences import differing, keys_of, short_keys
 from compress.schema.settings import BUDGETS
 
 Getter = Callable[[Run], Any]
@@ -31,9 +31,10 @@ class Keys:
     """The keys by which a user may name a column or a setting of these runs, short or in full."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.columns: dict[str, Getter] = {column.key: column.of for column in columns(runs)}
+        self.figures = columns(runs)
+        self.columns: dict[str, Getter] = {column.key: column.of for column in self.figures}
         self.columns |= {"started": lambda run: run.started, "run": lambda run: str(run.folder)}
-        self.settings = list(dict.fromkeys(key for run in runs for key in run.settings))
+        self.settings = keys_of([run.settings for run in runs])
         deviations = {f"{name}_sd" for name in self.columns}
         self.short = short_keys(
             self.settings, {*self.settings, *AT_ROOT}, {*self.columns, *deviations, *OTHER_FIELDS}
@@ -58,6 +59,10 @@ class Keys:
         hint = f"{near} " if near.startswith("did you mean") else ""
         choices = ", ".join(dict.fromkeys([*listed, *BUDGETS]))
         raise InputError(f"{option} {key}: unknown key; {hint}choices: {choices}, or any setting of the runs")
+
+    def figures_of(self, runs: Sequence[Run]) -> Sequence[Column]:
+        """The columns of figures that these of the runs have."""
+        return self.figures if len(runs) == len(self._runs) else columns(runs)
 
     def getter(self, key: str) -> Getter:
         """How to take the value of a full key from a run. A budget is the one that was asked, even by default."""

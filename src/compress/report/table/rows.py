@@ -7,12 +7,13 @@ from typing import Any
 
 from compress.report.read.runs import Run, number
 from compress.report.table import as_text
-from compress.report.table.columns import Column, columns
+from compress.report.table.columns import Column
 from compress.report.table.differences import differing
 from compress.report.table.footnotes import footnotes_of, footnotes_of_group
-from compress.report.table.query import Keys, group_runs
+from compress.report.table.query import Keys, group_runs, sort_rows
+from compress.report.table.shortened import shortened
 
-MAX_SETTING = 40  # characters of a setting's value in a table
+MAX_SETTING = 40  # characters of a setting's value in a table, if those of other rows do not differ in more
 IN_BUDGET_UNIT = ("asked", "achieved")  # columns
 
 
@@ -43,6 +44,16 @@ class Table:
     by: Sequence[str] = ()  # keys that the rows are grouped by
 
     @cached_property
+    def texts(self) -> Mapping[str, Mapping[str, str]]:
+        """Of every column of settings its values as it shows them: long ones cut, but for folders, which people
+        copy."""
+        values = {header: [setting_text(row.settings[header]) for row in self.rows] for header in self.settings}
+        return {
+            header: dict(zip(texts, texts, strict=True)) if header == "run" else shortened(texts, MAX_SETTING)
+            for header, texts in values.items()
+        }
+
+    @cached_property
     def budget_kind(self) -> str | None:
         """The kind of all budgets that were asked, if it is the same."""
         kinds = {row.budget_kind for row in self.rows if row.values.get("asked") is not None}
@@ -52,7 +63,7 @@ class Table:
 def make_table(runs: Sequence[Run], keys: Keys, by: Sequence[str] = ()) -> Table:
     """A row per run; with `by`, full keys of columns or settings, a row per group of runs that agree in them."""
     footnotes = dict(zip(map(id, runs), footnotes_of(runs, by), strict=True))
-    found = columns(runs)
+    found = keys.figures_of(runs)
     if not by:
         headers = {key: keys.short[key] for key in differing([run.settings for run in runs])}
         rows = [_row((run,), headers, keys, found, footnotes[id(run)]) for run in runs]
@@ -70,6 +81,9 @@ def make_table(runs: Sequence[Run], keys: Keys, by: Sequence[str] = ()) -> Table
 def _row(
     runs: tuple[Run, ...], headers: Mapping[str, str], keys: Keys, found: Sequence[Column], footnotes: Sequence[str]
 ) -> TableRow:
+    settings = {header: keys.getter(key)(runs[0]) for key, header in headers.items()}
+    if len(runs) == 1:
+        return TableRow(runs, settings, {column.key: column.of(runs[0]) for column in found}, {}, tuple(footnotes))
     values, deviations = {}, {}
     for column in found:
         values[column.key], sd = _mean([column.of(run) for run in runs])
@@ -79,7 +93,6 @@ def _row(
     if len(asked) > 1:  # a mean over different budgets says nothing
         values |= dict.fromkeys(IN_BUDGET_UNIT)
         deviations = {key: sd for key, sd in deviations.items() if key not in IN_BUDGET_UNIT}
-    settings = {header: keys.getter(key)(runs[0]) for key, header in headers.items()}
     return TableRow(runs, settings, values, deviations, tuple(footnotes))
 
 
@@ -99,7 +112,7 @@ def _look_equal(rows: Sequence[TableRow]) -> bool:
     """Whether a reader could not tell two rows apart by their settings and budgets."""
     shown = [
         (
-            *(cell_text(*item) for item in row.settings.items()),
+            *map(setting_text, row.settings.values()),
             row.budget_kind,
             row.values.get("asked"),
             str(row.runs[0].beside),
@@ -115,10 +128,8 @@ def _with_folder(row: TableRow) -> TableRow:
     return replace(row, settings={**row.settings, "run": f"{first.folder}{more}"})
 
 
-def cell_text(header: str, value: Any) -> str:
-    """A setting as a table shows it: cut if it is long, but for folders, which people copy."""
-    text = "" if value is None else as_text.one_line(as_text.setting(value))
-    return text if len(text) <= MAX_SETTING or header == "run" else text[: MAX_SETTING - 1] + "…"
+def setting_text(value: Any) -> str:
+    return "" if value is None else as_text.one_line(as_text.setting(value))
 
 
 def row_value(row: TableRow, keys: Keys, key: str) -> Any:
@@ -128,6 +139,13 @@ def row_value(row: TableRow, keys: Keys, key: str) -> Any:
     values = [keys.getter(key)(run) for run in row.runs]
     is_same = all(as_text.setting(value) == as_text.setting(values[0]) for value in values)
     return values[0] if is_same else _mean([number(value) for value in values])[0]
+
+
+def same_or_all(row: TableRow, keys: Keys, key: str) -> Any:
+    """The setting of a row's runs, or a text with all its values if they differ: a mean of settings says nothing."""
+    values = {as_text.setting(value): value for value in map(keys.getter(key), row.runs)}
+    in_order = sort_rows(list(values.items()), [(lambda item: item[1], False)])
+    return in_order[0][1] if len(values) == 1 else " | ".join(text for text, _ in in_order)
 
 
 def number_text(row: TableRow, column: Column, with_budget_kind: bool) -> str:
