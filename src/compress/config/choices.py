@@ -20,6 +20,8 @@ INSTALL_HINTS = {
     "ray": "ray comes with pip install hydra-ray-launcher",
     "optuna": "optuna comes with pip install 'compress-lab[optuna]'",
 }
+# The group whose choices may stand in folders: experiment=notes/amc. In other groups such files are parts of choices.
+FOLDERS_IN = "experiment"
 
 
 def shipped_choices(group: str) -> list[str]:
@@ -35,13 +37,24 @@ def shipped_node(group: str, name: str) -> Any:
 def choices_by_group(loader: ConfigLoader, folder: str | None = None) -> dict[str, list[str]]:
     """The names of all choices of every config group, including those in the user's config folders: `folder` and
     COMPRESS_CONF."""
-    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-    user_folders = [folder] if folder else []
+    groups = {group: _choices_of(loader, group) for group in loader.list_groups("") if group != "hydra"}
+    user_folders = [Path(folder)] if folder else []
     if os.environ.get("COMPRESS_CONF", "").startswith("file://"):
-        user_folders.append(os.environ["COMPRESS_CONF"].removeprefix("file://"))
-    for path in (path for user_folder in user_folders for path in sorted(Path(user_folder).glob("*/*.yaml"))):
-        groups[path.parent.name] = sorted({*groups.get(path.parent.name, []), path.stem})
+        user_folders.append(Path(os.environ["COMPRESS_CONF"].removeprefix("file://")))
+    for user_folder in user_folders:
+        for path in sorted({*user_folder.glob("*/*.yaml"), *user_folder.glob(f"{FOLDERS_IN}/*/**/*.yaml")}):
+            group, *name = path.relative_to(user_folder).with_suffix("").parts
+            groups[group] = sorted({*groups.get(group, []), "/".join(name)})
     return groups
+
+
+def _choices_of(loader: ConfigLoader, group: str) -> list[str]:
+    """The names of a group's choices, those in folders of its folder included where it is `FOLDERS_IN`."""
+    names = loader.get_group_options(group)
+    if group.partition("/")[0] == FOLDERS_IN:
+        for folder in loader.list_groups(group):
+            names = [*names, *(f"{folder}/{name}" for name in _choices_of(loader, f"{group}/{folder}"))]
+    return names
 
 
 def is_group_override(override: Override, groups: Mapping[str, list[str]]) -> bool:
