@@ -229,12 +229,18 @@ def test_an_experiment_runs_shrunk(name: str, command: Command, tmp_path: Path) 
 @pytest.mark.usefixtures("images")
 def test_an_agent_is_reused_without_a_search(command: Command) -> None:
     assert command("experiment=notes/camc", *SHORT, *FILES, *SEARCH).returncode == 0
-    asked = (*SHORT[:5], *FILES, *SEARCH, "hydra.run.dir=again", "pretrain.epochs=1", "pretrain.batch_size=32")
+    asked = (*SHORT[:5], *FILES, *SEARCH, "pretrain.epochs=1", "pretrain.batch_size=32")
     untold = command("experiment=notes/camc_reuse", *asked)
     assert untold.returncode == 2
     assert "method.agent=a folder to be given: holds no whole agent.pt" in untold.stderr
     for target in ("0.3", "0.7"):
-        done = command("experiment=notes/camc_reuse", *asked, "method.agent=out", f"preserve_ratio={target}")
+        done = command(
+            "experiment=notes/camc_reuse",
+            *asked,
+            "method.agent=out",
+            f"preserve_ratio={target}",
+            f"hydra.run.dir=at{target}",
+        )
         assert done.returncode == 0, done.stderr
         assert "episode" not in done.stdout
 
@@ -248,7 +254,7 @@ def test_a_printed_gene_and_a_printed_strategy_are_trained_and_counted(command: 
     done = command("experiment=notes/metaprune_mobilenetv2", *SHORT, *FILES, *EVOLUTION, gene, "flops_limit=44")
     assert done.returncode == 0, done.stderr
     strategy = next(text for line in LINES for text in line if text.startswith("method.strategy"))
-    whole = ("model.width=1", "hydra.run.dir=given", "stages=[pretrain,prune,eval]")
+    whole = ("model.width=1", "hydra.run.dir=given")
     done = command("experiment=notes/amc", *SHORT[:5], *SHORT[6:], *FILES, *SEARCH[1:], strategy, *whole)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "given" / "plan.json").exists()
