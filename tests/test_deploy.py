@@ -69,12 +69,8 @@ def test_to_torch_export(names: dict[str, Any]) -> None:
 
 
 def test_to_torchscript(names: dict[str, Any]) -> None:
-    run(names, "torch.jit.script")
+    run(names, "torch.jit.trace")
     assert difference(names, names["logits"]) < NEAR
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(names["network"], names["images"])
-    assert difference(names, traced(names["images"][:3])) < NEAR
 
 
 @pytest.mark.slow  # tracing takes long

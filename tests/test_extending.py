@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     text = PAGE.read_text()
-    (code,), (yaml,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
+    code, yaml = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)[0] for kind in ("python", "yaml"))
     (tmp_path / "my_methods.py").write_text(code)
     (tmp_path / "conf_of_mine" / "method").mkdir(parents=True)
     (tmp_path / "conf_of_mine" / "method" / "uniform.yaml").write_text(yaml)

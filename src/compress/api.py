@@ -264,7 +264,7 @@ def uniform_plan(
     cost_of = cost_model(_network(model), trace.graph, trace.inputs)
     _warn_uncounted(model, cost_of.uncounted)
     ceilings = ceilings_of(budget, cost_of.full_widths, prices(cost_of))
-    if not trace.graph.groups and not ceilings.fits(cost_of.full_widths)[0]:
+    if not trace.graph.groups and (not ceilings.fits(cost_of.full_widths)[0] or not cost_of.full_macs):
         raise InputError(f"{type(model).__name__}: no channel of this network can be cut ({trace.graph.why_nothing})")
     options = all_choices(graph, round_to)
     with within_limits(limits):

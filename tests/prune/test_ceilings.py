@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CPU
+from conftest import CPU, make_recipe
 from torch import nn
 
 from compress.errors import InputError, SettingError
@@ -33,7 +33,7 @@ SHAPE = (3, 6, 6)
 SEEDS = range(8)
 FILTERS = FilterMagnitude(
     norm="l1", sides="both", normalise="mean", scope="global", select="rank", on_empty="keep_max", min_channels=1,
-    round_to=1, coupled="sum", refit_images=0,
+    round_to=1, coupled="sum", refit_images=0, schedule="one-shot", steps=1, retraining=make_recipe(),
 )  # fmt: skip
 
 

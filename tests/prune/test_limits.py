@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CPU, compose_config, livened, zoo
+from conftest import CPU, compose_config, livened, make_recipe, zoo
 from torch import nn
 
 import compress
@@ -129,7 +129,8 @@ def test_every_room_that_chooses_widths_keeps_to_them(model: nn.Module, graph: C
 
 SETTINGS: dict[str, Any] = {
     "norm": "l1", "sides": "both", "normalise": "mean", "scope": "layer", "select": "rank", "on_empty": "keep_max",
-    "min_channels": 1, "round_to": 1, "coupled": "keep", "refit_images": 0,
+    "min_channels": 1, "round_to": 1, "coupled": "keep", "refit_images": 0, "schedule": "one-shot", "steps": 1,
+    "retraining": make_recipe(),
 }  # fmt: skip
 
 
