@@ -28,6 +28,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = ("method=filter_magnitude,slimming", "preserve_ratio=0.5", "control=random", "control_draws=1")
     done = run_command(base, "-m", *SMALL, *jobs)
     assert done.returncode == 0, done.stderr
+    for file in base.glob("outputs/sweeps/*/summary.json"):  # what is told apart would depend on the machine
+        summary = read_json(file)
+        for network in summary["results"].values():
+            network["latency_spread_ms"] = None
+        write_json(file, summary)
     return base / "outputs"
 
 
