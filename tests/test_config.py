@@ -24,7 +24,7 @@ def choices(group: str) -> list[str]:
 
 def test_every_choice_of_every_group_composes_and_passes_its_own_rules() -> None:
     seen = 0
-    for group in ("dataset", "model", "method", "reward"):
+    for group in ("dataset", "model", "method", "reward", "tracker"):
         for choice in choices(group):
             more = {
                 "imagefolder": ["dataset.root=x"],

@@ -13,6 +13,7 @@ from compress.report.plot.progress_charts import search_curves
 from compress.report.read.metrics import RowStep, step_of
 from compress.report.read.runs import Run
 from compress.report.recorder import Recorder
+from compress.report.trackers.in_tensorboard import TensorBoard
 
 ROUND = {"stage": "sparsify", "step": "round", "round": 7, "epoch": 2, "accuracy": 80.0}
 
@@ -33,8 +34,8 @@ def test_a_row_counts_by_the_step_that_it_names_or_by_a_usual_one(row: dict[str,
     assert step_of(row) == step
 
 
-def test_the_step_is_the_x_axis_of_tensorboard_and_no_curve(tmp_path: Path) -> None:
-    class Board:
+def test_the_step_is_the_x_axis_of_tensorboard_and_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Writer:
         def __init__(self) -> None:
             self.scalars: list[tuple[str, float, float]] = []
 
@@ -43,13 +44,14 @@ def test_the_step_is_the_x_axis_of_tensorboard_and_no_curve(tmp_path: Path) -> N
 
         def close(self) -> None: ...
 
-    recorder = Recorder(tmp_path, tensorboard=False)
-    recorder._board = board = Board()
+    writer = Writer()
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", lambda folder: writer)
+    recorder = Recorder(tmp_path, [TensorBoard()], {})
     rows = [ROUND, {"stage": "eval", "top1": 93.0}, {"stage": "eval", "top1": 94.0}]
     for row in rows:
         recorder.row(row)
-    recorder.close()
-    assert board.scalars == [
+    recorder.close({})
+    assert writer.scalars == [
         ("sparsify/epoch", 2, 7), ("sparsify/accuracy", 80.0, 7), ("eval/top1", 93.0, 0), ("eval/top1", 94.0, 1),
     ]  # fmt: skip
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows

@@ -35,6 +35,7 @@ from compress.prune.latency.runtime import Where
 from compress.prune.limits import Limits, channel_limits, within_limits
 from compress.prune.method import Method, Traits, recipes_of
 from compress.prune.steps import InSteps, ladder
+from compress.report.trackers.tracker import NoTracker, Tracker
 from compress.run.job import Job, Keys, Rung, Timing, make_problem
 from compress.run.stages import needs
 from compress.run.stages.logits import obstacle
@@ -242,6 +243,16 @@ def make_teacher(
         return teacher
 
 
+def make_tracker(node: Mapping[str, Any]) -> Tracker:
+    """
+    Raises:
+        InputError: what it needs is not installed, or its settings are wrong.
+    """
+    tracker: Tracker = make(node, "tracker")
+    tracker.require(f"tracker={node.get('name')}")
+    return tracker
+
+
 class _ErrorCollector:
     """Calls functions and collects their input errors, so that all mistakes are reported at once."""
 
@@ -305,6 +316,9 @@ def build(config: JSON) -> Job:
         ]
     if "eval" not in bad and config["eval"]["onnx"]:
         errors.call(require_onnx, "eval.onnx=true")
+    tracker: Tracker | None = NoTracker()
+    if config.get("tracker"):
+        tracker = build_part("tracker", make_tracker, config["tracker"])
     in_onnx = "latency" not in bad and config["latency"]["runtime"] == "onnxruntime"
     if in_onnx and not errors.call(_has_onnxruntime):
         bad.add("latency")
@@ -358,6 +372,7 @@ def build(config: JSON) -> Job:
     assert spec is not None
     assert method is not None
     assert budget is not None
+    assert tracker is not None
     if distill is not None and not distill.stages:
         distill, teachers = None, {}  # which are checked like those that join a stage, but not trained or loaded
     names = {key: key.replace(".", " ") for key in teachers}
@@ -389,6 +404,7 @@ def build(config: JSON) -> Job:
         devices=devices,
         notes=tuple(told(config)),
         ladder=_ladder(method, rungs) if "prune" in config["stages"] else (),
+        tracker=tracker,
     )
 
 

@@ -24,7 +24,8 @@ NO_CHOICE = {
 MAX_DIGITS = 400  # of a number; beyond 309 a float overflows
 LIST_OF_LOSSES = re.compile(r"\[\s*(\w[\w-]*(?:\s*,\s*\w[\w-]*)*)\s*\]")
 GROUP_AS_VALUE = re.compile(
-    r"^(dataset|model|method|teacher|distill|reward|search|scorer|criterion|experiment)=\s*([\[{].*)$", re.DOTALL
+    r"^(dataset|model|method|teacher|distill|reward|search|scorer|criterion|tracker|experiment)=\s*([\[{].*)$",
+    re.DOTALL,
 )
 
 

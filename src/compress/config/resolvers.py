@@ -34,9 +34,10 @@ def slug(text: str, limit: int = 100) -> str:
 
 def job_name(*, _root_: DictConfig) -> str:
     """The name of a job, made from its overrides; the most important ones first, as a long name is cut."""
-    excluded = _root_.hydra.job.config.override_dirname.exclude_keys
+    excluded = set(_root_.hydra.job.config.override_dirname.exclude_keys)  # and what stands below them: tracker.uri
     asked = {text.partition("=")[0]: text for text in _root_.hydra.overrides.task}
-    return slug(",".join(asked[key] for key in sort_for_name(asked.keys() - set(excluded))))
+    kept = {key for key in asked if key.lstrip("+~").partition(".")[0] not in excluded}
+    return slug(",".join(asked[key] for key in sort_for_name(kept)))
 
 
 def sort_for_name(keys: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ from compress.schema.settings import (
 PIPELINE_KEYS = ("checkpoint", "default_budget", "run_stages", "compat", "rules", "quick", "by_name", "by_images")
 GIVEN_BY_DATASET = {"in_channels", "num_classes", "image_size"}
 TEACHER_KEYS = tuple(field.name for field in fields(TeacherSettings))  # of any kind of teacher
-GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer", "criterion")
+GROUPS = ("dataset", "model", "method", "teacher", "distill", "reward", "search", "scorer", "criterion", "tracker")
 # Groups that only some methods use, with examples of such methods for the error message.
 METHODS_WITH_GROUP = {
     "reward": "amc, camc",

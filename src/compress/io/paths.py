@@ -9,6 +9,8 @@ CONF = _package / "conf" if (_package / "conf" / "config.yaml").is_file() else _
 
 SUMMARY = "summary.json"  # status, config, seconds per stage, results: what `compress compare` reads
 METRICS = "metrics.jsonl"  # one row per epoch or episode: the source of every plot
+METRICS_TABLE = "metrics.csv"  # the same rows, with tracker=csv
+TRACKED = "tracker.json"  # what a tracker knows the run by when it goes on
 PLAN = "plan.json"  # widths and kept channels per group, and the method's own form
 MODEL = "model.safetensors"  # weights, and in the header what rebuilds the network
 SUPERNET = "supernet.safetensors"  # of methods that train one: its weights

@@ -3,13 +3,13 @@
 import copy
 import logging
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError, first_line
+from compress.io.extras import require_extra
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -19,9 +19,7 @@ def require_onnx(asked_by: str) -> None:
     Raises:
         InputError: packages of the extra are missing; names them, and `asked_by`, the setting that needs them.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise InputError(f'{asked_by}: needs {", ".join(missing)}; pip install "compress-lab[onnx]"')
+    require_extra("onnx", PACKAGES, asked_by)
 
 
 def export_onnx(model: nn.Module, path: Path, shape: tuple[int, int, int]) -> float:

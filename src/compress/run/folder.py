@@ -8,14 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from compress.io.files import JSON, hash_of, read_json
-from compress.io.paths import AGENT, LOCK, METRICS, MODEL, ONNX, PLAN, SPLIT, SUMMARY
+from compress.io.paths import AGENT, LOCK, METRICS, METRICS_TABLE, MODEL, ONNX, PLAN, SPLIT, SUMMARY, TRACKED
 from compress.schema.settings import ADDED_LATER, OUTSIDE_RESULTS, of_results
 
 log = logging.getLogger(__name__)
 
 KEPT_IN_PLACE = (".hydra", LOCK, "compress.log")
 # What a run's folder may contain before it has a summary.
-RUN_FILES = (*KEPT_IN_PLACE, METRICS, PLAN, MODEL, AGENT, ONNX, SPLIT, "tb", "plots", "controls", "steps", "damaged")
+RUN_FILES = (
+    *KEPT_IN_PLACE, METRICS, METRICS_TABLE, TRACKED, PLAN, MODEL, AGENT, ONNX, SPLIT,
+    "tb", "wandb", "plots", "controls", "steps", "damaged",
+)  # fmt: skip
 
 
 def config_hash(config: JSON) -> str:

@@ -27,6 +27,7 @@ from compress.prune.limits import NO_LIMITS, Limits, channel_limits, limited
 from compress.prune.method import Method, Problem, Train, criterion_of
 from compress.prune.saved_network import load_network
 from compress.prune.steps import widened
+from compress.report.trackers.tracker import NoTracker, Tracker
 from compress.schema.settings import NETWORK_NAMES, Budget, EvalSettings, FinetuneRecipe, Recipe
 
 
@@ -81,6 +82,7 @@ class Job:
     devices: int = 1  # world size of its trainings
     notes: tuple[str, ...] = ()  # what the run tells at its beginning: defaults that followed from its images
     ladder: tuple[Rung, ...] = ()  # the steps of an iterative schedule before the last one
+    tracker: Tracker = NoTracker()  # noqa: RUF009 (frozen)
 
     @property
     def branches(self) -> tuple[Branch, ...]:

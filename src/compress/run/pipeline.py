@@ -28,6 +28,8 @@ from compress.prune.controls import Control
 from compress.report.plot.one_run import draw_run, no_plots
 from compress.report.recorder import Recorder
 from compress.report.table.results import results_table
+from compress.report.trackers.in_tensorboard import TensorBoard
+from compress.report.trackers.tracker import Tracker
 from compress.run.expected import check_expected
 from compress.run.job import Branch, Job, Rung, RunState
 from compress.run.opening import opening
@@ -75,7 +77,8 @@ def run(
         "devices": job.devices,
     }
     write_json(folder / SUMMARY, summary)
-    recorder = Recorder(folder, tensorboard)
+    trackers: list[Tracker] = [*([TensorBoard()] if tensorboard else []), job.tracker]
+    recorder = Recorder(folder, trackers, summary)
     began = time.perf_counter()
     try:
         summary["split"] = _write_split(job, folder)
@@ -97,8 +100,10 @@ def run(
         summary["bad_input"] = is_user_error(error)
         raise
     finally:
-        recorder.close()
-        write_json(folder / SUMMARY, summary)
+        try:
+            write_json(folder / SUMMARY, summary)
+        finally:  # after the summary: a server may take its time
+            recorder.close(summary)
     return summary
 
 

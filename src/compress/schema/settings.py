@@ -124,7 +124,9 @@ class RunSettings:
 
 
 # Root keys that change where or how a run happens, not what comes out of it.
-OUTSIDE_RESULTS = ("hydra", "device", "threads", "outputs", "force", "objective", "tensorboard", "plots")
+OUTSIDE_RESULTS = (
+    "hydra", "device", "threads", "outputs", "force", "objective", "tensorboard", "plots", "tracker",
+)  # fmt: skip
 
 # Keys of a recipe that change how a training runs, not what comes out of it, up to float rounding, as the device.
 OUTSIDE_RECIPE = ("graphs", "checkpoint_seconds")

@@ -14,7 +14,8 @@ from compress.io.paths import SUMMARY
 NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 Identity = tuple[int, int]  # of a folder: its device and inode
 
-NOT_ENTERED = ("cache", "controls", "steps", "tb", "plots")  # they hold no runs, unless a run itself is called so
+NOT_ENTERED = ("cache", "controls", "steps", "tb", "wandb", "mlruns", "plots")
+# They hold no runs, unless a run itself is called so.
 
 
 def run_folders(arguments: Iterable[str]) -> list[Path]:
