@@ -51,8 +51,9 @@ def _flat_with_choices(node: JSON, prefix: str = "") -> JSON:
             found[path] = value
             continue
         inside = dict(value)
-        target = str(inside.get("_target_", "")).rpartition(".")[2]
-        if choice := inside.pop("name", target):
+        target = str(inside.get("_target_", ""))
+        unnamed = "" if target.startswith("compress.") else target.rpartition(".")[2]  # of ours, a part of another
+        if choice := inside.pop("name", unnamed):
             found[path] = choice
         found |= _flat_with_choices(inside, f"{path}.")
     return found
