@@ -72,6 +72,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return run_command(folder, "model=custom", *arguments, PYTHONPATH=".")
 
 
+@pytest.mark.slow
 def test_it_is_trained_cut_saved_and_exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     own = ("model._target_=my_nets.SmallNet", "+model.width=24", "preserve_ratio=0.5", "eval.onnx=true", *QUICK)

@@ -87,6 +87,7 @@ def test_compare_has_columns_of_the_search(swept: tuple[Path, list[dict[str, Any
     assert sorted(shown) == sorted(genes)
 
 
+@pytest.mark.slow
 def test_another_candidate_or_a_given_gene_is_trained_without_a_new_search(
     swept: tuple[Path, list[dict[str, Any]], str],
 ) -> None:
@@ -144,6 +145,7 @@ def test_metaprune_generates_its_weights(tmp_path: Path) -> None:
     assert all(0 <= option <= 30 for option in gene)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [(), pytest.param(("search=evolution", "scorer=refit"), marks=pytest.mark.slow)])
 def test_sample_takes_any_search_on_any_scorer(
     changes: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory

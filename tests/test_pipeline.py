@@ -126,6 +126,7 @@ def test_force_computes_a_stage_and_what_follows_again(finished: tuple[Path, str
     assert [name for name, stage in summary["stages"].items() if not stage["reused"]] == ["finetune", "eval"]
 
 
+@pytest.mark.slow
 def test_a_fixed_folder_is_never_written_over(command: Command, tmp_path: Path) -> None:
     fixed = ("hydra.run.dir=mine", "stages=[pretrain,eval]", *QUICK)
     first = command(*fixed)
@@ -305,6 +306,7 @@ def test_a_sweep_gives_each_job_a_folder_and_skips_what_is_finished(command: Com
     assert again.stdout.count("is a finished run of this config: nothing to do") == 2
 
 
+@pytest.mark.slow
 def test_the_dense_network_of_a_run_teaches_what_becomes_of_it(command: Command, tmp_path: Path) -> None:
     small = ("model.depth=8", "model.width=8", "method=filter_magnitude", "plots=false", *QUICK)
     taught = command(*small, "teacher=self", "distill=kd", "hydra.run.dir=taught")

@@ -122,6 +122,7 @@ def test_a_budget_in_macs_and_a_block_that_goes(slimmed: tuple[Path, str]) -> No
     assert compress.load(base / "cs")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_pruned_weights_stay_zero_through_steps_training_and_files(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, "method=magnitude", "percent=0.9", "method.schedule=cubic", "method.steps=3")
     rows = summary["results"]

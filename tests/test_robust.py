@@ -59,6 +59,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Pa
     assert kept.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     run = " ".join([COMPRESS, "outputs=disk/outputs", *CUT])

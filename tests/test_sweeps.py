@@ -298,6 +298,7 @@ def test_a_sweep_ends_with_the_process_that_was_started(sent: signal.Signals, co
     assert summary["status"] == ("running" if sent == signal.SIGKILL else "interrupted")
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_job_is_no_end_of_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"

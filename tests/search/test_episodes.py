@@ -226,6 +226,7 @@ def test_the_exact_mode_spends_the_budget_in_warm_up_too(target: float) -> None:
     assert max(ratios["exact"].max(), ratios["upper"].max()) <= target
 
 
+@pytest.mark.slow
 def test_the_search_learns_what_is_worth_keeping(tmp_path: Path) -> None:
     """A network whose accuracy is known: it lives by its first groups alone, which chance halves."""
     search = make_search(episodes=150, warmup=40, replay_episodes=100)

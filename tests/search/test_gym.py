@@ -261,6 +261,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DDPG", "TD3", "SAC"])
 def test_agents_of_another_library_train_in_it(name: str, trained: str) -> None:
     agents = pytest.importorskip("stable_baselines3")
