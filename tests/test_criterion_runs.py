@@ -40,6 +40,7 @@ def kept(plan: dict[str, Any]) -> dict[str, list[int]]:
     return {name: group["kept"] for name, group in plan["groups"].items()}
 
 
+@pytest.mark.slow
 def test_a_ranking_and_its_uniform_control_go_by_it(base: Path) -> None:
     ranking = (
         "method=filter_magnitude",

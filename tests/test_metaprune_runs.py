@@ -108,6 +108,7 @@ def test_another_candidate_or_a_given_gene_is_trained_without_a_new_search(
     assert read_json(base / "given" / "summary.json")["budget"]["met"]  # the default budget becomes the gene's own
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_in_one_line(swept: tuple[Path, list[dict[str, Any]], str]) -> None:
     base, _, _ = swept
     wrong = {

@@ -94,6 +94,7 @@ def test_the_scales_are_watched_every_epoch(slimmed: tuple[Path, str]) -> None:
     assert (base / "out" / "plots" / "scales.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_teacher_joins_the_sparse_training(slimmed: tuple[Path, str]) -> None:
     base, output = slimmed
     assert "sparsify: the teacher's held-out top-1 is" in output

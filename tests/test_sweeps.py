@@ -168,6 +168,7 @@ def test_no_way_to_write_a_sweep_gets_past_the_check(
     assert bad.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_named_and_stops_no_other(command: Command, tmp_path: Path) -> None:
     failing = command("-m", "pretrain.lr=1e20,0.1", "seed=0,1", "stages=[pretrain,eval]", *CUT)
     assert failing.returncode == 2

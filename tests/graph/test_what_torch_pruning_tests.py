@@ -285,6 +285,7 @@ def test_chosen_channels_of_one_layer_then_of_every_group_of_what_is_left() -> N
     assert run(smaller, RESNET_IMAGES)[0].shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_in_steps() -> None:
     model, dense = resnet(), compress.cost(resnet(), RESNET_IMAGES).full_macs
     for kept in (0.9, 0.8, 0.7, 0.6, 0.5):

@@ -300,6 +300,7 @@ def test_it_has_the_space_budget_and_scorer_of_the_method_and_reuses_what_the_co
     assert {path.name.split("-")[0] for path in (outputs / "cache").iterdir()} == {"pretrain", "scores"}
 
 
+@pytest.mark.slow
 def test_a_supernet_is_trained_for_it(trained: str) -> None:
     brief = ("method.training.epochs=1", "method.least_over_chance=0")
     env = compress.environment("method=supernet", *SMALL, trained, *brief, "percent=0.4")
