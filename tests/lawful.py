@@ -35,6 +35,24 @@ class Around(nn.Module):
         return self.head(y.mean(tuple(range(2, y.dim()))) if y.dim() > 2 else y)  # type: ignore[no-any-return]
 
 
+class Runs(nn.Module):
+    """A network of named parts and of a function of it and of the inputs."""
+
+    def __init__(self, run: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self, *args, **kwargs)
+
+
+def uneven_plan(graph: ChannelGraph, draw: random.Random) -> Plan:
+    """Of every group some channels, at least one."""
+    return Plan({g.name: sorted(draw.sample(range(g.width), draw.randint(1, g.width))) for g in graph})
+
+
 def widths(graph: ChannelGraph) -> dict[str, int]:
     return {group.name: group.width for group in graph}
 
@@ -61,7 +79,7 @@ def check_law(model: nn.Module, counted: bool = True) -> ChannelGraph:
     again = CutCopy(model, graph)
     draw = random.Random(0)
     for _ in range(3):
-        plan = Plan({g.name: sorted(draw.sample(range(g.width), draw.randint(1, g.width))) for g in graph})
+        plan = uneven_plan(graph, draw)
         small = cut(model, graph, plan)
         for size, training in ((SIZES[0], False), (SIZES[1], False), (SIZES[0], True)):
             images = torch.randn(2, 3, size, size, dtype=torch.float64)

@@ -6,23 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from lawful import Runs
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import compress
 from compress.errors import InputError
 from compress.models.inputs import Inputs, tensors_in
-
-
-class Runs(nn.Module):
-    def __init__(self, run: Callable[..., Any], **parts: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(self, *args, **kwargs)
 
 
 @dataclass

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from conftest import livened
+from lawful import Runs, uneven_plan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,10 +20,6 @@ import compress
 from compress.measure.macs import count_params
 
 Case = tuple[nn.Module, Any]
-
-
-def random_plan(groups: Any, draw: random.Random) -> compress.Plan:
-    return compress.Plan({g.name: sorted(draw.sample(range(g.width), draw.randint(1, g.width))) for g in groups})
 
 
 def run(model: nn.Module, example: Any) -> list[Tensor]:
@@ -40,7 +37,7 @@ def check(model: nn.Module, example: Any, rtol: float = 1e-12) -> None:
     model = livened(model).double().eval()
     groups, prices = compress.channel_groups(model, example), compress.cost(model, example)
     for _ in range(3):
-        plan = random_plan(groups, draw)
+        plan = uneven_plan(groups, draw)
         small = compress.cut(model, plan)
         with compress.masked(model, plan):
             expected = run(model, example)
@@ -61,19 +58,6 @@ def pointwise(c_in: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.BatchNorm2d(c_out))
 
 
-class Net(nn.Module):
-    """A network of named parts and a function of them and the inputs."""
-
-    def __init__(self, body: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.body = body
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
-        return self.body(self, *inputs, **named)
-
-
 # -- networks ---------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +68,7 @@ def wide_and_deep() -> Case:
         x = x.reshape(x.shape[0], -1)
         return torch.sigmoid(s.last(torch.concat([s.wide(x), s.deep(x)], dim=-1)))
 
-    return Net(body, deep=deep, wide=nn.Linear(32, 3), last=nn.Linear(7, 1)), images(32)
+    return Runs(body, deep=deep, wide=nn.Linear(32, 3), last=nn.Linear(7, 1)), images(32)
 
 
 def concatenated_thrice() -> Case:
@@ -94,7 +78,7 @@ def concatenated_thrice() -> Case:
         return s.last(torch.cat([y, s.d(x)], 1))  # type: ignore[no-any-return]
 
     parts = {name: pointwise(6, 6 * (at + 1)) for at, name in enumerate("abcd")}
-    return Net(body, **parts, last=nn.Conv2d(60, 5, 1)), images(6, 7, 7)
+    return Runs(body, **parts, last=nn.Conv2d(60, 5, 1)), images(6, 7, 7)
 
 
 def split_by_sizes_of_others() -> Case:
@@ -105,7 +89,7 @@ def split_by_sizes_of_others() -> Case:
         return s.last(s.after(torch.cat([y, beside], 1)) + rest)  # type: ignore[no-any-return]
 
     parts = {"before": pointwise(8, 16), "beside": pointwise(8, 8), "after": pointwise(16, 8)}
-    return Net(body, **parts, last=nn.Conv2d(8, 5, 1)), images(8, 7, 7)
+    return Runs(body, **parts, last=nn.Conv2d(8, 5, 1)), images(8, 7, 7)
 
 
 def split_for_a_shared_layer() -> Case:
@@ -115,7 +99,7 @@ def split_for_a_shared_layer() -> Case:
         one, two, three = torch.split(y, [each, each, last], dim=1)
         return s.twice(one), s.twice(two), s.once(three)
 
-    return Net(body, stem=pointwise(8, 32), twice=pointwise(8, 8), once=pointwise(16, 8)), images(8, 7, 7)
+    return Runs(body, stem=pointwise(8, 32), twice=pointwise(8, 8), once=pointwise(16, 8)), images(8, 7, 7)
 
 
 class Normed(nn.Module):
@@ -136,7 +120,7 @@ def own_layer(**more: Any) -> Case:
     def body(s: Any, x: Tensor) -> Tensor:
         return s.last(s.own(F.relu(s.first(x))))  # type: ignore[no-any-return]
 
-    return Net(body, first=nn.Linear(20, 24), own=Normed(24), last=nn.Linear(24, 5), **more), images(20)
+    return Runs(body, first=nn.Linear(20, 24), own=Normed(24), last=nn.Linear(24, 5), **more), images(20)
 
 
 def unused_parameter() -> Case:
@@ -148,7 +132,7 @@ def linear_layers_with_a_skip() -> Case:
         x = F.relu(s.first(x))
         return s.last(F.relu(s.second(x)) + x)  # type: ignore[no-any-return]
 
-    return Net(body, first=nn.Linear(20, 24), second=nn.Linear(24, 24), last=nn.Linear(24, 5)), images(20)
+    return Runs(body, first=nn.Linear(20, 24), second=nn.Linear(24, 24), last=nn.Linear(24, 5)), images(20)
 
 
 def lenet() -> Case:
@@ -159,7 +143,7 @@ def lenet() -> Case:
         return s.rest(y.view(y.shape[0], -1))  # type: ignore[no-any-return]
 
     rest = nn.Sequential(nn.Linear(256, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU())
-    return Net(body, maps=nn.Sequential(*maps), rest=rest), images(1, 28, 28)
+    return Runs(body, maps=nn.Sequential(*maps), rest=rest), images(1, 28, 28)
 
 
 def two_inputs_three_outputs() -> Case:
@@ -173,7 +157,7 @@ def two_inputs_three_outputs() -> Case:
         "hidden": nn.Linear(16, 20),
         "both": nn.Linear(20, 9),
     }
-    return Net(body, **parts), {"left": images(12), "right": images(6)}
+    return Runs(body, **parts), {"left": images(12), "right": images(6)}
 
 
 def concatenated_in_space() -> Case:
@@ -184,7 +168,7 @@ def concatenated_in_space() -> Case:
         return s.last(one)  # type: ignore[no-any-return]
 
     parts = {"one": pointwise(8, 8), "two": pointwise(8, 8), "both": nn.Conv2d(8, 8, 1), "last": nn.Conv2d(8, 8, 1)}
-    return Net(body, **parts), images(8, 7, 7)
+    return Runs(body, **parts), images(8, 7, 7)
 
 
 def maps_from_a_vector() -> Case:
@@ -193,7 +177,7 @@ def maps_from_a_vector() -> Case:
         return s.last(torch.flatten(F.relu(s.up2(F.relu(s.up(y)))), 1))  # type: ignore[no-any-return]
 
     up, up2 = nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ConvTranspose2d(6, 4, 4, 2, 1)
-    return Net(body, first=nn.Linear(20, 128), up=up, up2=up2, last=nn.Linear(1024, 10)), images(20)
+    return Runs(body, first=nn.Linear(20, 128), up=up, up2=up2, last=nn.Linear(1024, 10)), images(20)
 
 
 def chain(*layers: tuple[nn.Module, int]) -> nn.Sequential:
