@@ -399,7 +399,7 @@ def _unfit(groups: ChannelGraph, scores: Mapping[str, Tensor], budget: Budget, p
             problems.append(f"scores: of {name} must be a tensor ({widths[name]},); got {shape}")
         elif not bool(score.isfinite().all()):
             problems.append(f"scores: of {name} hold a value that is not finite")
-    priced = [each for each in (budget, *budget.beside) if each.kind != "percent"]
+    priced = [each for each in budget.every if each.kind != "percent"]
     if prices is None and priced:
         what = "parameters" if priced[0].kind == "params_limit" else "MACs"
         problems.append(f"{alone(priced[0])}: counts {what}; give prices=compress.cost(model, example)")

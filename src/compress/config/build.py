@@ -25,6 +25,7 @@ from compress.distill.teacher import OwnNetworkError, Teacher, WeightedTeacher
 from compress.errors import InputError, SettingError, settings_under
 from compress.io.code_digest import source_digests
 from compress.io.files import JSON
+from compress.io.paths import CACHE
 from compress.models.meta_kernels import MetaKernels
 from compress.models.onnx import require_onnx
 from compress.models.spec import ModelSpec, WrongImagesError
@@ -302,7 +303,7 @@ def build(config: JSON) -> Job:
             teachers[key] = made
     takes = _budgets_of(method, config)
     budget, _ = rules.choose_budget(config, takes)
-    if budget is not None and bad & {budget.kind, *(each.kind for each in budget.beside)}:
+    if budget is not None and bad & {each.kind for each in budget.every}:
         budget = None
     if budget is not None and budget.kind not in takes:
         why = f"method={config['method'].get('name')} does not take it; it takes {', '.join(takes)}"
@@ -494,14 +495,14 @@ def _check_budget(
 ) -> tuple[Budget, list[Budget]]:
     """The budget of the run, and those of the steps before the last one."""
     seed = config["seed"]
-    timing = Timing(_where(config, device), config["eval"]["latency_seconds"], Path(config["outputs"]) / "cache")
+    timing = Timing(_where(config, device), config["eval"]["latency_seconds"], Path(config["outputs"]) / CACHE)
     fresh = spec.without_pretrained().build
     # Without memory or time for weights: this check also precedes a run that has nothing left to do
     with settings_under("method"), MetaKernels():
         problem = make_problem(fresh(), data, budget, device, seed, fresh, channel_limits(method), timing)
     if not problem.graph.groups and method.traits.cuts == "channels":
         raise InputError(f"model: no channel of this network can be cut ({problem.graph.why_nothing})")
-    if any(each.kind == "latency_limit" for each in (budget, *budget.beside)):
+    if budget.of("latency_limit") is not None:
         with settings_under("latency"):
             problem.latency().check(config["latency"]["accept"])
     try:

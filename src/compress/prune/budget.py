@@ -194,10 +194,15 @@ class Ceilings:
     aim: Ceiling
     beside: tuple[Ceiling, ...] = ()
 
+    @property
+    def every(self) -> tuple[Ceiling, ...]:
+        """The aim, then those beside it."""
+        return (self.aim, *self.beside)
+
     def fits(self, widths: ArrayLike) -> NDArray[np.bool_]:
         """Whether widths are within all limits: (n, groups) -> (n,)."""
-        every: NDArray[np.bool_] = np.all([each.fits(widths) for each in (self.aim, *self.beside)], axis=0)
-        return every
+        fits: NDArray[np.bool_] = np.all([each.fits(widths) for each in self.every], axis=0)
+        return fits
 
     @property
     def price(self) -> Price:
@@ -219,7 +224,7 @@ class Ceilings:
             SettingError: not even these widths (groups,) are within the limits; says what is reachable of each.
         """
         widths = np.atleast_2d(np.asarray(narrowest))
-        missed = [each for each in (self.aim, *self.beside) if not each.fits(widths)[0]]
+        missed = [each for each in self.every if not each.fits(widths)[0]]
         errors = [each.out_of_reach(float(each.price(widths)[0]), "narrowest") for each in missed]
         if errors:
             raise SettingError(*(line for error in errors for line in error.lines))
@@ -228,7 +233,7 @@ class Ceilings:
 def ceilings_of(budget: Budget, full_widths: ArrayLike, price_of: PriceOf) -> Ceilings:
     """The ceilings of a budget for a network with these widths of its groups, (groups,)."""
     full = np.atleast_2d(np.asarray(full_widths, dtype=np.int64))
-    parts = [(each, price_of(each.kind)) for each in (budget, *budget.beside)]
+    parts = [(each, price_of(each.kind)) for each in budget.every]
     aim, *beside = [Ceiling(each, price, float(price(full)[0])) for each, price in parts]
     return Ceilings(aim, tuple(beside))
 

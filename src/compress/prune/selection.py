@@ -117,7 +117,7 @@ def check_reach(how: Selection, graph: ChannelGraph, ceilings: Ceilings, scored:
         )
     narrowest = ends(allowed_widths(how, graph, scored))[:1]
     problems = []
-    for limit in (ceilings.aim, *ceilings.beside):
+    for limit in ceilings.every:
         by_threshold = limit.budget.kind == "percent" and how.select == "threshold"
         if not by_threshold and not limit.fits(narrowest)[0]:
             problems.append(_out_of_reach(how, limit, float(limit.price(narrowest)[0])))

@@ -169,8 +169,21 @@ class Budget:
     is_default: bool = False  # of the method, as the user set none
     beside: tuple["Budget", ...] = ()
 
+    @property
+    def every(self) -> tuple["Budget", ...]:
+        """The aim, then those beside it."""
+        return (self, *self.beside)
+
+    @property
+    def limits_beside(self) -> dict[BudgetKind, float]:
+        return {each.kind: each.value for each in self.beside}
+
+    def of(self, kind: BudgetKind) -> float | None:
+        """The value of a kind, whether it is the aim or beside it; None if it is not given."""
+        return next((each.value for each in self.every if each.kind == kind), None)
+
     def to_json(self) -> dict[str, Any]:
-        others = {"beside": {each.kind: each.value for each in self.beside}} if self.beside else {}
+        others = {"beside": self.limits_beside} if self.beside else {}
         return {"kind": self.kind, "value": self.value, **others}
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from compress.graph.plan import Plan
 from compress.io.stage_folder import StageFolder
 from compress.prune.method import Decision
 from compress.run.stages import latency
-from compress.run.stages.latency import Measured, is_kept, limit_of, planned, tightened
+from compress.run.stages.latency import Measured, is_kept, planned, tightened
 from compress.schema.settings import Budget
 
 ASKED = Budget("preserve_ratio", 0.5, beside=(Budget("latency_limit", 4.0),))
@@ -48,9 +48,9 @@ def choosing(monkeypatch: pytest.MonkeyPatch, ms: float, dense_ms: float, folder
 
 def test_what_is_above_its_limit_is_chosen_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked, found, decision, rows = choosing(monkeypatch, 5.0, 10.0, tmp_path)
-    assert [limit_of(budget) for budget in asked] == [4.0, pytest.approx(3.2)]
+    assert [budget.of("latency_limit") for budget in asked] == [4.0, pytest.approx(3.2)]
     assert asked[1].value == 0.5
-    assert limit_of(found.budget) == pytest.approx(3.2)
+    assert found.budget.of("latency_limit") == pytest.approx(3.2)
     assert decision.own == {"number": 2}
     assert [row["step"] for row in rows] == [1, 2]
 

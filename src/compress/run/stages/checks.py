@@ -37,8 +37,7 @@ def check_surgery(problem: Problem, small: nn.Module, plan: Plan) -> float:
 
 def latency_of(job: Job) -> JSON:
     """For cache keys: what a latency belongs to, where the budget limits one."""
-    kinds = [each.kind for each in (job.budget, *job.budget.beside)]
-    return {"latency": where_json(job.where)} if "latency_limit" in kinds else {}
+    return {"latency": where_json(job.where)} if job.budget.of("latency_limit") is not None else {}
 
 
 def digests_of_files(job: Job) -> JSON:

@@ -44,11 +44,6 @@ class Measured:
         return self.ms * dense_ms / self.dense_ms
 
 
-def limit_of(budget: Budget) -> float | None:
-    """In milliseconds, if there is one."""
-    return next((each.value for each in (budget, *budget.beside) if each.kind == "latency_limit"), None)
-
-
 def measured(problem: Problem, small: nn.Module, timing: Timing) -> Measured:
     """The network that was cut, and the dense one."""
     shape, where = problem.data.shape, timing.where
@@ -62,7 +57,7 @@ def measured(problem: Problem, small: nn.Module, timing: Timing) -> Measured:
 def planned(problem: Problem, plan: Plan, work: StageFolder, timing: Timing) -> tuple[Problem, Decision]:
     """The decision of a method, and the problem that it solves: with a tighter limit where it took longer than was
     predicted."""
-    decision, limit = plan(problem, work), limit_of(problem.budget)
+    decision, limit = plan(problem, work), problem.budget.of("latency_limit")
     if limit is None:
         return problem, decision
     found = measured(problem, cut(problem.model, problem.graph, decision.plan), timing)
@@ -89,11 +84,11 @@ def tightened(budget: Budget, excess: float) -> Budget:
 def told(problem: Problem, decision: Decision, asked: Budget, small: nn.Module, timing: Timing) -> JSON:
     """Asked, predicted and measured, for the report of the stage; nothing without a limit. `problem` may have a
     tighter one than was asked."""
-    limit = limit_of(asked)
+    limit = asked.of("latency_limit")
     if limit is None:
         return {}
     model, found = problem.latency(), measured(problem, small, timing)
-    tight = limit_of(problem.budget)
+    tight = problem.budget.of("latency_limit")
     return {
         "asked_ms": limit,
         "tightened_to_ms": None if tight == limit else tight,

@@ -138,10 +138,9 @@ def _budget_json(problem: Problem, decision: Decision, budget: Budget, timed: JS
         got["latency_limit"] = timed["measured_ms"]
     widths = problem.graph.widths(decision.plan)
     found = verdict(problem.ceilings(), widths, evidence.choices, evidence.rounding_step, evidence.percent)
-    beside = {each.kind: each.value for each in budget.beside}
     return {
         "asked": {budget.kind: budget.value},
-        **({"beside": beside, "binds": found.binds} if beside else {}),
+        **({"beside": budget.limits_beside, "binds": found.binds} if budget.beside else {}),
         "achieved": got,
         "met": found.met and latency.is_kept(timed),
         **({"latency": timed} if timed else {}),
@@ -151,7 +150,7 @@ def _budget_json(problem: Problem, decision: Decision, budget: Budget, timed: JS
 
 def _log_budget(budget: Budget, told: JSON) -> None:
     """That a budget was missed, or which of its limits kept the network from its aim."""
-    got = ", ".join(f"{each.kind}={told['achieved'][each.kind]:.4g}" for each in (budget, *budget.beside))
+    got = ", ".join(f"{each.kind}={told['achieved'][each.kind]:.4g}" for each in budget.every)
     if not told["met"]:
         log.warning("prune: the budget %s was missed: %s was achieved", budget, got)
     elif told.get("binds"):
