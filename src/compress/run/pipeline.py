@@ -181,7 +181,7 @@ def _fold(
             log.info("%s: %s", name, teacher.source.to_train.describe())
             training = Step("pretrain", None, (), of_teacher=name)
             alone = RunState(teacher_job(job, name), {})
-            trained = _stage(store, training, alone, {}, False, _renamed(on_row, name), crew)
+            trained = _stage(store, training, alone, {}, False, _named(on_row, name), crew)
             summary["stages"][name] = _stage_json(trained)
             folders[name] = trained.folder
         if teacher.source.of_stage is None:
@@ -190,7 +190,7 @@ def _fold(
     redone: set[str] = set()
     for step in steps(job):
         redo = step.stage in job.force or not redone.isdisjoint(step.after)
-        rows = on_row if step.branch is None else _renamed(on_row, step.name)
+        rows = _named(on_row, step.name)
         state = replace(_state(job, step, folders), scores=store.root)
         finished = _stage(store, step, state, keys, redo, rows, crew)
         keys[step.name], folders[step.name] = finished.key, finished.folder
@@ -210,7 +210,9 @@ def _fold(
     return _state(job, None, folders)
 
 
-def _renamed(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]:
+def _named(on_row: Callable[[Row], None], stage: str) -> Callable[[Row], None]:
+    """Rows say of which step they are: those of branches and teachers of another than the stage, those of a user's
+    method maybe of none."""
     return lambda row: on_row({**row, "stage": stage})
 
 

@@ -37,7 +37,7 @@ class Entries:
         self._count: Counter[str] = Counter()
 
     def __call__(self, row: Row) -> Entry:
-        stage, counted = row.get("stage", "rows"), step_of(row)  # rows of a user's method may name none
+        stage, counted = row["stage"], step_of(row)
         prefix = f"{stage}/{row['target']:g}" if "target" in row else stage
         before = self._count[stage]
         self._count[stage] += 1
